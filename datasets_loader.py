@@ -1,0 +1,197 @@
+"""The 13 data sets of the nudging paper as one table, from the Hugging Face hub or from local files in the hub's schema."""
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SAMPLING_SEED = 609
+REASONING_PROMPT = "Answer the question by walking through the reasoning steps."
+INSTRUCTION_PROMPT = "You are a helpful assistant."
+
+
+class DataError(Exception):
+    """A data set cannot be read; the message says which, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question: `id` is its row in the split, `context` stands before the question in the prompt."""
+
+    id: int
+    question: str
+    gold: str
+    context: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where a data set is, how a row becomes a question, how it is asked and how its answers are scored.
+
+    `read` turns a row of the hub's schema into (question, gold answer) or (question, gold answer, context).
+    `splits` are the hub's, the one that experiments use first. `scoring` is "rule", "judge" or a tuple of just-eval's aspects.
+    """
+
+    hub_id: str
+    read: Callable[[dict], tuple[str, ...]]
+    splits: tuple[str, ...]
+    config: str | None = None
+    scoring: str | tuple[str, ...] = "rule"
+    judge_model: str | None = None
+    system_prompt: str = REASONING_PROMPT
+    question_prefix: str = "Question: "
+
+
+def _labelled_choices(row: dict) -> tuple[str, str]:
+    """ARC and CommonsenseQA: the choices as lines "A. ..."; a test split without answers has no gold answer."""
+    choices = dict(zip(row["choices"]["label"], row["choices"]["text"], strict=True))
+    lines = "\n".join(f"{label}. {text}" for label, text in choices.items())
+    key = row["answerKey"]
+    return f"{row['question']}\n{lines}", f"{key}. {choices[key]}" if key else ""
+
+
+def _mmlu(row: dict) -> tuple[str, str, str]:
+    lines = [f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True)]
+    return row["question"] + "\n" + "\n".join(lines), lines[row["answer"]], f"Subject: {row['subject']}\n"
+
+
+def _sports(row: dict) -> tuple[str, str]:
+    gold = {"plausible": "1. yes\n2. plausible", "implausible": "1. no\n2. implausible"}[row["targets"][0]]
+    return row["inputs"].partition("Plausible/implausible?")[0], gold
+
+
+def _date(row: dict) -> tuple[str, str]:
+    return row["inputs"].partition("Q:")[2].rpartition("A:")[0], row["targets"][0]
+
+
+def _just_eval(config: str, aspects: tuple[str, ...]) -> DataSet:
+    return DataSet(
+        "re-align/just-eval-instruct",
+        lambda row: (row["input"], row["output_cand"]),
+        ("gpt_3.5_turbo_0301",),
+        config=config,
+        scoring=aspects,
+        judge_model="gpt-4o",
+        system_prompt=INSTRUCTION_PROMPT,
+        question_prefix="Instruction: ",
+    )
+
+
+_JUDGED = {"scoring": "judge", "judge_model": "gpt-4o-mini"}
+_BIG_BENCH = {"hub_id": "hails/bigbench", "splits": ("default",), **_JUDGED}
+
+# To add a data set: one entry here.
+DATA_SETS = {
+    "gsm8k": DataSet("gsm8k", lambda row: (row["question"], row["answer"]), ("test", "train"), config="main"),
+    "svamp": DataSet(
+        "ChilleD/SVAMP", lambda row: (row["question_concat"], f"{row['Equation']} = {row['Answer']}"), ("test", "train")
+    ),
+    "multiarith": DataSet(
+        "ChilleD/MultiArith", lambda row: (row["question"], str(row["final_ans"])), ("test", "train")
+    ),
+    "mmlu": DataSet("cais/mmlu", _mmlu, ("test", "validation", "dev", "auxiliary_train"), config="all", **_JUDGED),
+    "arc_challenge": DataSet(
+        "allenai/ai2_arc", _labelled_choices, ("test", "validation", "train"), config="ARC-Challenge", **_JUDGED
+    ),
+    "strategyqa": DataSet(
+        "ChilleD/StrategyQA", lambda row: (row["question"], str(row["answer"]).lower()), ("test", "train"), **_JUDGED
+    ),
+    # The hub's test split has no answers.
+    "csqa": DataSet("tau/commonsense_qa", _labelled_choices, ("validation", "train", "test"), **_JUDGED),
+    "sports": DataSet(read=_sports, config="sports_understanding_zero_shot", **_BIG_BENCH),
+    "date": DataSet(read=_date, config="date_understanding_zero_shot", **_BIG_BENCH),
+    "coin_flip": DataSet(
+        "skrishna/coin_flip",
+        lambda row: (row["inputs"].partition("Q:")[2], row["targets"]),
+        ("test", "validation", "train"),
+        scoring="judge",
+        judge_model="gpt-4o",
+    ),
+    "last_letter_concat": DataSet(
+        "ChilleD/LastLetterConcat", lambda row: (row["question"], row["answer"]), ("test", "train"), **_JUDGED
+    ),
+    "justeval": _just_eval("judgements_main", ("helpfulness", "clarity", "factuality", "depth", "engagement")),
+    "justeval_safe": _just_eval("judgements_safety", ("safety",)),
+}
+
+
+def load_examples(
+    name: str, *, split: str | None = None, num_samples: int | None = None, data_dir: Path | None = None
+) -> list[Example]:
+    """The questions of an experiment, in the order in which the published program asks them.
+
+    Args:
+        name: a key of DATA_SETS.
+        split: a split of the data set; None for the one that the paper's experiments use.
+        num_samples: None, or at least the number of rows, for all rows in order; otherwise a sample without replacement by
+            numpy's seed 609, in the sample's order.
+        data_dir: read `data_dir/name/split.jsonl` (or .jsonl.gz), in the hub's schema, instead of the hub.
+
+    Raises:
+        DataError: no such split, no hub connection, no such file, a row that cannot be read, or no rows at all.
+    """
+    data_set = DATA_SETS[name]
+    split = split or data_set.splits[0]
+    rows, where = _local_rows(data_dir, name, split) if data_dir else _hub_rows(name, data_set, split)
+    if not len(rows):
+        raise DataError(f"{where} has no rows")
+    indices = range(len(rows))
+    if num_samples is not None and num_samples < len(rows):
+        # The global generator's stream is what the published samples were drawn from.
+        indices = np.random.RandomState(SAMPLING_SEED).choice(len(rows), num_samples, replace=False).tolist()
+    return [_example(data_set, rows[i], i, where) for i in indices]
+
+
+def _example(data_set: DataSet, row: dict, i: int, where: str) -> Example:
+    try:
+        question, gold, *context = data_set.read(row)
+        return Example(i, question.strip(), gold.strip(), context[0].strip() + "\n" if context else "")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{where}, row {i + 1}: not in the schema of {data_set.hub_id} ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
+    folder = Path(data_dir) / name
+    path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if p.is_file()), None)
+    if path is None:
+        found = sorted({file.name.split(".jsonl")[0] for file in folder.glob("*.jsonl*")})
+        raise DataError(
+            f"no file {folder / split}.jsonl or .jsonl.gz; "
+            + (f"splits there: {', '.join(found)}" if found else "no splits there")
+        )
+    rows, number = [], 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                number += 1
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("not a JSON object")
+                    rows.append(row)
+    except ValueError as error:  # broken JSON and broken UTF-8 are both ValueErrors
+        raise DataError(f"{path}, line {number}: not a line of JSON ({error})") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None
+    return rows, str(path)
+
+
+def _hub_rows(name: str, data_set: DataSet, split: str):
+    if split not in data_set.splits:
+        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data_set.splits)}")
+    where = f"{data_set.hub_id} ({split})"
+    import datasets  # slow to import, and needed by those who read the hub alone
+
+    try:
+        return datasets.load_dataset(data_set.hub_id, data_set.config, split=split), where
+    except Exception as error:  # requests', huggingface_hub's and datasets' errors share no base class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{where} cannot be had from the Hugging Face hub ({reason}); without a connection, name a folder with "
+            f"{name}/{split}.jsonl[.gz] by --data_dir"
+        ) from None

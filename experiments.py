@@ -1,0 +1,155 @@
+"""One sample of an experiment: the prompts of its models, the decoding loop that it goes through, and its record."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from baselines import average_ensemble, proxy_tuning
+from datasets_loader import DataSet, Example
+from eval_utils import rule_score
+from language_models import ContextLengthError, LanguageModel, Metered, ModelError
+from nudging import nudge
+from settings import RunSettings, SettingsError
+from utils import apply_instruct_template, chat_template_prompt, recognise_family
+
+PromptWriter = Callable[[str, str], str]
+
+
+def note(message: str) -> None:
+    """Say something to the user, above any progress bar."""
+    tqdm.write(f"run_api.py: {message}", file=sys.stderr)
+
+
+def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
+    """For each model of the run a function (system, user) -> prompt before any answer text.
+
+    Raises:
+        SettingsError: a template cannot be had.
+    """
+
+    def writer(name: str, template: str) -> PromptWriter:
+        if template.split(":")[0] == "tokenizer":
+            return chat_template_prompt(template.partition(":")[2] or name)
+        return lambda system, user: apply_instruct_template(name, system, user, family=template)
+
+    writers = {}
+    for role, model in settings.models.items():
+        try:
+            writers[role] = writer(model.name, model.template)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        aligned = role in ("nudging", "proxy_chat")
+        if aligned and model.template == "auto" and recognise_family(model.name) == "plain":
+            note(
+                f"warning: the name {model.name!r} speaks for no instruct template that is known here, so it gets plain text; "
+                "name one by --nudging_template"
+            )
+    return writers
+
+
+def sample_prompts(data_set: DataSet, example: Example, writers: dict[str, PromptWriter]) -> dict[str, str]:
+    """The prompt of each model for one question."""
+    user = example.context + data_set.question_prefix + example.question
+    return {role: write(data_set.system_prompt, user) for role, write in writers.items()}
+
+
+def describe(
+    settings: RunSettings, data_set: DataSet, examples: list[Example], writers: dict[str, PromptWriter]
+) -> str:
+    """What --dry_run prints: the run, and the first sample's prompts."""
+    method = f" ({settings.baseline_method})" if settings.exp == "baseline" else ""
+    lines = [
+        f"experiment: {settings.exp}{method} on {settings.dataset_name}, split {settings.used_split}: {len(examples)} questions, "
+        f"{settings.num_threads} threads",
+        f"results: {settings.result_folder}/{settings.result_name}.txt",
+    ]
+    prompts = sample_prompts(data_set, examples[0], writers)
+    for role, model in settings.models.items():
+        template = recognise_family(model.name) + " (by name)" if model.template == "auto" else model.template
+        lines.append(
+            f"\n--- {role}: {model.name} at {model.host}, template {template}; the prompt of row {examples[0].id}:"
+        )
+        lines.append(prompts[role] + "<<<answer>>>")
+    return "\n".join([*lines, "", "dry run: nothing was sent"])
+
+
+def answer_one(
+    settings: RunSettings,
+    data_set: DataSet,
+    index: int,
+    example: Example,
+    writers: dict[str, PromptWriter],
+    models: dict[str, LanguageModel],
+) -> dict:
+    """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer."""
+    started = time.monotonic()
+    prompts = sample_prompts(data_set, example, writers)
+    metered = {role: Metered(model) for role, model in models.items()}
+    record = {
+        "index": index,
+        "id": example.id,
+        "question": example.question,
+        "context": example.context,
+        "gold_answer": example.gold,
+        "q_prefix": data_set.question_prefix,
+    }
+    for role, prompt in prompts.items():
+        record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
+    try:
+        record |= decode(settings, prompts, metered, index)
+        record["extracted_answer"] = record["raw_answer"]
+        record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
+    except ModelError as error:
+        record["error"] = str(error)
+    record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}
+    record["seconds"] = round(time.monotonic() - started, 3)
+    return record
+
+
+def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int) -> dict:
+    """The part of a record that the experiment's decoding loop writes.
+
+    Raises:
+        ModelError: a model did not answer, after all retries.
+    """
+    if settings.exp == "nudging":
+        on_round = None
+        if settings.print_intermediate_output:
+
+            def on_round(number: int, words: str, piece: str) -> None:
+                tqdm.write(
+                    f"[sample {index}, round {number}] nudging {words!r} base {piece[len(words) :]!r}", file=sys.stderr
+                )
+
+        result = nudge(
+            models["base"], models["nudging"], prompts["base"], prompts["nudging"], settings.nudging_settings, on_round
+        )
+        return {
+            "raw_answer": result.answer,
+            "all_nudging_words": result.nudging_words,
+            "all_completions": result.pieces,
+            "stop_reason": result.stop_reason,
+        }
+    if settings.exp == "baseline":
+        loop = proxy_tuning if settings.baseline_method == "proxy_tuning" else average_ensemble
+        result = loop(
+            *models.values(),
+            *prompts.values(),
+            max_token_total=settings.max_token_total,
+            temperature=settings.base_temperature,
+        )
+        return {"raw_answer": result.text, "stop_reason": result.stop_reason}
+    (role,) = settings.roles
+    try:
+        completion = models[role].complete(
+            prompts[role],
+            max_tokens=settings.max_token_total,
+            temperature=getattr(settings, f"{role}_temperature"),
+            top_p=getattr(settings, f"{role}_top_p"),
+        )
+    except ContextLengthError:
+        return {"raw_answer": "", "stop_reason": "context_length"}
+    return {"raw_answer": completion.text, "stop_reason": completion.finish_reason}

@@ -1,0 +1,245 @@
+"""The files of one run: records appended as they are finished, results written at the end, and the run's own story.
+
+While a run goes on, `all_info/{name}.jsonl` is a log: a line is a record, or what has become known of one since (its scores, or a
+second try); lines of one `index` are merged, the later over the earlier. At the end it is rewritten with one line per record.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers")
+
+
+class ResultsError(Exception):
+    """Result files that cannot be written, read or continued; the message says which, why and what to do."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole: after a crash or a full disk there is the old file or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a result file: the list in a .json, or the merged lines of a .jsonl, in the order of the samples.
+
+    Raises:
+        ResultsError: the file cannot be read, or is no result file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            records = json.loads(text)
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise ResultsError(f"{path} is not a list of records")
+            return [{"index": i} | record for i, record in enumerate(records)]
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read ({error})") from None
+    merged: dict[int, dict] = {}
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline was torn off by a kill
+        try:
+            entry = json.loads(line)
+            index = entry["index"]
+        except (ValueError, KeyError, TypeError):
+            raise ResultsError(
+                f"{path}, line {number}: not a record; mend or delete the line, or start afresh with --rerun"
+            ) from None
+        # A second try replaces a failed first one; anything else adds to what is there.
+        merged[index] = entry if "error" in merged.get(index, {}) else merged.get(index, {}) | entry
+    return [merged[index] for index in sorted(merged)]
+
+
+class ResultFiles:
+    """The files of one run: `name.txt`, and under all_info/ the .jsonl, .json, .run.json and .summary.json."""
+
+    def __init__(self, folder: Path, name: str):
+        self.txt = folder / f"{name}.txt"
+        self.jsonl, self.json, self.run, self.summary = (
+            folder / "all_info" / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".run.json", ".summary.json")
+        )
+        self._log = None
+
+    @classmethod
+    def of(cls, path: Path) -> "ResultFiles":
+        """The files that a result file (.json or .jsonl in an all_info folder, or the .txt above it) belongs to."""
+        folder = path.parent.parent if path.parent.name == "all_info" else path.parent
+        return cls(folder, path.name.removesuffix(path.suffix))
+
+    def records(self) -> list[dict]:
+        """What earlier runs have left, in the order of the samples; empty if there is nothing.
+
+        Raises:
+            ResultsError: a file is damaged.
+        """
+        for path in (self.jsonl, self.json):
+            if path.exists():
+                return read_records(path)
+        return []
+
+    def read_run(self) -> dict:
+        """The run's story (see `write_run`), empty if there is none."""
+        try:
+            return json.loads(self.run.read_text(encoding="utf-8")) if self.run.exists() else {}
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{self.run} cannot be read ({error}); start afresh with --rerun") from None
+
+    def set_aside(self) -> list[Path]:
+        """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now."""
+        moved = []
+        for path in (self.txt, self.jsonl, self.json, self.run, self.summary):
+            if path.exists():
+                folder = path.parent / f"replaced-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+                folder.mkdir(exist_ok=True)
+                moved.append(path.rename(folder / path.name))
+        return moved
+
+    def open_log(self) -> None:
+        """Make the folders and open the log for appending; a line that a kill has torn is cut off.
+
+        Raises:
+            ResultsError: the folder cannot be written to.
+        """
+        try:
+            self.jsonl.parent.mkdir(parents=True, exist_ok=True)
+            if not self.jsonl.exists() and self.json.exists():
+                write_atomically(self.jsonl, _lines(read_records(self.json)))
+            self._log = open(self.jsonl, "a+b")
+            self._log.seek(0)
+            whole = self._log.read().rfind(b"\n") + 1
+            self._log.truncate(whole)
+        except OSError as error:
+            raise ResultsError(
+                f"results cannot be written to {self.jsonl.parent} ({error}); choose another --output_dir"
+            ) from None
+
+    def append(self, entry: dict) -> None:
+        """Add a record, or more of one, to the log; it is in the file when this returns.
+
+        Raises:
+            ResultsError: the disk is full or gone. What was written before stays readable.
+        """
+        try:
+            self._log.write(_lines([entry]).encode())
+            self._log.flush()
+        except OSError as error:
+            self.close_log()
+            raise ResultsError(
+                f"{self.jsonl} cannot be written ({error}); what was finished before is kept, the same command continues"
+            ) from None
+
+    def close_log(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            try:
+                self._log.close()
+            except OSError:  # the bytes that could not be written are tried again on closing
+                pass
+            self._log = None
+
+    def write_final(self, records: list[dict], readable: str | None) -> None:
+        """Write the published result files, and the log with one line per record, in the order of the samples.
+
+        Args:
+            records: all records, in order.
+            readable: the text of `name.txt`; None leaves it alone.
+
+        Raises:
+            ResultsError: a file cannot be written; the ones that were there stay.
+        """
+        self.close_log()
+        try:
+            write_atomically(self.jsonl, _lines(records))
+            write_atomically(self.json, json.dumps(records, indent=2))
+            if readable is not None:
+                write_atomically(self.txt, readable)
+        except OSError as error:
+            raise ResultsError(f"the results cannot be written ({error}); what {self.jsonl} holds is kept") from None
+
+    def write_run(self, story: dict) -> None:
+        """Write run.json: settings, versions, server reports, sessions with start, end and usage."""
+        self._write_json(self.run, story)
+
+    def write_summary(self, summary: dict) -> None:
+        """Write summary.json."""
+        self._write_json(self.summary, summary)
+
+    @staticmethod
+    def _write_json(path: Path, content: dict) -> None:
+        try:
+            write_atomically(path, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written ({error})") from None
+
+
+def _lines(entries: Iterable[dict]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def readable_text(records: Iterable[dict]) -> str:
+    """The text of `name.txt`: question, nudging words, answer, score and gold answer of every record."""
+    blocks = []
+    for record in records:
+        parts = [f"[{record['index']}] {record.get('context', '')}{record.get('q_prefix', '')}{record['question']}"]
+        if "error" in record:
+            parts.append(f"FAILED: {record['error']}")
+        else:
+            if "all_nudging_words" in record:
+                parts.append(f"Nudging words: {record['all_nudging_words']}")
+            parts.append(f"Answer ({record.get('stop_reason') or 'no stop reason'}): {record['raw_answer']}")
+            parts.append(f"Scores: {json.dumps(record['scores']) if record.get('scores') else 'none'}")
+        parts.append(f"Gold answer: {record.get('gold_answer', '')}")
+        blocks.append("\n".join(parts))
+    return ("\n" + "-" * 80 + "\n").join(blocks) + "\n"
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that figures can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this program, with "+changes" if files differ from it; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changed else "")

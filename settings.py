@@ -1,0 +1,325 @@
+"""The settings of one experiment: the command line, what must hold, and the names of the results."""
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
+from datasets_loader import DATA_SETS
+from nudging import NudgingSettings
+from utils import INSTRUCT_TEMPLATES
+
+EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
+BASELINE_METHODS = ("ensemble", "proxy_tuning")
+NEUTRAL_API_KEY = "EMPTY"  # what servers without keys are given
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One model of a run: its role, name as served, base URL, template, and how many log-probabilities are needed of it."""
+
+    role: str
+    name: str
+    host: str
+    api_key_env: str | None
+    template: str
+    logprobs: int | None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that one run of run_api.py is told; the fields are the command-line options.
+
+    Raises:
+        SettingsError: at construction, if the settings cannot work.
+    """
+
+    dataset_name: str = "gsm8k"
+    split: str | None = None
+    num_samples: int | None = None
+    data_dir: str | None = None
+    exp: str = "nudging_only"
+    baseline_method: str = "ensemble"
+    base_model: str | None = None
+    nudging_model: str | None = None
+    proxy_chat_model: str | None = None
+    proxy_base_model: str | None = None
+    base_host: str | None = None
+    nudging_host: str | None = None
+    proxy_chat_host: str | None = None
+    proxy_base_host: str | None = None
+    base_api_key_env: str | None = None
+    nudging_api_key_env: str | None = None
+    proxy_api_key_env: str | None = None
+    base_template: str = "auto"
+    nudging_template: str = "auto"
+    end_tokens: tuple[str, ...] = ()
+    top_prob_thres: float = 0.3
+    completion_token_num: int = 16
+    completion_token_num_nudging: int = 16
+    max_token_total: int = 512
+    base_temperature: float = 0.0
+    base_top_p: float = 0.9
+    nudging_temperature: float = 0.0
+    nudging_top_p: float = 0.9
+    num_threads: int = 20
+    request_timeout: float = 600.0
+    max_retries: int = 8
+    judge: str = "auto"
+    judge_model: str | None = None
+    judge_host: str | None = None
+    judge_api_key_env: str = "OPENAI_API_KEY"
+    output_dir: str = "./outputs"
+    exp_prefix: str = ""
+    rerun: bool = False
+    dry_run: bool = False
+    print_intermediate_output: bool = False
+
+    def __post_init__(self):
+        _check_choice("dataset_name", self.dataset_name, DATA_SETS)
+        _check_choice("exp", self.exp, EXPERIMENTS)
+        _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
+        _check_choice("judge", self.judge, ("auto", "none"))
+        for option in ("base_template", "nudging_template"):
+            if not getattr(self, option).startswith("tokenizer:"):
+                _check_choice(option, getattr(self, option), ("auto", *INSTRUCT_TEMPLATES, "tokenizer"))
+        for option in ("completion_token_num", "completion_token_num_nudging", "max_token_total", "num_threads"):
+            _check(getattr(self, option) >= 1, option, "must be at least 1", getattr(self, option))
+        _check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
+        _check(self.max_retries >= 0, "max_retries", "must be 0 or more", self.max_retries)
+        _check(self.request_timeout > 0, "request_timeout", "must be more than 0 seconds", self.request_timeout)
+        _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
+        for option in ("base_temperature", "nudging_temperature"):
+            _check(getattr(self, option) >= 0, option, "must be 0 or more", getattr(self, option))
+        for option in ("base_top_p", "nudging_top_p"):
+            _check(0 < getattr(self, option) <= 1, option, "must be above 0 and at most 1", getattr(self, option))
+        _check(
+            not re.search(r"[/\\\0]", self.exp_prefix),
+            "exp_prefix",
+            "is part of a file name: no slashes",
+            self.exp_prefix,
+        )
+        _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
+        for role in self.roles:
+            for option in (f"{role}_model", f"{role}_host"):
+                if not getattr(self, option):
+                    what = f"{self.exp} ({self.baseline_method})" if self.exp == "baseline" else self.exp
+                    example = (
+                        "its name as served" if option.endswith("model") else "a URL such as http://localhost:8000/v1"
+                    )
+                    raise SettingsError(f"--exp {what} needs --{option}: {example}")
+            host = getattr(self, f"{role}_host")
+            if not re.match(r"https?://", host):
+                raise SettingsError(
+                    f"--{role}_host must begin with http:// or https://, such as http://localhost:8000/v1; not {host!r}"
+                )
+            env = self._api_key_env(role)
+            if env and not os.environ.get(env):
+                raise SettingsError(f"--{_option_owner(role)}_api_key_env: the environment variable {env} is not set")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The models that the experiment uses, as the options call them."""
+        if self.exp == "baseline":
+            return ("base", "proxy_chat") + (("proxy_base",) if self.baseline_method == "proxy_tuning" else ())
+        return {"base_only": ("base",), "nudging_only": ("nudging",), "nudging": ("base", "nudging")}[self.exp]
+
+    @property
+    def models(self) -> dict[str, ModelSettings]:
+        """What the run needs of each model, by role."""
+        logprobs = {
+            ("nudging", "base"): 1,
+            ("baseline", "ensemble"): ENSEMBLE_LOGPROBS,
+            ("baseline", "proxy_tuning"): PROXY_TUNING_LOGPROBS,
+        }
+        return {
+            role: ModelSettings(
+                role,
+                getattr(self, f"{role}_model"),
+                getattr(self, f"{role}_host"),
+                self._api_key_env(role),
+                # The proxies are the small pair: the aligned one answers in the nudging model's template.
+                {"nudging": self.nudging_template, "proxy_chat": self.nudging_template}.get(role, self.base_template),
+                logprobs.get((self.exp, self.baseline_method if self.exp == "baseline" else role)),
+            )
+            for role in self.roles
+        }
+
+    def _api_key_env(self, role: str) -> str | None:
+        return getattr(self, f"{_option_owner(role)}_api_key_env")
+
+    @property
+    def nudging_settings(self) -> NudgingSettings:
+        """The part of the settings that the nudging loop takes."""
+        return NudgingSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(NudgingSettings)})
+
+    @property
+    def used_split(self) -> str:
+        """The split that is asked: the one given, or the data set's own."""
+        return self.split or DATA_SETS[self.dataset_name].splits[0]
+
+    @property
+    def result_name(self) -> str:
+        """The name of the result files, without folder and suffix: the published program's."""
+
+        def last(path: str) -> str:
+            return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+        prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
+        models = "_".join(last(getattr(self, f"{role}_model")) for role in self.roles if role != "proxy_base")
+        kind = {"nudging": f"top_prob_{self.top_prob_thres}_thres_nudging_", "baseline": f"{self.baseline_method}_"}
+        return f"{prefix}{kind.get(self.exp, '')}{models}_{self.num_samples}_samples"
+
+    @property
+    def result_folder(self) -> Path:
+        """The folder of the data set's results."""
+        return Path(self.output_dir) / self.dataset_name
+
+    @property
+    def decisive(self) -> dict:
+        """The settings on which answers depend: a run may be continued only with the same ones."""
+        names = ["dataset_name", "num_samples", "exp", "max_token_total", "end_tokens"]
+        names += [f"{role}_model" for role in self.roles]
+        base, nudging = "base" in self.roles, "nudging" in self.roles
+        names += ["base_temperature", "base_template"] * base + ["nudging_temperature", "nudging_template"] * nudging
+        names += {
+            "base_only": ["base_top_p"],
+            "nudging_only": ["nudging_top_p"],
+            "nudging": ["base_top_p", "top_prob_thres", "completion_token_num", "completion_token_num_nudging"],
+            "baseline": ["baseline_method", "nudging_template"],
+        }[self.exp]
+        return {"split": self.used_split} | {name: getattr(self, name) for name in names}
+
+
+def _option_owner(role: str) -> str:
+    """The option prefix that the API key of a role goes by: both proxies share one."""
+    return "proxy" if role.startswith("proxy") else role
+
+
+def _check(holds: bool, option: str, rule: str, value) -> None:
+    if not holds:
+        raise SettingsError(f"--{option} {rule}; it is {value!r}")
+
+
+def _check_choice(option: str, value: str, choices) -> None:
+    if value not in choices:
+        raise SettingsError(f"--{option} has no choice {value!r}; choose one of: {', '.join(choices)}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+_EXAMPLES = """\
+examples (a model served by vLLM on port 8000, the small one on 8001):
+  the base model alone:
+    python run_api.py --exp base_only --base_model BASE --base_host http://localhost:8000/v1 --num_samples 100
+  the nudging model alone:
+    python run_api.py --exp nudging_only --nudging_model CHAT --nudging_host http://localhost:8001/v1 --num_samples 100
+  nudging:
+    python run_api.py --exp nudging --base_model BASE --base_host http://localhost:8000/v1 \\
+        --nudging_model CHAT --nudging_host http://localhost:8001/v1 --top_prob_thres 0.4 --num_samples 100
+  average ensemble:
+    python run_api.py --exp baseline --baseline_method ensemble --base_model BASE --base_host http://localhost:8000/v1 \\
+        --proxy_chat_model CHAT --proxy_chat_host http://localhost:8001/v1 --num_samples 100
+  proxy tuning:
+    python run_api.py --exp baseline --baseline_method proxy_tuning --base_model BASE --base_host http://localhost:8000/v1 \\
+        --proxy_chat_model CHAT --proxy_chat_host http://localhost:8001/v1 \\
+        --proxy_base_model SMALL --proxy_base_host http://localhost:8002/v1 --num_samples 100
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of run_api.py; the defaults are RunSettings' own."""
+    parser = _Parser(
+        prog="run_api.py",
+        description="Nudging experiments: a base model, a small aligned model, or both together answer a data set.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    group = None
+
+    def option(name: str, help: str, *more_names: str, **how) -> None:
+        field = RunSettings.__dataclass_fields__[name]
+        shown = "" if field.default in (None, False, "", ()) else " (default: %(default)s)"
+        group.add_argument(f"--{name}", *more_names, dest=name, default=field.default, help=help + shown, **how)
+
+    def flag(name: str, help: str) -> None:
+        group.add_argument(f"--{name}", action="store_true", help=help)
+
+    templates = ", ".join(("auto", *INSTRUCT_TEMPLATES, "tokenizer"))
+    group = parser.add_argument_group("experiment")
+    option("exp", ", ".join(EXPERIMENTS), metavar="EXP")
+    option("baseline_method", "the baseline: " + " or ".join(BASELINE_METHODS), metavar="METHOD")
+    group = parser.add_argument_group("data")
+    option("dataset_name", ", ".join(DATA_SETS), metavar="NAME")
+    option("num_samples", "how many questions (default: all)", "--num_sample", type=int, metavar="N")
+    option("split", "the data set's split (default: the one of the paper's experiments, mostly test)")
+    option("data_dir", "read DIR/NAME/SPLIT.jsonl[.gz] in the hub's schema instead of the hub", metavar="DIR")
+    group = parser.add_argument_group("models (names as served; hosts are base URLs such as http://localhost:8000/v1)")
+    option("base_model", "the large base model", metavar="MODEL")
+    option("base_host", "its host", metavar="URL")
+    option("nudging_model", "the small aligned model", metavar="MODEL")
+    option("nudging_host", "its host", metavar="URL")
+    option("proxy_chat_model", "baselines: the small aligned model", metavar="MODEL")
+    option("proxy_chat_host", "its host", "--proxy_nudging_host", metavar="URL")
+    option("proxy_base_model", "proxy tuning: the small model before it was aligned", metavar="MODEL")
+    option("proxy_base_host", "its host", metavar="URL")
+    for owner, models in (
+        ("base", "the base model's"),
+        ("nudging", "the nudging model's"),
+        ("proxy", "the proxy models'"),
+    ):
+        option(
+            f"{owner}_api_key_env", f"environment variable that holds {models} API key (default: no key)", metavar="VAR"
+        )
+    option(
+        "base_template",
+        f"prompt template: {templates}[:NAME]; the last is the model's own chat template",
+        metavar="TEMPLATE",
+    )
+    option("nudging_template", "the same for the nudging model and the proxy chat model", metavar="TEMPLATE")
+    option("end_tokens", "further names under which servers print the end of sequence", nargs="*", metavar="NAME")
+    group = parser.add_argument_group("decoding")
+    option("top_prob_thres", "the base model is uncertain below this top-1 probability", type=float, metavar="P")
+    option("max_token_total", "length of an answer, in cl100k_base tokens", type=int, metavar="N")
+    option("completion_token_num", "tokens asked of the base model per call", type=int, metavar="N")
+    option("completion_token_num_nudging", "tokens asked of the nudging model per call", type=int, metavar="N")
+    for name in ("base_temperature", "base_top_p", "nudging_temperature", "nudging_top_p"):
+        option(name, "sampling", type=float, metavar="X")
+    group = parser.add_argument_group("requests")
+    option("num_threads", "questions answered side by side", type=int, metavar="N")
+    option("request_timeout", "seconds that a server may stay silent", type=float, metavar="S")
+    option("max_retries", "how often a failed request is sent again", type=int, metavar="N")
+    group = parser.add_argument_group("scoring of the judged data sets")
+    option("judge", "auto, or none to leave them unscored", metavar="auto|none")
+    option("judge_model", "the judge (default: gpt-4o-mini; gpt-4o for coin_flip and just-eval)", metavar="MODEL")
+    option("judge_host", "base URL of an OpenAI-compatible server (default: OpenAI)", metavar="URL")
+    option("judge_api_key_env", "environment variable that holds its API key", metavar="VAR")
+    group = parser.add_argument_group("results")
+    option("output_dir", "where results go: DIR/NAME/...", metavar="DIR")
+    option("exp_prefix", "put into the names of the result files", metavar="PREFIX")
+    flag("rerun", "start afresh; existing results are moved aside")
+    flag("dry_run", "print the first prompts and what would run; send nothing")
+    flag("print_intermediate_output", "print every round of nudging, on standard error")
+    return parser
+
+
+def parse_settings(argv: list[str] | None = None) -> RunSettings:
+    """Settings from a command line (None: this process's); bad ones end the process with exit code 2 and a plain line."""
+    parser = build_parser()
+    options = vars(parser.parse_args(argv))
+    try:
+        return RunSettings(**options | {"end_tokens": tuple(options["end_tokens"])})
+    except SettingsError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
