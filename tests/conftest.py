@@ -1,0 +1,199 @@
+"""Shared by all tests: the scripted language-model server as a real process, and run_api.py as a user runs it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+CASES = {path.stem: json.loads(path.read_text()) for path in sorted((REPOSITORY / "tests/reference").glob("*.json"))}
+
+
+class ScriptedServer:
+    """tests/scripted_lm_server.py on a free loopback port."""
+
+    def __init__(self, *options: str, port: int | None = None):
+        self.options = options
+        self.port = port or free_port()
+        self.host = f"http://127.0.0.1:{self.port}/v1"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> "ScriptedServer":
+        script = REPOSITORY / "tests/scripted_lm_server.py"
+        command = [sys.executable, str(script), "--port", str(self.port), *self.options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until_answers(f"http://127.0.0.1:{self.port}/health", self.process)
+        return self
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stats(self) -> dict:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats") as reply:
+            return json.load(reply)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_until_answers(url: str, process: subprocess.Popen, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{url} does not answer") from None
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def start_server():
+    """Start scripted servers by their options; all are stopped at the end of the session."""
+    servers: list[ScriptedServer] = []
+
+    def start(*options: str) -> ScriptedServer:
+        servers.append(ScriptedServer(*options).start())
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_server) -> ScriptedServer:
+    """A scripted server that answers to every model name."""
+    return start_server("--seed", "2")
+
+
+def run_api_command(*options: object) -> list[str]:
+    return [sys.executable, str(REPOSITORY / "run_api.py"), *map(str, options)]
+
+
+def run_api(*options: object, env: dict | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
+    """Run run_api.py to its end, from a folder and an environment that hold nothing of the developer's."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "HF_"))}
+    return subprocess.run(
+        run_api_command(*options), env=clean | (env or {}), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def write_rows(folder: Path, name: str, rows: list[dict], split: str = "test") -> Path:
+    """Write a data set in the hub's schema below a folder, for --data_dir; returns the folder."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name / f"{split}.jsonl").write_text(text)
+    return folder
+
+
+def gsm8k_rows(n: int) -> list[dict]:
+    return [
+        {"question": f"Tom has {i} apples and buys {i + 3} more. How many are there?", "answer": f"#### {2 * i + 3}"}
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def data_dir(tmp_path) -> Path:
+    """Six gsm8k questions of our own."""
+    return write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(6))
+
+
+def nudging_options(host: str, data_dir: Path, output_dir: Path) -> list[object]:
+    return [
+        *("--exp", "nudging", "--base_model", "base-lm", "--base_host", host),
+        *("--nudging_model", "llama-2-chat", "--nudging_host", host, "--top_prob_thres", "0.4"),
+        *("--max_token_total", "128", "--data_dir", data_dir, "--output_dir", output_dir),
+    ]
+
+
+def one(folder: Path, pattern: str) -> Path:
+    """The only file below a folder that fits a pattern."""
+    (path,) = folder.rglob(pattern)
+    return path
+
+
+def final_records(output_dir: Path) -> list[dict]:
+    return json.loads(one(output_dir, "*_samples.json").read_text())
+
+
+class ReplyServer:
+    """An HTTP server whose replies a test writes: `reply(path, body) -> (status, headers, content)`; content None cuts the line."""
+
+    def __init__(self, reply):
+        requests = self.requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self):
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length) or "null")
+                requests.append((self.path, body))
+                status, headers, content = reply(self.path, body)
+                if content is None:
+                    self.close_connection = True
+                    return
+                content = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                for name, value in (
+                    {"Content-Type": "application/json", "Content-Length": len(content)} | headers
+                ).items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 256
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.host = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def reply_server():
+    """Start servers with scripted replies; they are stopped after the test."""
+    servers = []
+
+    def start(reply) -> ReplyServer:
+        servers.append(ReplyServer(reply))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def completion_reply(text="hello", tokens=("hel", "lo"), finish_reason="length", **logprobs) -> dict:
+    """A /v1/completions reply as vLLM writes it."""
+    offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
+    found = {"tokens": list(tokens), "text_offset": offsets, "token_logprobs": [-0.1] * len(tokens)}
+    found["top_logprobs"] = [{token: -0.1} for token in tokens]
+    choice = {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": found | logprobs}
+    return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": len(tokens)}}

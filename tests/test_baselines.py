@@ -1,0 +1,70 @@
+"""The walks of the baselines; the published program's text is tested in test_reference_cases.py."""
+
+import math
+
+import pytest
+from test_nudging import Scripted, completion
+
+from baselines import (
+    average_ensemble,
+    ensemble_choice,
+    proxy_tuning,
+    proxy_tuning_choice,
+    walk_ensemble,
+    walk_proxy_tuning,
+)
+from language_models import Completion, ContextLengthError, Token, Usage
+
+
+def token(**probabilities: float) -> Token:
+    """A token of its most probable text; `end` stands for the text ""."""
+    pairs = sorted(
+        ((("" if text == "end" else text), math.log(p)) for text, p in probabilities.items()), key=lambda pair: -pair[1]
+    )
+    return Token(pairs[0][0], tuple(pairs))
+
+
+def told(*tokens: Token) -> Completion:
+    return Completion("".join(t.text for t in tokens), tokens, "length", Usage())
+
+
+def test_ensemble_choice_counts_what_is_absent_as_0():
+    assert ensemble_choice(token(a=0.5, b=0.3), token(b=0.4, c=0.35)) == "b"
+    assert ensemble_choice(token(a=0.8), token(b=0.7)) == "a"
+
+
+def test_proxy_tuning_choice():
+    # 0.5 * 0.2 / 0.4 = 0.25 against 0.3 * 0.6 / 0.2 = 0.9; c is not in all three lists
+    assert proxy_tuning_choice(token(a=0.5, b=0.3), token(b=0.6, a=0.2), token(a=0.4, b=0.2, c=0.1)) == "b"
+    assert proxy_tuning_choice(token(a=0.5), token(b=0.6), token(a=0.4)) is None
+
+
+def test_walks_go_on_while_the_models_agree_and_stop_at_the_shortest():
+    assert walk_ensemble(told(token(a=0.9), token(b=0.9), token(x=0.9)), told(token(a=0.9), token(b=0.5))) == "ab"
+    assert walk_ensemble(told(token(a=0.9), token(b=0.6)), told(token(a=0.9), token(c=0.7), token(d=0.9))) == "ac"
+    both = told(token(a=0.9), token(b=0.9))
+    assert walk_proxy_tuning(both, both, told(token(a=0.9), token(c=0.5, b=0.4))) == "ab"
+    assert walk_proxy_tuning(both, both, told(token(c=0.9))) == "a"  # nothing shared: the base model's token
+
+
+@pytest.mark.parametrize("loop", [average_ensemble, proxy_tuning])
+def test_stop_reasons(loop):
+    count = 2 if loop is average_ensemble else 3
+
+    def run(answers: dict, **options):
+        return loop(*[Scripted("P:", answers)] * count, *["P:"] * count, **options)
+
+    ended = run({"": completion(" a", " b"), " a b": completion(" c", "", stop=True)})
+    assert (ended.text, ended.stop_reason) == (" a b c", "chat_model_stop")
+    assert run({"": completion(" a", " b")}, max_token_total=2).stop_reason == "length"
+    assert run({"": completion("")}).stop_reason == "no_new_text"
+    full = run({"": completion(" a"), " a": ContextLengthError("full")})
+    assert (full.text, full.stop_reason) == (" a", "context_length")
+
+
+def test_an_empty_choice_gives_way_to_the_first_text():
+    base, chat = completion(("", 0.9), " b"), completion((" c", 0.5))
+    result = average_ensemble(
+        Scripted("B:", {"": base, " b": completion("")}), Scripted("C:", {"": chat, " b": completion("")}), "B:", "C:"
+    )
+    assert (result.text, result.stop_reason) == (" b", "no_new_text")

@@ -1,0 +1,289 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval_utils
+from eval_utils import last_number, mean_interval, nudged_words, rule_score, summarise, wilson_interval
+
+REPOSITORY = Path(__file__).parents[1]
+FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("1,200", 1200),
+        ("It is 3.", 3),
+        ("$18.", 18),
+        ("3.50 euros", 3.5),
+        ("from 7 to 12 of 1,234,567.25 m", 1234567.25),
+        ("12 apples, then 5, and so on", 5),
+        ("1,20", 20),  # a comma separates thousands alone
+        ("-4", 4),
+        ("twelve", None),
+        ("", None),
+    ],
+)
+def test_last_number(text, number):
+    assert last_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "answer, gold, correct",
+    [
+        ("So the total is $1,200.", "50 + 1150 = 1,200\n#### 1,200", 1),
+        ("It is 6.0.", "#### 6", 1),
+        ("6, or is it 7?", "#### 6", 0),
+        ("It is 31", "( 48.0 - 17.0 ) = 31", 1),
+        ("It is 17", "( 48.0 - 17.0 ) = 31", 0),
+        ("I do not know.", "#### 6", 0),
+        ("", "no number here either", 0),
+    ],
+)
+def test_rule_score(answer, gold, correct):
+    assert rule_score(answer, gold) == {"correct": correct}
+
+
+@pytest.mark.parametrize(
+    "successes, n, low, high",
+    [
+        (0, 0, 0, 1),
+        (0, 10, 0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1),
+        (1, 1, 0.2065, 1),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval(successes, n, low, high):
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_mean_interval():
+    # Standard deviation 1 over 4 values: half a width of 1.96 / 2.
+    assert mean_interval([2, 3, 3, 4]) == pytest.approx(
+        (3 - 1.96 * math.sqrt(2 / 3) / 2, 3 + 1.96 * math.sqrt(2 / 3) / 2), abs=1e-4
+    )
+    assert mean_interval([3]) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    "nudging_words, pieces, nudged, words",
+    [
+        (["The answer", " is", " end"], ["The answer was", " is six", " end"], 3, 6),  # the ending is not counted
+        ([" so ", "", " \n", "four", "end"], [" so ", "", " \n", "four", "end"], 2, 4),  # nor is what is blank
+        (["two words "], ["two words ", "more"], 0, 3),  # the only nudge is the ending
+        ([], ["a b"], 0, 2),
+        ([], [], 0, 1),
+        (["a", "b", "c", "d", "end"], ["a", "b", "c", "d", "end"], 1, 1),  # glued together they are one word
+        (["one\ntwo", "end"], ["one\ntwo three", "end"], 1, 2),  # words are split at blanks alone
+    ],
+)
+def test_nudged_words(nudging_words, pieces, nudged, words):
+    record = {"all_nudging_words": nudging_words, "all_completions": pieces}
+    assert nudged_words(record) == (nudged, words)
+
+
+def answer(correct: int | None = None, **more) -> dict:
+    return {"raw_answer": "6", "scores": None if correct is None else {"correct": correct}} | more
+
+
+def nudged(correct: int, nudges: int, words: int) -> dict:
+    """An answered record of so many words, of which so many are nudged."""
+    pieces = ["w"] + [" w"] * (words - 1)
+    return answer(correct, all_nudging_words=[*pieces[:nudges], "ending"], all_completions=pieces, stop_reason="length")
+
+
+def rated(**scores: int) -> dict:
+    mean = sum(scores.values()) / len(scores)
+    return answer() | {"scores": {a: {"score": s, "reason": ""} for a, s in scores.items()} | {"mean": mean}}
+
+
+class TestSummarise:
+    def test_rule(self):
+        records = [answer(1), answer(0), answer(1), answer(), {"error": "no server"}]
+        summary = summarise(records, "rule", seconds=2.5)
+        expected = {"samples": 5, "answered": 4, "failed": 1, "scored": 3, "unscored": 1, "correct": 2, "seconds": 2.5}
+        assert summary.fields.items() >= expected.items()
+        assert summary.fields["accuracy"] == 2 / 3
+        assert summary.fields["accuracy_interval_95"] == wilson_interval(2, 3)
+        assert summary.published_lines() == ["num_sample 3 correct 2 ratio_rule 0.6667"]
+        assert summary.warnings() == []
+
+    def test_judge_with_unreadable_judgements(self):
+        unreadable = answer() | {"scores": {"correct": 0, "reason": "", "unreadable": True, "judge": "j"}}
+        summary = summarise([answer(1), unreadable], "judge")
+        assert summary.fields["unreadable_judgements"] == 1
+        assert summary.published_lines() == ["num_sample 2 correct 1 ratio_gpt 0.5000"]
+        assert "stayed unreadable" in summary.table()
+
+    def test_just_eval(self):
+        records = [
+            rated(**dict.fromkeys(FIVE_ASPECTS, 5)),
+            rated(**{a: score for score, a in enumerate(FIVE_ASPECTS, 1)}),
+        ]
+        summary = summarise(records, FIVE_ASPECTS)
+        assert summary.fields["scoring"] == "just_eval"
+        assert summary.fields["mean_score"] == 4
+        assert summary.fields["mean_score_interval_95"] == mean_interval([5, 3])
+        assert summary.published_lines() == [
+            "helpfulness: 3.0000",
+            "clarity: 3.5000",
+            "factuality: 4.0000",
+            "depth: 4.5000",
+            "engagement: 5.0000",
+        ]
+
+    def test_just_eval_of_one_answer_has_no_interval(self):
+        summary = summarise([rated(safety=4)], ("safety",))
+        assert summary.fields["mean_score_interval_95"] is None
+        assert "4.00" in summary.table() and "95" not in summary.table()
+
+    def test_nudging(self):
+        records = [nudged(1, nudges=1, words=10), nudged(0, nudges=2, words=10), {"error": "no server"}]
+        summary = summarise(records, "rule")
+        assert summary.fields["mean_ratio_nudging"] == pytest.approx(0.15)
+        assert summary.published_lines() == [
+            "num_sample 2 correct 1 ratio_rule 0.5000",
+            "num_q: 2, mean_num_nudging: 1.50, mean_ratio_nudging: 15.00%",
+        ]
+
+    @pytest.mark.parametrize("nudges, warns", [(20, False), (21, True)])
+    def test_warning_above_a_fifth_of_the_words(self, nudges, warns):
+        warnings = summarise([nudged(1, nudges, words=100)], "rule").warnings()
+        assert len(warnings) == warns
+        assert not warns or "wrote 21 % of the words" in warnings[0]
+
+    def test_usage_time_and_stop_reasons(self):
+        def use(**usage):
+            return {"base": {"requests": 1, "prompt_tokens": 0, "completion_tokens": 0, "retries": 0} | usage}
+
+        records = [
+            answer(1, usage=use(requests=3, prompt_tokens=90), seconds=1.0, stop_reason="stop"),
+            answer(1, usage=use(completion_tokens=40, retries=3), seconds=2.0, stop_reason="stop"),
+            answer(1, stop_reason="length", usage={}),
+            {"error": "no server", "usage": use(requests=99), "seconds": 99.0},
+        ]
+        fields = summarise(records, "rule").fields
+        assert fields["per_answer"] == {
+            "base": pytest.approx({"requests": 4 / 3, "prompt_tokens": 30, "completion_tokens": 40 / 3, "retries": 1})
+        }
+        assert fields["seconds_per_answer"] == 1.5
+        assert fields["stop_reasons"] == {"stop": 2, "length": 1}
+
+    @pytest.mark.parametrize("scoring", ["rule", "judge", FIVE_ASPECTS])
+    @pytest.mark.parametrize("records", [[], [{"error": "no server"}], [answer()]])
+    def test_nothing_scored(self, records, scoring):
+        summary = summarise(records, scoring)
+        assert summary.published_lines() == [] and summary.warnings() == []
+        assert "accuracy" not in summary.fields and "mean_score" not in summary.fields
+        assert "answers" in summary.table()
+
+
+def result_file(tmp_path: Path, content, name: str = "run.json", data_set: str = "gsm8k") -> Path:
+    path = tmp_path / data_set / "all_info" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+RECORDS = [
+    {"question": "2 * 3?", "raw_answer": "It is 6.", "gold_answer": "#### 6"},
+    {"question": "2 + 3?", "raw_answer": "It is 6.", "gold_answer": "#### 5"},
+    {"question": "3 + 3?", "gold_answer": "#### 6", "error": "no server"},
+]
+
+
+class TestCommandLine:
+    def test_scores_a_published_result_file(self, tmp_path):
+        path = result_file(tmp_path, RECORDS)
+        run = subprocess.run(
+            [sys.executable, REPOSITORY / "eval_utils.py", path], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        assert run.stdout.startswith("num_sample 2 correct 1 ratio_rule 0.5000\n")
+        assert "accuracy" in run.stdout and "50.0 % (95 %: 9.5 to 90.5)" in run.stdout
+        expected = [
+            {"index": 0} | RECORDS[0] | {"scores": {"correct": 1}},
+            {"index": 1} | RECORDS[1] | {"scores": {"correct": 0}},
+            {"index": 2} | RECORDS[2],
+        ]
+        assert json.loads(path.read_text()) == expected
+        assert [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()] == expected
+        assert json.loads(path.with_suffix(".summary.json").read_text())["correct"] == 1
+        readable = (path.parents[1] / "run.txt").read_text()
+        assert "2 * 3?" in readable and "FAILED: no server" in readable
+
+    def test_scores_a_log_whose_last_line_is_torn(self, tmp_path):
+        lines = [json.dumps({"index": i} | record) for i, record in reversed(list(enumerate(RECORDS)))]
+        path = result_file(tmp_path, "\n".join(lines) + '\n{"index": 3, "ques', "run.jsonl")
+        assert eval_utils.main([str(path)]) == 0
+        stored = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [record["index"] for record in stored] == [0, 1, 2]
+        assert [record.get("scores") for record in stored] == [{"correct": 1}, {"correct": 0}, None]
+        assert json.loads(path.with_suffix(".json").read_text()) == stored
+
+    def test_newer_records_in_the_log_survive(self, tmp_path):
+        """A run that was continued and killed has more in its log than in the .json of its first end."""
+        path = result_file(tmp_path, RECORDS)
+        log = path.with_suffix(".jsonl")
+        retried = {"index": 2} | RECORDS[0] | {"question": "3 + 3?"}
+        log.write_text(
+            "".join(json.dumps({"index": i} | r) + "\n" for i, r in enumerate(RECORDS)) + json.dumps(retried) + "\n"
+        )
+        eval_utils.main([str(path)])
+        assert "It is 6." in log.read_text().splitlines()[2]
+
+    @pytest.mark.parametrize(
+        "content, name",
+        [
+            ("no JSON", "run.json"),
+            ('{"samples": 3}', "run.summary.json"),
+            ("[1, 2]", "run.json"),
+            ('[{"a": 1}]', "run.json"),
+            ('[{"question": "2 * 3?", "gold_answer": "6"}]', "run.json"),
+            ("a readable text", "run.txt"),
+            ('{"index": 0}\n', "run.jsonl"),
+            ("not a record\n", "run.jsonl"),
+            ("[]\n", "run.jsonl"),
+        ],
+    )
+    def test_what_is_no_result_file_is_said_in_a_line(self, tmp_path, capsys, content, name):
+        path = result_file(tmp_path, content, name)
+        assert eval_utils.main([str(path)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"eval_utils.py: error: {path}") and message.count("\n") == 1
+        assert [file.name for file in path.parent.iterdir()] == [name]
+
+    def test_missing_file(self, tmp_path, capsys):
+        assert eval_utils.main([str(tmp_path / "gsm8k" / "run.json")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+    def test_data_set_is_read_from_the_path_or_told(self, tmp_path, capsys):
+        path = result_file(tmp_path, RECORDS, data_set="my_answers")
+        assert eval_utils.main([str(path)]) == 2
+        message = capsys.readouterr().err
+        assert str(path) in message and "--dataset_name" in message and message.count("\n") == 1
+        assert eval_utils.main([str(path), "--dataset_name", "svamp"]) == 0
+        assert "ratio_rule" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "options, reason",
+        [
+            (["--judge", "none"], "--judge none"),
+            (["--judge_api_key_env", "NO_SUCH_KEY"], "NO_SUCH_KEY holds no API key"),
+        ],
+    )
+    def test_without_a_judge_answers_stay_unscored(self, tmp_path, capsys, options, reason):
+        path = result_file(tmp_path, RECORDS[:2], data_set="strategyqa")
+        assert eval_utils.main([str(path), *options]) == 0
+        printed = capsys.readouterr()
+        assert reason in printed.err and "unscored" in printed.out and "ratio_gpt" not in printed.out
+        assert all(not record.get("scores") for record in json.loads(path.read_text()))

@@ -1,0 +1,150 @@
+"""The nudging loop on models that a test writes down; the published program's text is tested in test_reference_cases.py."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from language_models import Completion, ContextLengthError, Token, Usage
+from nudging import NudgingSettings, all_but_last_word, before_uncertain, candidate_heads, nudge
+
+
+def completion(*pieces: str | tuple[str, float], stop: bool = False) -> Completion:
+    """A completion of tokens: a text (certain), or (text, probability); "" is the end of sequence."""
+    pairs = [(piece, 0.99) if isinstance(piece, str) else piece for piece in pieces]
+    tokens = tuple(Token(text, ((text, math.log(p)),)) for text, p in pairs)
+    return Completion("".join(token.text for token in tokens), tokens, "stop" if stop else "length", Usage(requests=1))
+
+
+class Scripted:
+    """Answers by what stands behind the prompt; anything it does not know is a failure of the test."""
+
+    name = "scripted"
+
+    def __init__(self, prompt: str, answers: dict[str, Completion | Exception]):
+        self.prompt, self.answers, self.asked = prompt, answers, []
+
+    def complete(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None):
+        self.asked.append(text := prompt.removeprefix(self.prompt))
+        answer = self.answers[text]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def run(base: dict, nudging: dict, **settings):
+    models = Scripted("B:", base), Scripted("N:", nudging)
+    rounds = []
+    result = nudge(
+        *models, "B:", "N:", NudgingSettings(**{"top_prob_thres": 0.4} | settings), lambda *told: rounds.append(told)
+    )
+    assert "".join(result.pieces) == result.text
+    assert [
+        piece[: len(words)] for piece, words in zip(result.pieces, result.nudging_words, strict=True)
+    ] == result.nudging_words
+    return result, *models, rounds
+
+
+def test_the_base_model_takes_over_where_it_agrees_however_uncertain():
+    result, base, _, rounds = run(
+        {" First we": completion((" ad", 0.2), "d", (" it", 0.1)), " First": completion(("x", 0.1))},
+        {
+            "": completion(" First we add"),
+            " First we ad": completion("d them", stop=True),
+            " First we add": completion(".", stop=True),
+        },
+    )
+    assert result.nudging_words == [" First we", "."]
+    assert result.pieces == [" First we add", "."]
+    assert result.stop_reason == "nudging_model_stop"
+    assert base.asked == [" First", " First we"]
+    assert rounds == [(1, " First we", " First we add"), (2, ".", ".")]
+
+
+def test_the_base_model_takes_over_where_it_is_certain():
+    result, *_ = run(
+        {" So": completion(" now", (" we", 0.39), " go")},
+        {"": completion(" So then we"), " So now": completion(" end", stop=True)},
+    )
+    assert result.pieces == [" So now", " end"]
+
+
+def test_nobody_takes_over_and_the_last_word_may_be_cut():
+    result, *_ = run(
+        {" So": completion(("x", 0.1)), " So then": completion(("y", 0.1))},
+        {"": completion(" So then we"), " So then": completion("", stop=True)},
+    )
+    assert result.pieces == [" So then"] and result.stop_reason == "nudging_model_stop"
+    assert result.nudging_words == [" So then"]  # an empty ending is no nudging word
+
+
+def test_a_single_word_is_taken_whole():
+    result, base, *_ = run({}, {"": completion("Hm"), "Hm": completion("m", stop=True)})
+    assert result.text == "Hmm" and base.asked == []
+
+
+def test_the_base_model_that_ends_the_answer_is_asked_no_more():
+    result, base, *_ = run(
+        {" The": completion("")}, {"": completion(" The end"), " The": completion(" end", stop=True)}
+    )
+    assert result.text == " The end" and base.asked == [" The"]
+
+
+def test_an_uncertain_end_is_nudged():
+    result, *_ = run(
+        {" A": completion(" b", (" c", 0.9), ("", 0.3), stop=True)},
+        {"": completion(" A b c"), " A b c": completion(" d", stop=True)},
+    )
+    assert result.pieces == [" A b c", " d"]
+
+
+def test_the_answer_ends_at_its_length():
+    result, *_ = run(
+        {" a": completion(" b")} | {" a" + " b" * n: completion(*[" b"] * 3) for n in range(1, 9)},
+        {"": completion(" a b")},
+        max_token_total=1,
+    )
+    assert result.stop_reason == "length"
+
+
+def test_repeated_nudging_words_end_the_answer():
+    words = completion("go")
+    result, *_ = run({}, {"go" * n: words for n in range(9)})
+    assert result.stop_reason == "repeated_nudging_words"
+    assert result.nudging_words == ["go"] * 3
+
+
+def test_at_most_150_rounds():
+    result, *_ = run({}, {("ab" * 75)[:n]: completion("ab"[n % 2]) for n in range(150)})
+    assert result.stop_reason == "round" and len(result.pieces) == 150
+
+
+def test_no_room_in_the_context_keeps_the_text_so_far():
+    full = ContextLengthError("full")
+    result, *_ = run({" A": completion(" b", " c"), " A b c": full}, {"": completion(" A b")})
+    assert (result.text, result.stop_reason) == (" A b c", "context_length")
+    result, *_ = run({" A": full}, {"": completion(" A b")})
+    assert (result.text, result.stop_reason) == ("", "context_length")
+    result, *_ = run({}, {"": completion("Hm"), "Hm": full})
+    assert (result.answer, result.stop_reason) == ("Hm", "context_length")
+
+
+def test_before_uncertain_is_strictly_below():
+    tokens = completion(("a", 0.5), ("b", 0.25), "c").tokens
+    assert before_uncertain(tokens, 0.25) == ("abc", False)
+    assert before_uncertain(tokens, 0.3) == ("a", True)
+
+
+@given(st.text(alphabet=" \nab.é", max_size=30))
+def test_word_splitting(text):
+    heads = list(candidate_heads(text))
+    for head, next_word in heads:
+        assert text.startswith(head + next_word)
+        assert next_word[0] == " " and len(next_word) > 1 and " " not in next_word[1:]
+        # the next word is a whole one
+        assert len(head + next_word) == len(text) or text[len(head + next_word)] == " "
+    rest = text.lstrip(" ")
+    # every word but the first is a place to take over
+    assert [word for _, word in heads] == [" " + word for word in rest.split(" ")[1:] if word]
+    assert text.startswith(all_but_last_word(text))
+    assert all_but_last_word(text) == (text if " " not in rest else text[: text.rindex(" ")])

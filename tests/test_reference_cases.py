@@ -1,0 +1,69 @@
+"""The recorded outputs of the published program, through the real command line against the running scripted server."""
+
+import pytest
+from conftest import CASES, final_records, run_api, write_rows
+
+END_FORMS = {
+    "printed_empty": ("--eos_token_text", ""),
+    "printed_by_name": ("--eos_token_text", "</s>"),
+    "omitted": ("--omit_eos_token",),
+}
+CASE_OPTIONS = (
+    "exp",
+    "base_model",
+    "nudging_model",
+    "proxy_chat_model",
+    "proxy_base_model",
+    "baseline_method",
+    "top_prob_thres",
+    "completion_token_num",
+    "completion_token_num_nudging",
+    "max_token_total",
+)
+RECORDED = ("raw_answer", "all_nudging_words", "all_completions", "stop_reason")
+
+
+@pytest.fixture(scope="module")
+def case_servers(start_server):
+    """Scripted servers by seed and form of the end of sequence."""
+    servers = {}
+
+    def get(seed: int, form: str):
+        if (seed, form) not in servers:
+            servers[seed, form] = start_server("--seed", str(seed), *END_FORMS[form])
+        return servers[seed, form]
+
+    return get
+
+
+# Where the end is left out of the log-probabilities, the baselines cannot know how probable it is.
+CASES_AND_FORMS = [
+    (name, form) for name, case in CASES.items() for form in END_FORMS if case["exp"] != "baseline" or form != "omitted"
+]
+
+
+@pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
+def test_same_text_as_the_published_program(name, form, case_servers, tmp_path):
+    case = CASES[name]
+    server = case_servers(case["seed"], form)
+    rows = [{"question": record["question"], "answer": "#### 0"} for record in case["records"]]
+    options = [
+        part for option in CASE_OPTIONS if case.get(option) is not None for part in (f"--{option}", case[option])
+    ]
+    options += [
+        part for role in ("base", "nudging", "proxy_chat", "proxy_base") for part in (f"--{role}_host", server.host)
+    ]
+    before = server.stats()
+    finished = run_api(*options, "--data_dir", write_rows(tmp_path, "gsm8k", rows), "--output_dir", tmp_path / "out")
+    assert finished.returncode == 0, finished.stderr
+    records = final_records(tmp_path / "out")
+    assert len(records) == len(case["records"])
+    for record, wanted in zip(records, case["records"], strict=True):
+        for key in RECORDED:
+            if key in wanted:
+                assert record[key] == wanted[key], f"sample {record['index']}: {key}"
+    if form == "printed_empty":
+        for model, published in case["published_program"].items():
+            after, earlier = server.stats()[model], before.get(model, {})
+            # The probe's few requests come on top of the published program's.
+            assert 0 <= after["requests"] - earlier.get("requests", 0) - published["requests"] <= 4
