@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,21 @@ def _mmlu(row: dict) -> tuple[str, str, str]:
     return row["question"] + "\n" + "\n".join(lines), lines[row["answer"]], f"Subject: {row['subject']}\n"
 
 
+def _between(text: str, start: str, end: str) -> str:
+    """The text after the first `start` and before the last `end` ("": the text's own)."""
+    if start not in text or end not in text:
+        raise ValueError(f"no {start or end!r} in {text[:40]!r}")
+    text = text.partition(start)[2] if start else text
+    return text.rpartition(end)[0] if end else text
+
+
 def _sports(row: dict) -> tuple[str, str]:
     gold = {"plausible": "1. yes\n2. plausible", "implausible": "1. no\n2. implausible"}[row["targets"][0]]
-    return row["inputs"].partition("Plausible/implausible?")[0], gold
+    return _between(row["inputs"], "", "Plausible/implausible?"), gold
 
 
 def _date(row: dict) -> tuple[str, str]:
-    return row["inputs"].partition("Q:")[2].rpartition("A:")[0], row["targets"][0]
+    return _between(row["inputs"], "Q:", "A:"), row["targets"][0]
 
 
 def _just_eval(config: str, aspects: tuple[str, ...]) -> DataSet:
@@ -105,7 +114,7 @@ DATA_SETS = {
     "date": DataSet(read=_date, config="date_understanding_zero_shot", **_BIG_BENCH),
     "coin_flip": DataSet(
         "skrishna/coin_flip",
-        lambda row: (row["inputs"].partition("Q:")[2], row["targets"]),
+        lambda row: (_between(row["inputs"], "Q:", ""), row["targets"]),
         ("test", "validation", "train"),
         scoring="judge",
         judge_model="gpt-4o",
@@ -148,6 +157,8 @@ def load_examples(
 def _example(data_set: DataSet, row: dict, i: int, where: str) -> Example:
     try:
         question, gold, *context = data_set.read(row)
+        if not question.strip():
+            raise ValueError("no question in it")
         return Example(i, question.strip(), gold.strip(), context[0].strip() + "\n" if context else "")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
@@ -166,17 +177,17 @@ def _local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]
         )
     rows, number = [], 0
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for line in file:
                 number += 1
                 if line.strip():
-                    row = json.loads(line)
+                    row = json.loads(line.decode())
                     if not isinstance(row, dict):
                         raise ValueError("not a JSON object")
                     rows.append(row)
     except ValueError as error:  # broken JSON and broken UTF-8 are both ValueErrors
         raise DataError(f"{path}, line {number}: not a line of JSON ({error})") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None
     return rows, str(path)
 

@@ -7,6 +7,7 @@ scores what has no score yet in a result file, and summarises it, by the rules o
 
 import argparse
 import math
+import os
 import re
 import statistics
 import sys
@@ -200,6 +201,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--request_timeout", type=float, default=600.0)
     parser.add_argument("--max_retries", type=int, default=8)
     options = vars(parser.parse_args(argv))
+    if options["num_threads"] < 1 or options["request_timeout"] <= 0 or options["max_retries"] < 0:
+        print(
+            "eval_utils.py: error: --num_threads, --request_timeout and --max_retries must be positive", file=sys.stderr
+        )
+        return 2
     path, name = options.pop("result"), options.pop("dataset_name")
     name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
     if name is None:
@@ -213,11 +219,17 @@ def main(argv: list[str] | None = None) -> int:
     except ResultsError as error:
         print(f"eval_utils.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("eval_utils.py: interrupted; the scores so far are saved, the same command continues", file=sys.stderr)
+        return 130
 
 
 def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
-    records = read_records(path)
     files = ResultFiles.of(path)
+    # A log beside the named file knows more than it, where a run was continued and killed since.
+    records = files.records() or read_records(path)
+    if not all("gold_answer" in record for record in records):
+        raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
     judge, why_not = judge_for(data_set, **options)
     failure = ""
     if data_set.scoring == "rule":
@@ -238,4 +250,6 @@ def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # all files are written: no waiting for judgements that nobody will read

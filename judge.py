@@ -60,9 +60,10 @@ def read_judgement(text: str, scoring: str | tuple[str, ...]) -> dict:
             if correct not in (0, 1):
                 raise ValueError("correct is neither 0 nor 1")
             return {"correct": int(correct), "reason": str(reply.get("reason", ""))}
-        scores = {a: {"score": int(reply[a]["score"]), "reason": str(reply[a].get("reason", ""))} for a in scoring}
-        if not all(1 <= scores[a]["score"] <= 5 for a in scoring):
-            raise ValueError("a score is not within 1 to 5")
+        numbers = {aspect: float(reply[aspect]["score"]) for aspect in scoring}
+        if not all(number in (1, 2, 3, 4, 5) for number in numbers.values()):
+            raise ValueError("a score is no whole number from 1 to 5")
+        scores = {a: {"score": int(numbers[a]), "reason": str(reply[a].get("reason", ""))} for a in scoring}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableReply(f"no judgement in {text[:80]!r} ({type(error).__name__}: {error})") from None
     return scores | {"mean": statistics.mean(scores[a]["score"] for a in scoring)}
@@ -150,7 +151,7 @@ def judge_for(
 def is_scored(record: dict, judge: Judge | None) -> bool:
     """Whether a record has its scores: by this judge, where one is given."""
     scores = record.get("scores")
-    return bool(scores) and (judge is None or scores.get("judge") == judge.model)
+    return isinstance(scores, dict) and bool(scores) and (judge is None or scores.get("judge") == judge.model)
 
 
 def judge_records(

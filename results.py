@@ -52,8 +52,8 @@ def read_records(path: Path) -> list[dict]:
         text = path.read_text(encoding="utf-8")
         if path.suffix != ".jsonl":
             records = json.loads(text)
-            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-                raise ResultsError(f"{path} is not a list of records")
+            if not isinstance(records, list) or not all(map(_is_record, records)):
+                raise ResultsError(f"{path} is no result file: not a list of records with questions and answers")
             return [{"index": i} | record for i, record in enumerate(records)]
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read ({error})") from None
@@ -69,24 +69,33 @@ def read_records(path: Path) -> list[dict]:
             ) from None
         # A second try replaces a failed first one; anything else adds to what is there.
         merged[index] = entry if "error" in merged.get(index, {}) else merged.get(index, {}) | entry
+    if not all(map(_is_record, merged.values())):
+        raise ResultsError(f"{path} is no result file: a record in it has no question or no answer")
     return [merged[index] for index in sorted(merged)]
+
+
+def _is_record(record) -> bool:
+    return isinstance(record, dict) and "question" in record and ("raw_answer" in record or "error" in record)
 
 
 class ResultFiles:
     """The files of one run: `name.txt`, and under all_info/ the .jsonl, .json, .run.json and .summary.json."""
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, records_folder: Path | None = None):
+        records_folder = records_folder or folder / "all_info"
         self.txt = folder / f"{name}.txt"
         self.jsonl, self.json, self.run, self.summary = (
-            folder / "all_info" / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".run.json", ".summary.json")
+            records_folder / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".run.json", ".summary.json")
         )
         self._log = None
 
     @classmethod
     def of(cls, path: Path) -> "ResultFiles":
-        """The files that a result file (.json or .jsonl in an all_info folder, or the .txt above it) belongs to."""
-        folder = path.parent.parent if path.parent.name == "all_info" else path.parent
-        return cls(folder, path.name.removesuffix(path.suffix))
+        """The files that a result file belongs to: a .json or .jsonl in an all_info folder, the .txt above it, or a lone .json."""
+        name = path.name.removesuffix(path.suffix)
+        if path.parent.name == "all_info":
+            return cls(path.parent.parent, name)
+        return cls(path.parent, name) if path.suffix == ".txt" else cls(path.parent, name, path.parent)
 
     def records(self) -> list[dict]:
         """What earlier runs have left, in the order of the samples; empty if there is nothing.

@@ -62,7 +62,8 @@ def name_parts(model_name: str) -> set[str]:
     """
     last = re.split(r"[/\\]", model_name.rstrip("/\\"))[-1].lower().removesuffix(".gguf")
     last = re.sub(r"(llama|gemma|olmo|qwen|smollm)(\d)", r"\1-\2", last)
-    parts = set(re.split(r"[-_\s:@]+", last))
+    # A point cuts words (`Instruct.Q4_1`) but not numbers (`3.1`).
+    parts = set(re.split(r"[-_\s:@]+|\.(?!\d)|(?<!\d)\.", last))
     return parts | {part.split(".")[0] for part in parts if re.fullmatch(r"\d+\.\d+", part)}
 
 
@@ -113,9 +114,10 @@ def chat_template_prompt(tokenizer_name: str) -> Callable[[str, str], str]:
         ValueError: transformers is missing, the tokenizer cannot be loaded or has no chat template.
     """
     try:
+        import jinja2  # noqa: F401  transformers asks for it only when the template is rendered
         from transformers import AutoTokenizer
     except ImportError:
-        raise ValueError("the template `tokenizer` needs transformers: pip install transformers") from None
+        raise ValueError("the template `tokenizer` needs transformers: pip install transformers jinja2") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
     except Exception as error:
@@ -127,19 +129,24 @@ def chat_template_prompt(tokenizer_name: str) -> Callable[[str, str], str]:
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {tokenizer_name!r} has no chat template; choose a template by name")
 
-    def render(messages: list[dict[str, str]]) -> str:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # Where BOS opens every turn (ChatML models name <|im_start|> so), it is part of the text that the server gets.
-        begins_turns = tokenizer.bos_token and text.count(tokenizer.bos_token) > 1
-        return text if begins_turns or not tokenizer.bos_token else text.removeprefix(tokenizer.bos_token)
+    def write(system: str, user: str) -> str:
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        if not takes_system:
+            turns = [{"role": "user", "content": f"{system}\n{user}"}]
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
-    def prompt(system: str, user: str) -> str:
+    takes_system = True
+    try:
+        sample = write("A", "B")
+    except Exception:  # some chat templates refuse a system turn, each with an error of its own
+        takes_system = False
         try:
-            return render([{"role": "system", "content": system}, {"role": "user", "content": user}])
-        except Exception:  # some chat templates refuse a system turn, each with an error of its own
-            return render([{"role": "user", "content": f"{system}\n{user}"}])
-
-    return prompt
+            sample = write("A", "B")
+        except Exception as error:
+            raise ValueError(f"the chat template of {tokenizer_name!r} cannot be used ({error})") from None
+    # Where BOS opens every turn (ChatML models name <|im_start|> so), it is part of the text that the server gets.
+    bos = tokenizer.bos_token if tokenizer.bos_token and sample.count(tokenizer.bos_token) == 1 else ""
+    return lambda system, user: write(system, user).removeprefix(bos)
 
 
 @functools.cache
