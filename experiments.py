@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
 from datasets_loader import DataSet, Example
+from demo_models import DEMO_MODELS
 from eval_utils import rule_score
 from language_models import ContextLengthError, LanguageModel, Metered, ModelError
 from nudging import nudge
@@ -16,6 +17,11 @@ from settings import RunSettings, SettingsError
 from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
 PromptWriter = Callable[[str, str], str]
+
+
+def family_name(model_name: str) -> str:
+    """The name that a model's family is recognised by: its own, or the file name of a bundled model."""
+    return DEMO_MODELS[model_name].file if model_name in DEMO_MODELS else model_name
 
 
 def note(message: str) -> None:
@@ -37,12 +43,13 @@ def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
 
     writers = {}
     for role, model in settings.models.items():
+        name = family_name(model.name)
         try:
-            writers[role] = writer(model.name, model.template)
+            writers[role] = writer(name, model.template)
         except ValueError as error:
             raise SettingsError(str(error)) from None
         aligned = role in ("nudging", "proxy_chat")
-        if aligned and model.template == "auto" and recognise_family(model.name) == "plain":
+        if aligned and model.template == "auto" and recognise_family(name) == "plain":
             note(
                 f"warning: the name {model.name!r} speaks for no instruct template that is known here, so it gets plain text; "
                 "name one by --nudging_template"
@@ -68,7 +75,9 @@ def describe(
     ]
     prompts = sample_prompts(data_set, examples[0], writers)
     for role, model in settings.models.items():
-        template = recognise_family(model.name) + " (by name)" if model.template == "auto" else model.template
+        template = (
+            recognise_family(family_name(model.name)) + " (by name)" if model.template == "auto" else model.template
+        )
         lines.append(
             f"\n--- {role}: {model.name} at {model.host}, template {template}; the prompt of row {examples[0].id}:"
         )

@@ -84,6 +84,8 @@ def request(call: Callable[[], Any], read: Callable[[dict], Any], *, where: str,
     except UnreadableReply as error:
         raise ModelError(f"{where}: the server's reply cannot be read: {error}") from None
     except openai.APIStatusError as error:
+        if error.status_code in (408, 409, 429) or error.status_code >= 500:
+            usage.retries += max_retries
         message = server_message(error)
         if error.status_code in (400, 413, 422) and is_context_length(error, message):
             raise ContextLengthError(f"{where}: {message}") from None
@@ -91,6 +93,7 @@ def request(call: Callable[[], Any], read: Callable[[dict], Any], *, where: str,
             message += " (is the right key in the environment variable that --..._api_key_env names?)"
         raise ModelError(f"{where}: status {error.status_code}: {message}", error.status_code) from None
     except openai.APIConnectionError as error:
+        usage.retries += max_retries
         kind = "no answer in time" if isinstance(error, openai.APITimeoutError) else "cannot be reached"
         raise ModelError(f"{where}: {kind} ({_shorten(str(error.__cause__ or error))})") from None
 

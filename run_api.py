@@ -6,6 +6,7 @@
 Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decoding", ACL 2025 (arXiv 2410.09300).
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -18,15 +19,19 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
+from embedded_server import EmbeddedServerError, serve, threads_per_model
 from eval_utils import summarise
-from experiments import PromptWriter, answer_one, describe, note, prompt_writers
+from experiments import PromptWriter, answer_one, describe, note, prompt_writers, sample_prompts
 from judge import is_scored, judge_for, judge_records
 from language_models import ModelError
 from openai_endpoint import OpenAIEndpoint, ServerReport
 from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
 from settings import NEUTRAL_API_KEY, RunSettings, SettingsError, parse_settings
+from utils import count_tokens
 
 INTERRUPTED = 130
+# Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
+TOKENS_PER_CL100K_TOKEN = 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,16 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     settings = parse_settings(argv)
     try:
         return run(settings)
-    except (SettingsError, DataError, ModelError, ResultsError) as error:
+    except (SettingsError, DataError, ModelError, EmbeddedServerError, ResultsError) as error:
         print(f"run_api.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        note("interrupted; what is finished is saved, the same command continues")
+        return INTERRUPTED
 
 
 def run(settings: RunSettings) -> int:
     """Run one experiment; returns the exit code.
 
     Raises:
-        SettingsError, DataError, ModelError, ResultsError: it cannot start, or not go on; the message says why.
+        SettingsError, DataError, ModelError, EmbeddedServerError, ResultsError: it cannot start, or not go on.
     """
     data_set = DATA_SETS[settings.dataset_name]
     prompts = prompt_writers(settings)
@@ -75,13 +83,15 @@ def run(settings: RunSettings) -> int:
     todo = [i for i in range(len(examples)) if i not in records]
     started = time.monotonic()
     session = {"start": now(), "versions": versions(), "git_commit": git_commit(), "command": sys.argv, "servers": {}}
-    story["sessions"].append(session)
+    if todo:
+        story["sessions"].append(session)
     interrupted, failure, endpoints = False, "", {}
+    servers = contextlib.ExitStack()
     try:
         if todo:
             if records:
                 note(f"{len(records)} of {len(examples)} answers are there already, {len(todo)} to go")
-            endpoints = connect(settings)
+            endpoints = connect(settings, examples, prompts, servers)
             session["servers"] = {role: asdict(report) for role, (_, report) in endpoints.items()}
             files.write_run(story)
             models = {role: endpoint for role, (endpoint, _) in endpoints.items()}
@@ -92,9 +102,11 @@ def run(settings: RunSettings) -> int:
         if judge is not None and not interrupted:
             failure = judge_records(ordered, data_set, judge, settings.num_threads, files.append)
     finally:
+        servers.close()
         session |= {"end": now(), "usage": {role: asdict(e.usage) for role, (e, _) in endpoints.items()}}
-        if endpoints:
-            files.write_run(story)
+        with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
+            if endpoints:
+                files.write_run(story)
     if interrupted:
         files.close_log()
         note(f"interrupted: {len(ordered)} of {len(examples)} answers are saved; the same command continues")
@@ -148,26 +160,28 @@ def answer_all(
     pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="sample")
     try:
         pending: set[Future] = {pool.submit(job, index) for index in todo}
-        with tqdm(total=len(todo), desc=f"{settings.exp} {settings.dataset_name}", unit="answer") as bar:
+        # A log file of a batch job gets a line now and then; a terminal is kept up to date.
+        live = sys.stderr.isatty()
+        label = f"{settings.exp} {settings.dataset_name}"
+        with tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30) as bar:
             while pending:
                 # With a time limit, so that a signal is handled while waiting.
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    if (record := future.result()) is None:
-                        continue
+                records_now = [record for future in finished if (record := future.result()) is not None]
+                for record in records_now:
                     files.append(record)
                     records[record["index"]] = record
-                    done += 1
                     failed += "error" in record
                     correct += (record.get("scores") or {}).get("correct", 0)
-                    bar.update()
+                done += len(records_now)
                 shown = (
                     {"correct": f"{correct}/{done - failed}"} if data_set.scoring == "rule" and done > failed else {}
                 )
                 if failed:
                     shown["failed"] = failed
                 requests = sum(model.usage.requests for model in models.values())
-                bar.set_postfix(shown | {"requests/s": f"{requests / (time.monotonic() - started):.1f}"})
+                bar.set_postfix(shown | {"requests/s": f"{requests / (time.monotonic() - started):.1f}"}, refresh=live)
+                bar.update(len(records_now))
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -176,17 +190,23 @@ def answer_all(
     return done < len(todo)
 
 
-def connect(settings: RunSettings) -> dict[str, tuple[OpenAIEndpoint, ServerReport]]:
+def connect(
+    settings: RunSettings, examples: list[Example], writers: dict[str, PromptWriter], servers: contextlib.ExitStack
+) -> dict[str, tuple[OpenAIEndpoint, ServerReport]]:
     """The run's models, each probed for what is needed of it; by role.
+
+    Models without a host are served by this process until `servers` is closed.
 
     Raises:
         ModelError: a server does not answer or cannot do what is needed.
+        EmbeddedServerError: a GGUF model cannot be served.
     """
+    hosts = embedded_hosts(settings, examples, writers, servers)
     endpoints = {}
     for role, model in settings.models.items():
         endpoint = OpenAIEndpoint(
             model.name,
-            model.host,
+            model.host or hosts[model.name],
             api_key=os.environ[model.api_key_env] if model.api_key_env else NEUTRAL_API_KEY,
             max_connections=settings.num_threads,
             request_timeout=settings.request_timeout,
@@ -201,6 +221,31 @@ def connect(settings: RunSettings) -> dict[str, tuple[OpenAIEndpoint, ServerRepo
             note(f"warning: {warning}")
         endpoints[role] = endpoint, report
     return endpoints
+
+
+def embedded_hosts(
+    settings: RunSettings, examples: list[Example], writers: dict[str, PromptWriter], servers: contextlib.ExitStack
+) -> dict[str, str]:
+    """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
+    names = list(dict.fromkeys(model.name for model in settings.models.values() if not model.host))
+    if not names:
+        return {}
+    data_set = DATA_SETS[settings.dataset_name]
+    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, writers).values())
+    longest = max(map(count_tokens, prompts)) + settings.max_token_total
+    hosts = {}
+    for name in names:
+        started = time.monotonic()
+        hosts[name] = servers.enter_context(
+            serve(
+                name,
+                num_threads=settings.num_threads,
+                context_length=TOKENS_PER_CL100K_TOKEN * longest + settings.completion_token_num,
+                model_threads=threads_per_model(len(names)),
+            )
+        )
+        note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
+    return hosts
 
 
 def continue_or_start(
@@ -256,4 +301,6 @@ def scoring_command(settings: RunSettings, files: ResultFiles) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # all files are written: no waiting for threads whose answers nobody will read

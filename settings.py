@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from datasets_loader import DATA_SETS
+from demo_models import DEMO_MODELS
+from embedded_server import is_gguf
 from nudging import NudgingSettings
 from utils import INSTRUCT_TEMPLATES
 
@@ -24,11 +27,14 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model of a run: its role, name as served, base URL, template, and how many log-probabilities are needed of it."""
+    """One model of a run: its role, name as served, base URL, template, and how many log-probabilities are needed of it.
+
+    Without a host it is a GGUF file that this process serves.
+    """
 
     role: str
     name: str
-    host: str
+    host: str | None
     api_key_env: str | None
     template: str
     logprobs: int | None
@@ -98,7 +104,7 @@ class RunSettings:
         _check(self.request_timeout > 0, "request_timeout", "must be more than 0 seconds", self.request_timeout)
         _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
         for option in ("base_temperature", "nudging_temperature"):
-            _check(getattr(self, option) >= 0, option, "must be 0 or more", getattr(self, option))
+            _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
         for option in ("base_top_p", "nudging_top_p"):
             _check(0 < getattr(self, option) <= 1, option, "must be above 0 and at most 1", getattr(self, option))
         _check(
@@ -109,21 +115,25 @@ class RunSettings:
         )
         _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
         for role in self.roles:
-            for option in (f"{role}_model", f"{role}_host"):
-                if not getattr(self, option):
-                    what = f"{self.exp} ({self.baseline_method})" if self.exp == "baseline" else self.exp
-                    example = (
-                        "its name as served" if option.endswith("model") else "a URL such as http://localhost:8000/v1"
-                    )
-                    raise SettingsError(f"--exp {what} needs --{option}: {example}")
-            host = getattr(self, f"{role}_host")
-            if not re.match(r"https?://", host):
-                raise SettingsError(
-                    f"--{role}_host must begin with http:// or https://, such as http://localhost:8000/v1; not {host!r}"
-                )
+            self._check_model(role)
             env = self._api_key_env(role)
             if env and not os.environ.get(env):
                 raise SettingsError(f"--{_option_owner(role)}_api_key_env: the environment variable {env} is not set")
+
+    def _check_model(self, role: str) -> None:
+        model, host = getattr(self, f"{role}_model"), getattr(self, f"{role}_host")
+        experiment = f"{self.exp} ({self.baseline_method})" if self.exp == "baseline" else self.exp
+        if not model:
+            raise SettingsError(f"--exp {experiment} needs --{role}_model: its name as served, or a GGUF file")
+        if not host and not is_gguf(model):
+            raise SettingsError(
+                f"--exp {experiment} needs --{role}_host: a URL such as http://localhost:8000/v1 (only GGUF files and "
+                f"{' or '.join(DEMO_MODELS)} are served without a host; {model!r} is none)"
+            )
+        if host and not re.match(r"https?://", host):
+            raise SettingsError(
+                f"--{role}_host must begin with http:// or https://, such as http://localhost:8000/v1; not {host!r}"
+            )
 
     @property
     def roles(self) -> tuple[str, ...]:
