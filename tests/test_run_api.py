@@ -5,10 +5,12 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 from conftest import (
+    REPOSITORY,
     ReplyServer,
     ScriptedServer,
     completion_reply,
@@ -345,8 +347,11 @@ class TestJudgedRuns:
         assert all(record["scores"] is None for record in final_records(tmp_path / "out"))
         judge = self.judge(['{"reason": "so", "correct": 1}'] * 6)
         command = lines[-1].split("to score: ")[1] + f" --judge_host {judge.host}"
-        repository = os.path.dirname(run_api_command()[1])
-        scored = subprocess.run(command, shell=True, cwd=repository, capture_output=True, text=True)
+        # `python` is the virtual environment's, as for a user who has activated it.
+        path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+        scored = subprocess.run(
+            command, shell=True, cwd=REPOSITORY, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
         judge.stop()
         assert scored.returncode == 0, scored.stderr
         assert "num_sample 6 correct 6 ratio_gpt 1.0000" in scored.stdout
