@@ -1,0 +1,223 @@
+"""The report in a real browser: Debian's chromium, headless, driven by selenium."""
+
+import importlib
+import os
+import random
+import shutil
+import time
+
+import pytest
+from made_runs import nudged_pieces, questions, record, settings, write_run, write_small_runs
+from test_report import hostile_runs
+
+from scripts.report import main
+
+pytestmark = pytest.mark.slow
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
+# Measured on two cores: 0.3 s from opening the file to the first answers.
+SECONDS_TO_OPEN = 8
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    in_ci = bool(os.environ.get("CI"))
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        why = "no browser: apt-get install chromium chromium-driver"
+        pytest.fail(why) if in_ci else pytest.skip(why)
+    webdriver = (importlib.import_module if in_ci else pytest.importorskip)("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+class Page:
+    """A report that is open in the browser."""
+
+    def __init__(self, browser, path, *, width=1200, dark=False):
+        self.browser = browser
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        browser.get_log("browser")
+        browser.get(path.as_uri())
+
+    def js(self, code, *arguments):
+        return self.browser.execute_script(code, *arguments)
+
+    def texts(self, selector):
+        return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector)
+
+    def click(self, selector):
+        self.browser.find_element("css selector", selector).click()
+
+    def until(self, count):
+        """Wait until the line over the answers begins with a text."""
+        end = time.monotonic() + 10
+        while not (shown := self.texts("#count")[0]).startswith(count):
+            assert time.monotonic() < end, f"{shown!r} does not begin with {count!r}"
+            time.sleep(0.05)
+
+    def choose(self, outcome):
+        self.click(f"#outcome option[value='{outcome}']")
+
+    def console(self):
+        return [entry for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    write_small_runs(folder)
+    assert main([str(folder), "-o", str(folder / "report.html")]) == 0
+    return folder / "report.html"
+
+
+def test_filters(browser, small):
+    page = Page(browser, small)
+    page.until("20 answers found, 1 to 20 shown")
+    page.choose("failed")
+    page.until("1 answer found")
+    assert "8 retries" in page.texts(".error")[0]
+    page.choose("correct")
+    page.until("7 answers found")
+    page.click("input[name=run][value='0']")
+    page.until("6 answers found")
+    page.choose("")
+    page.until("16 answers found")
+    page.browser.find_element("id", "search").send_keys("NORA has 2 pears.")
+    page.until("3 answers found")
+    assert page.texts("mark")[-3:] == ["First,", "Next,", "Therefore, the answer is"]
+    page.click("[data-runs=none]")
+    page.until("Nothing matches")
+    page.click("[data-runs=all]")
+    page.until("3 answers found")
+    assert page.console() == []
+
+
+def test_side_by_side(browser, small):
+    page = Page(browser, small)
+    page.click("input[value=side]")
+    page.until("4 questions found")
+    assert page.texts(".card:first-child h4") == ["base only", "nudging 0.2", "nudging 0.4", "nudging 0.6", "ensemble"]
+    page.choose("failed")
+    page.until("1 question found")
+    assert len(page.texts(".column")) == 5
+    page.choose("differ")
+    page.until("3 questions found")
+    assert page.console() == []
+
+
+def test_the_keyboard_reaches_every_filter_and_the_focus_shows(browser, small):
+    page = Page(browser, small)
+    reached = []
+    for _ in range(20):
+        page.browser.switch_to.active_element.send_keys("\ue004")
+        name, outline = page.js(
+            "const e = document.activeElement; return [e.name || e.className || e.dataset.runs, getComputedStyle(e).outlineStyle]"
+        )
+        reached.append(name)
+        assert outline != "none" or name is None
+    assert reached[:2] == ["skip", "wide"]
+    assert [name for name in reached if name in ("run", "outcome", "search", "view")][:8] == [
+        *["run"] * 5, "outcome", "search", "view"
+    ]  # fmt: skip
+    page.js("document.querySelector('input[name=run]').focus()")
+    page.browser.switch_to.active_element.send_keys(" ")
+    page.until("16 answers found")
+
+
+def test_no_script_of_a_result_runs(browser, tmp_path):
+    hostile_runs(tmp_path)
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html"), "--title", "<img src=x onerror=hacked=1>"]) == 0
+    page = Page(browser, tmp_path / "report.html")
+    for selector in ("input[value=list]", "input[value=side]"):
+        page.click(selector)
+        page.until("7 answers" if "list" in selector else "4 questions")
+        assert page.js("return window.hacked === undefined && !document.querySelector('main img, main script')")
+        assert any("<script>alert(1)</script>" in text for text in page.texts(".answer"))
+        assert any("\\x1b\\ud800\\u202e" in text for text in page.texts(".answer"))
+    assert page.console() == []
+
+
+def test_a_phone_shows_the_page_without_sideways_scrolling(browser, small, tmp_path):
+    hostile_runs(tmp_path)
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    for path in (small, tmp_path / "report.html"):
+        page = Page(browser, path, width=390)
+        for selector in ("input[value=list]", "input[value=side]"):
+            page.click(selector)
+            assert page.js("return document.documentElement.scrollWidth") <= 390
+
+
+CONTRASTS = """
+const light = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+const parts = (c) => c.match(/[\\d.]+/g).map(Number);
+const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+const behind = (e) => { const c = parts(getComputedStyle(e).backgroundColor);
+  return c.length === 4 && c[3] === 0 ? behind(e.parentElement) : c; };
+return ["h1", "header p", "td", "thead th", "figcaption", "svg text", "mark", ".legend", ".answer", "dt", ".notes", ".correct",
+  ".wrong", ".failed", ".unscored", ".error", "#count", "select", "#search", "button", "h3 small"].map((selector) => {
+  const e = document.querySelector(selector), style = getComputedStyle(e);
+  const one = luminance(parts(e.closest("svg") ? style.fill : style.color)), two = luminance(behind(e));
+  return [selector, (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05)]; });
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_stand_out_in_light_and_dark(browser, small, dark):
+    page = Page(browser, small, dark=dark)
+    page.until("20 answers")
+    background = page.js("return getComputedStyle(document.body).backgroundColor")
+    assert (int(background[4:].split(",")[0]) < 60) == dark
+    assert [(selector, ratio) for selector, ratio in page.js(CONTRASTS) if ratio < 4.5] == []
+
+
+def test_the_table_and_the_plot_are_there_without_scripts(browser, small):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        Page(browser, small)
+        assert browser.find_element("css selector", "tbody tr").is_displayed()
+        assert browser.find_element("css selector", "figure svg").is_displayed()
+        assert "JavaScript" in browser.find_element("css selector", "noscript").text
+        assert not browser.find_element("id", "filters").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_a_large_report_opens_quickly(browser, tmp_path):
+    rng = random.Random(0)
+    for threshold in (0.2, 0.3, 0.4):
+        rows = [
+            record(i, q, gold, nudged_pieces(i, 2 * i, rng.randrange(10, 40)), i % 2)
+            for i, (q, gold) in enumerate(questions(1319))
+        ]
+        write_run(tmp_path, f"n{threshold}", rows, settings("nudging", top_prob_thres=threshold))
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    started = time.monotonic()
+    page = Page(browser, tmp_path / "report.html")
+    page.until("3,957 answers found, 1 to 20 shown")
+    opened = time.monotonic() - started
+    paint = page.js("return performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+    ready = page.js("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    started = time.monotonic()
+    page.browser.find_element("id", "search").send_keys("1318 pears")
+    page.until("3 answers found")
+    searched = time.monotonic() - started
+    size = (tmp_path / "report.html").stat().st_size / 1e6
+    print(f"{size:.1f} MB: open {opened:.2f} s (paint {paint} ms, ready {ready} ms), search {searched:.2f} s")
+    assert opened < SECONDS_TO_OPEN and searched < SECONDS_TO_OPEN
+    page.browser.find_element("id", "search").send_keys("\ue009a\ue000\ue017")  # control and a, delete
+    page.until("3,957 answers")
+    page.click("#next")
+    page.until("3,957 answers found, 21 to 40 shown")
+    assert page.texts("#page") == ["Page 2 of 198"] and page.console() == []
