@@ -18,7 +18,7 @@ step() { # step WHAT COMMAND...: say what is done, do it, say how long it took
 
 answer() { # answer OPTIONS...: one experiment; the summaries come together at the end
     .venv/bin/python run_api.py --data_dir scripts/demo_data --output_dir "$output" --dataset_name gsm8k \
-        --max_token_total 64 --num_threads 4 "$@" >/dev/null
+        --max_token_total 64 --completion_token_num 8 --completion_token_num_nudging 8 --num_threads 4 "$@" >/dev/null
 }
 
 base=(--base_model demo-base)
@@ -29,8 +29,8 @@ step "fetching the models: gemma-3-270m (base) and SmolLM2-135M-Instruct (aligne
 step "the base model alone, 24 questions" answer --exp base_only "${base[@]}"
 step "the nudging model alone, 24 questions" answer --exp nudging_only "${nudging[@]}"
 step "nudging at a threshold of 0.4, 24 questions" answer --exp nudging "${base[@]}" "${nudging[@]}" --top_prob_thres 0.4
-step "a baseline, the average ensemble, 6 questions" \
-    answer --exp baseline --baseline_method ensemble --num_samples 6 "${base[@]}" --proxy_chat_model demo-aligned
+step "a baseline, the average ensemble, 4 questions" \
+    answer --exp baseline --baseline_method ensemble --num_samples 4 "${base[@]}" --proxy_chat_model demo-aligned
 echo
 .venv/bin/python scripts/results_table.py "$output"
 echo

@@ -2,11 +2,16 @@
 
 import math
 
+import pytest
+from conftest import CASES
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_lm_server import EOS, ScriptedLM
 
+from datasets_loader import DATA_SETS
 from language_models import Completion, ContextLengthError, Token, Usage
 from nudging import NudgingSettings, all_but_last_word, before_uncertain, candidate_heads, nudge
+from utils import apply_instruct_template
 
 
 def completion(*pieces: str | tuple[str, float], stop: bool = False) -> Completion:
@@ -148,3 +153,34 @@ def test_word_splitting(text):
     assert [word for _, word in heads] == [" " + word for word in rest.split(" ")[1:] if word]
     assert text.startswith(all_but_last_word(text))
     assert all_but_last_word(text) == (text if " " not in rest else text[: text.rindex(" ")])
+
+
+class InProcess:
+    """The scripted server's model as a LanguageModel, without the server."""
+
+    def __init__(self, name: str, seed: int):
+        self.name, self.model = name, ScriptedLM(seed, name)
+
+    def complete(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None):
+        tokens, text = [], ""
+        while len(tokens) < max_tokens:
+            ((token, logprob),) = self.model.ranked(prompt + text, 1)
+            piece = "" if token == EOS else token
+            tokens.append(Token(piece, ((piece, logprob),)))
+            text += piece
+            if token == EOS:
+                break
+        return Completion(text, tuple(tokens), "stop" if token == EOS else "length", Usage(requests=1))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["exp"] == "nudging"])
+def test_recorded_cases_without_a_server(name):
+    case, system = CASES[name], DATA_SETS["gsm8k"].system_prompt
+    base, nudging = (InProcess(case[f"{role}_model"], case["seed"]) for role in ("base", "nudging"))
+    options = ("top_prob_thres", "completion_token_num", "completion_token_num_nudging", "max_token_total")
+    settings = NudgingSettings(**{option: case[option] for option in options})
+    for record in case["records"][:6]:
+        prompts = [apply_instruct_template(m.name, system, "Question: " + record["question"]) for m in (base, nudging)]
+        result = nudge(base, nudging, *prompts, settings)
+        assert (result.answer, result.stop_reason) == (record["raw_answer"], record["stop_reason"])
+        assert (result.nudging_words, result.pieces) == (record["all_nudging_words"], record["all_completions"])

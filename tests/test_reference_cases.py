@@ -3,6 +3,8 @@
 import pytest
 from conftest import CASES, final_records, run_api, write_rows
 
+pytestmark = pytest.mark.slow  # runs the command line, many times
+
 END_FORMS = {
     "printed_empty": ("--eos_token_text", ""),
     "printed_by_name": ("--eos_token_text", "</s>"),

@@ -24,6 +24,8 @@ from conftest import (
     write_rows,
 )
 
+pytestmark = pytest.mark.slow  # runs the command line, many times
+
 TEXT_FIELDS = ("index", "question", "raw_answer", "all_nudging_words", "all_completions", "stop_reason", "scores")
 
 
