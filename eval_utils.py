@@ -18,7 +18,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from datasets_loader import DATA_SETS, DataSet
-from judge import judge_for, judge_records
+from http_client import OptionError
+from judge import check_judge_options, is_scored, judge_for, judge_records
 from language_models import Usage
 from results import ResultFiles, ResultsError, read_records, readable_text
 
@@ -37,6 +38,13 @@ def rule_score(answer: str, gold: str) -> dict:
     """Score by rule: correct (1) when the answer's last number is the gold text's last number; no number is wrong (0)."""
     number = last_number(answer)
     return {"correct": int(number is not None and number == last_number(gold))}
+
+
+def score_by_rule(records: list[dict]) -> None:
+    """Score all answers by rule, in place; failed samples have none to score."""
+    for record in records:
+        if "error" not in record:
+            record["scores"] = rule_score(record["raw_answer"], str(record.get("gold_answer", "")))
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -99,6 +107,8 @@ class Summary:
             interval = f["mean_score_interval_95"]
             shown = f" (95 %: {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
             rows.append(["mean score, 1 to 5", f"{f['mean_score']:.2f}{shown}"])
+        if f.get("judges"):
+            rows.append(["judged by", ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items())])
         if f.get("unreadable_judgements"):
             rows.append(["judgements that stayed unreadable", f["unreadable_judgements"]])
         if "mean_ratio_nudging" in f:
@@ -116,30 +126,43 @@ class Summary:
         if f["seconds_per_answer"] is not None:
             rows.append(["seconds per answer", f"{f['seconds_per_answer']:.2f}"])
         if f.get("seconds") is not None:
-            rows.append(["seconds of this run", f"{f['seconds']:.1f}"])
+            rows.append(["seconds in all", f"{f['seconds']:.1f}"])
         return tabulate(rows, tablefmt="simple", disable_numparse=True)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.published_lines(), "", self.table(), *self.warnings()])
 
     def warnings(self) -> list[str]:
         """What a reader of the figures has to know."""
+        found = []
+        if len(self.fields.get("judges", {})) > 1:
+            found.append("warning: the scores are of several judges; name one by --judge_model to have all by the same")
         rate = self.fields.get("mean_ratio_nudging", 0)
         if rate <= HIGHEST_USUAL_INTERVENTION:
-            return []
+            return found
         return [
+            *found,
             f"warning: the nudging model wrote {100 * rate:.0f} % of the words (about 10 % in the paper): "
-            "is the threshold too high, or the base model's prompt unusual for it?"
+            "is the threshold too high, or the base model's prompt unusual for it?",
         ]
 
 
-def summarise(records: list[dict], scoring: str | tuple[str, ...], seconds: float | None = None) -> Summary:
+def summarise(
+    records: list[dict],
+    scoring: str | tuple[str, ...],
+    seconds: float | None = None,
+    judge_model: str | None = None,
+) -> Summary:
     """The figures of a run.
 
     Args:
         records: the records of all samples, the failed ones included.
         scoring: the data set's.
-        seconds: wall time of the run that has just ended, if one has.
+        seconds: wall time of the run, over all its sessions, where it is known.
+        judge_model: count the scores of this judge alone; None for any scores that fit the data set.
     """
     answered = [record for record in records if "error" not in record]
-    scored = [record for record in answered if record.get("scores")]
+    scored = [record for record in answered if is_scored(record, scoring, judge_model)]
     fields: dict = {
         "samples": len(records),
         "answered": len(answered),
@@ -157,9 +180,11 @@ def summarise(records: list[dict], scoring: str | tuple[str, ...], seconds: floa
         fields["aspects"] = {a: statistics.mean(record["scores"][a]["score"] for record in scored) for a in scoring}
         fields["mean_score"] = statistics.mean(means)
         fields["mean_score_interval_95"] = mean_interval(means) if len(means) > 1 else None
+    if judges := Counter(record["scores"].get("judge") for record in scored if "judge" in record["scores"]):
+        fields["judges"] = dict(judges)
     if unreadable := sum(bool(record["scores"].get("unreadable")) for record in scored):
         fields["unreadable_judgements"] = unreadable
-    nudged = [nudged_words(record) for record in answered if "all_nudging_words" in record]
+    nudged = [nudged_words(r) for r in answered if "all_nudging_words" in r and "all_completions" in r]
     if nudged:
         fields["mean_num_nudging"] = statistics.mean(n for n, _ in nudged)
         fields["mean_ratio_nudging"] = statistics.mean(n / words for n, words in nudged)
@@ -173,13 +198,13 @@ def summarise(records: list[dict], scoring: str | tuple[str, ...], seconds: floa
 
 
 def _usage_per_answer(answered: list[dict]) -> dict[str, dict[str, float]]:
+    """Means over the records that say what they used (the published program's do not)."""
+    known = [record["usage"] for record in answered if record.get("usage")]
     totals: dict[str, Usage] = {}
-    for record in answered:
-        for role, usage in record.get("usage", {}).items():
-            totals.setdefault(role, Usage()).add(Usage(**usage))
-    return {
-        role: {name: number / len(answered) for name, number in vars(total).items()} for role, total in totals.items()
-    }
+    for usage in known:
+        for role, use in usage.items():
+            totals.setdefault(role, Usage()).add(Usage(**use))
+    return {role: {name: number / len(known) for name, number in vars(total).items()} for role, total in totals.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,22 +226,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--request_timeout", type=float, default=600.0)
     parser.add_argument("--max_retries", type=int, default=8)
     options = vars(parser.parse_args(argv))
-    if options["num_threads"] < 1 or options["request_timeout"] <= 0 or options["max_retries"] < 0:
-        print(
-            "eval_utils.py: error: --num_threads, --request_timeout and --max_retries must be positive", file=sys.stderr
-        )
-        return 2
     path, name = options.pop("result"), options.pop("dataset_name")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
-    if name is None:
-        print(
-            f"eval_utils.py: error: of which data set are the answers in {path}? Say so by --dataset_name",
-            file=sys.stderr,
-        )
-        return 2
     try:
+        if name is None:
+            raise ResultsError(f"of which data set are the answers in {path}? Say so by --dataset_name")
+        check_judge_options(**options)
         return _score_file(path, DATA_SETS[name], options)
-    except ResultsError as error:
+    except (ResultsError, OptionError) as error:
         print(f"eval_utils.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -232,17 +251,22 @@ def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
         raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
     judge, why_not = judge_for(data_set, **options)
     failure = ""
-    if data_set.scoring == "rule":
-        for record in records:
-            if "error" not in record:
-                record["scores"] = rule_score(record["raw_answer"], record["gold_answer"])
-    elif judge is not None:
-        files.open_log()
-        failure = judge_records(records, data_set, judge, options["num_threads"], files.append)
-    files.write_final(records, readable_text(records))
-    summary = summarise(records, data_set.scoring)
-    files.write_summary(summary.fields)
-    print("\n".join([*summary.published_lines(), "", summary.table(), *summary.warnings()]))
+    with files.locked():
+        if data_set.scoring == "rule":
+            score_by_rule(records)
+        elif judge is not None:
+            files.open_log()
+            failure = judge_records(records, data_set, judge, options["num_threads"], files.append)
+        sessions = files.read_run().get("sessions", [])
+        seconds = sum(session.get("seconds", 0) for session in sessions) if sessions else None
+        summary = summarise(records, data_set.scoring, seconds, judge.model if judge else None)
+        print(summary)
+        # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
+        files.write_final(records, readable_text(records) if files.has_layout else None)
+        if files.has_layout:
+            files.write_summary(summary.fields)
+    if why_not and not summary.fields["unscored"]:
+        why_not = ""
     for message in (why_not, failure and f"{summary.fields['unscored']} answers could not be scored: {failure}"):
         if message:
             print(f"eval_utils.py: {message}", file=sys.stderr)

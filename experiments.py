@@ -113,6 +113,8 @@ def answer_one(
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except ModelError as error:
         record["error"] = str(error)
+    except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
+        record["error"] = f"{type(error).__name__}: {error}"
     record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}
     record["seconds"] = round(time.monotonic() - started, 3)
     return record

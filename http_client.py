@@ -1,6 +1,7 @@
 """The one HTTP client of this program: an OpenAI client with a connection pool of the right size, retries, and plain errors."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,57 @@ from language_models import ContextLengthError, ModelError, Usage
 from token_texts import UnreadableReply
 
 CONNECT_SECONDS = 10.0
+LONGEST_TIMEOUT = 86_400
+NEUTRAL_API_KEY = "EMPTY"  # what servers without keys are given
 LONGEST_MESSAGE = 300
 # OpenAI, vLLM, SGLang, llama.cpp, Together AI and Fireworks AI each say it in their own way.
 _CONTEXT_LENGTH = re.compile(
     r"context.?(length|size|window)|maximum model length|max_model_len|prompt is too long|max_new_tokens.{0,20}must be <=",
     re.I,
 )
+
+
+class OptionError(ValueError):
+    """A command-line option that cannot work; the message says which and what to do."""
+
+
+def check_url(url: str, option: str) -> None:
+    """Raise OptionError unless a base URL is one."""
+    if not re.match(r"https?://[^/\s]+", url):
+        raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {url!r}")
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    return re.sub(r"//[^/@]*@", "//***@", url)
+
+
+def check_requests(num_threads: int, request_timeout: float, max_retries: int) -> None:
+    """Raise OptionError unless the numbers of --num_threads, --request_timeout (seconds) and --max_retries can work."""
+    if num_threads < 1:
+        raise OptionError(f"--num_threads must be at least 1; it is {num_threads}")
+    if not 0 < request_timeout <= LONGEST_TIMEOUT:
+        raise OptionError(
+            f"--request_timeout must be above 0 and at most {LONGEST_TIMEOUT} seconds; it is {request_timeout}"
+        )
+    if max_retries < 0:
+        raise OptionError(f"--max_retries must be 0 or more; it is {max_retries}")
+
+
+def api_key(variable: str, option: str) -> str:
+    """The API key that an environment variable holds.
+
+    Raises:
+        OptionError: it holds none, or one that no HTTP header can carry. The message shows no key.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise OptionError(f"{option} takes the name of an environment variable that holds the key, not the key itself")
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise OptionError(f"{option}: the environment variable {variable} is not set")
+    if not key.isascii() or not key.isprintable():
+        raise OptionError(f"{option}: the key in {variable} has characters that no key can have; was it copied whole?")
+    return key
 
 
 def make_client(host: str | None, api_key: str, *, max_connections: int, request_timeout: float, max_retries: int):
@@ -42,14 +88,16 @@ def make_client(host: str | None, api_key: str, *, max_connections: int, request
     )
 
 
-def request(call: Callable[[], Any], read: Callable[[dict], Any], *, where: str, max_retries: int, usage: Usage) -> Any:
+def request(
+    call: Callable[[], Any], read: Callable[[dict], Any], *, where: str, client: openai.OpenAI, usage: Usage
+) -> Any:
     """Send a request and read its reply; a reply that cannot be read is asked for again like a failed one.
 
     Args:
         call: sends the request through an OpenAI client's `with_raw_response`.
         read: turns the reply's JSON object into what the caller wants; raises UnreadableReply if it cannot.
         where: the model and its host, for messages.
-        max_retries: how often an unreadable reply is asked for again.
+        client: the client that `call` uses; its key is kept out of messages, its retries count for unreadable replies too.
         usage: requests, retries and tokens are counted here.
 
     Raises:
@@ -62,15 +110,21 @@ def request(call: Callable[[], Any], read: Callable[[dict], Any], *, where: str,
         usage.requests += 1
         usage.retries += raw.retries_taken
         try:
-            body = json.loads(raw.content)
+            body = _read_json(raw.content)
         except ValueError:
             raise UnreadableReply(f"it is no JSON: {_shorten(raw.text)!r}") from None
         if not isinstance(body, dict):
             raise UnreadableReply(f"it is no JSON object: {_shorten(raw.text)!r}")
-        tokens = body.get("usage") or {}
-        usage.prompt_tokens += tokens.get("prompt_tokens") or 0
-        usage.completion_tokens += tokens.get("completion_tokens") or 0
+        tokens = body.get("usage")
+        for name in ("prompt_tokens", "completion_tokens"):
+            count = tokens.get(name) if isinstance(tokens, dict) else None
+            setattr(usage, name, getattr(usage, name) + (count if isinstance(count, int) else 0))
         return read(body)
+
+    def without_key(message: str) -> str:
+        return message if client.api_key == NEUTRAL_API_KEY else message.replace(client.api_key, "***")
+
+    max_retries = client.max_retries
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(UnreadableReply),
@@ -82,20 +136,30 @@ def request(call: Callable[[], Any], read: Callable[[dict], Any], *, where: str,
     try:
         return retrying(once)
     except UnreadableReply as error:
-        raise ModelError(f"{where}: the server's reply cannot be read: {error}") from None
+        raise ModelError(without_key(f"{where}: the server's reply cannot be read: {error}")) from None
     except openai.APIStatusError as error:
         if error.status_code in (408, 409, 429) or error.status_code >= 500:
             usage.retries += max_retries
         message = server_message(error)
         if error.status_code in (400, 413, 422) and is_context_length(error, message):
-            raise ContextLengthError(f"{where}: {message}") from None
+            raise ContextLengthError(without_key(f"{where}: {message}")) from None
         if error.status_code == 401:
             message += " (is the right key in the environment variable that --..._api_key_env names?)"
-        raise ModelError(f"{where}: status {error.status_code}: {message}", error.status_code) from None
+        raise ModelError(without_key(f"{where}: status {error.status_code}: {message}"), error.status_code) from None
     except openai.APIConnectionError as error:
         usage.retries += max_retries
         kind = "no answer in time" if isinstance(error, openai.APITimeoutError) else "cannot be reached"
-        raise ModelError(f"{where}: {kind} ({_shorten(str(error.__cause__ or error))})") from None
+        reason = _shorten(str(error.__cause__ or error))
+        raise ModelError(without_key(f"{where}: {kind} ({reason})")) from None
+
+
+def _read_json(content: bytes):
+    """The JSON value of a reply; halves of characters, which some servers escape, become replacement characters."""
+    body = json.loads(content)
+    if b"\\ud" not in content.lower():
+        return body
+    text = json.dumps(body, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def is_context_length(error: openai.APIStatusError, message: str) -> bool:

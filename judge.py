@@ -6,6 +6,7 @@ Lin et al., "The Unlocking Spell on Base LLMs", ICLR 2024 (arXiv 2312.01552). Th
 
 import json
 import os
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,11 +14,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from tqdm import tqdm
 
 from datasets_loader import DataSet
-from http_client import make_client, request
+from http_client import (
+    NEUTRAL_API_KEY,
+    OptionError,
+    api_key,
+    check_requests,
+    check_url,
+    make_client,
+    request,
+    without_password,
+)
 from language_models import ModelError, Usage
 from token_texts import UnreadableReply
 
 UNREADABLE_TRIES = 3
+DEFAULT_KEY_ENV = "OPENAI_API_KEY"
+_FENCE = re.compile(r"^\s*```(?:json)?|```\s*$")  # judges without a JSON mode like to put it into a code block
 
 _JUDGE_INSTRUCTIONS = """\
 You grade answers to questions. You are given a question, the answer of a model, and the gold answer.
@@ -54,10 +66,10 @@ def read_judgement(text: str, scoring: str | tuple[str, ...]) -> dict:
         UnreadableReply: it is not the JSON object that was asked for.
     """
     try:
-        reply = json.loads(text)
+        reply = json.loads(_FENCE.sub("", text))
         if scoring == "judge":
             correct = reply["correct"]
-            if correct not in (0, 1):
+            if correct not in (0, 1, "0", "1"):
                 raise ValueError("correct is neither 0 nor 1")
             return {"correct": int(correct), "reason": str(reply.get("reason", ""))}
         numbers = {aspect: float(reply[aspect]["score"]) for aspect in scoring}
@@ -83,8 +95,7 @@ class Judge:
         self, model: str, host: str | None, api_key: str, *, num_threads: int, request_timeout: float, max_retries: int
     ):
         self.model = model
-        self.max_retries = max_retries
-        self.where = f"judge {model} at {host or 'OpenAI'}"
+        self.where = f"judge {model} at {without_password(host) if host else 'OpenAI'}"
         self.client = make_client(
             host, api_key, max_connections=num_threads, request_timeout=request_timeout, max_retries=max_retries
         )
@@ -117,12 +128,36 @@ class Judge:
                 raise UnreadableReply("it has no choices[0].message.content") from None
 
         for _ in range(UNREADABLE_TRIES):
-            text = request(call, content, where=self.where, max_retries=self.max_retries, usage=Usage())
+            text = request(call, content, where=self.where, client=self.client, usage=Usage())
             try:
                 return read_judgement(text, scoring) | {"judge": self.model}
             except UnreadableReply:
                 continue
         return unreadable_score(scoring) | {"judge": self.model}
+
+
+def check_judge_options(
+    *,
+    judge: str = "auto",
+    judge_model: str | None = None,
+    judge_host: str | None = None,
+    judge_api_key_env: str = DEFAULT_KEY_ENV,
+    num_threads: int = 20,
+    request_timeout: float = 600.0,
+    max_retries: int = 8,
+) -> None:
+    """Check the options that run_api.py and eval_utils.py share.
+
+    Raises:
+        OptionError: one of them cannot work.
+    """
+    if judge not in ("auto", "none"):
+        raise OptionError(f"--judge has no choice {judge!r}; choose one of: auto, none")
+    if judge_host:
+        check_url(judge_host, "--judge_host")
+    if os.environ.get(judge_api_key_env, "").strip():  # without a key there is no judge, which is no error
+        api_key(judge_api_key_env, "--judge_api_key_env")
+    check_requests(num_threads, request_timeout, max_retries)
 
 
 def judge_for(
@@ -131,7 +166,7 @@ def judge_for(
     judge: str = "auto",
     judge_model: str | None = None,
     judge_host: str | None = None,
-    judge_api_key_env: str = "OPENAI_API_KEY",
+    judge_api_key_env: str = DEFAULT_KEY_ENV,
     num_threads: int = 20,
     request_timeout: float = 600.0,
     max_retries: int = 8,
@@ -141,17 +176,22 @@ def judge_for(
         return None, ""
     if judge == "none":
         return None, "--judge none: the answers stay unscored"
-    key = os.environ.get(judge_api_key_env)
-    if not key and not judge_host:
+    key = os.environ.get(judge_api_key_env, "").strip()
+    # A judge of one's own needs no key, unless a variable is named for it.
+    if not key and not (judge_host and judge_api_key_env == DEFAULT_KEY_ENV):
         return None, f"no judge: the environment variable {judge_api_key_env} holds no API key"
     options = {"num_threads": num_threads, "request_timeout": request_timeout, "max_retries": max_retries}
-    return Judge(judge_model or data_set.judge_model, judge_host, key or "EMPTY", **options), ""
+    return Judge(judge_model or data_set.judge_model, judge_host, key or NEUTRAL_API_KEY, **options), ""
 
 
-def is_scored(record: dict, judge: Judge | None) -> bool:
-    """Whether a record has its scores: by this judge, where one is given."""
+def is_scored(record: dict, scoring: str | tuple[str, ...], judge_model: str | None = None) -> bool:
+    """Whether a record has the scores that its data set's scoring gives: by this judge, where one is named."""
     scores = record.get("scores")
-    return isinstance(scores, dict) and bool(scores) and (judge is None or scores.get("judge") == judge.model)
+    if not isinstance(scores, dict) or (judge_model and scores.get("judge") != judge_model):
+        return False
+    if isinstance(scoring, str):
+        return scores.get("correct") in (0, 1)
+    return "mean" in scores and all(isinstance(scores.get(a), dict) and "score" in scores[a] for a in scoring)
 
 
 def judge_records(
@@ -166,24 +206,23 @@ def judge_records(
     Returns:
         The last error, "" if all were scored.
     """
-    todo = [record for record in records if "error" not in record and not is_scored(record, judge)]
+    todo = [
+        record for record in records if "error" not in record and not is_scored(record, data_set.scoring, judge.model)
+    ]
     failure = ""
     if not todo:
         return failure
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            futures = {pool.submit(judge.score, record, data_set.scoring): record for record in todo}
-            for future in tqdm(
-                as_completed(futures), total=len(futures), desc=f"judging by {judge.model}", unit="answer"
-            ):
-                record = futures[future]
-                try:
-                    record["scores"] = future.result()
-                except ModelError as error:
-                    failure = str(error)
-                    continue
-                save({"index": record["index"], "scores": record["scores"]})
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        futures = {pool.submit(judge.score, record, data_set.scoring): record for record in todo}
+        for future in tqdm(as_completed(futures), total=len(futures), desc=f"judging by {judge.model}", unit="answer"):
+            record = futures[future]
+            try:
+                record["scores"] = future.result()
+            except ModelError as error:
+                failure = str(error)
+                continue
+            save({"index": record["index"], "scores": record["scores"]})
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return failure

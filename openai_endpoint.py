@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import openai
 
-from http_client import make_client, request
+from http_client import make_client, request, without_password
 from language_models import Completion, ContextLengthError, ModelError, Usage
 from token_texts import END_NAMES, TokenReader, UnreadableReply, printed_pieces
 
@@ -53,8 +53,7 @@ class OpenAIEndpoint:
         self.name = name
         self.host = host.rstrip("/")
         self.usage = Usage()
-        self.max_retries = max_retries
-        self.where = f"{name} at {self.host}"
+        self.where = f"{name} at {without_password(self.host)}"
         self.client = make_client(
             self.host,
             api_key,
@@ -90,7 +89,7 @@ class OpenAIEndpoint:
             return Completion(text, tokens, finish_reason, usage)
 
         try:
-            return request(call, read, where=self.where, max_retries=self.max_retries, usage=usage)
+            return request(call, read, where=self.where, client=self.client, usage=usage)
         finally:
             with self._lock:
                 self.usage.add(usage)
@@ -104,7 +103,7 @@ class OpenAIEndpoint:
         Raises:
             ModelError: the server does not answer, does not serve the model, or lacks log-probabilities.
         """
-        report = ServerReport(self.host, self.name, self._served_models(), logprobs)
+        report = ServerReport(without_password(self.host), self.name, self._served_models(), logprobs)
         try:
             self._probe_sampling(report)
             if logprobs is not None:
@@ -113,7 +112,7 @@ class OpenAIEndpoint:
             raise ModelError(f"{error}; its context window is too short for a prompt of a few words") from None
         if report.served_models and self.name not in report.served_models:
             report.warnings.append(
-                f"{self.host} answers to the name {self.name!r} but lists only {', '.join(report.served_models)}: "
+                f"{report.host} answers to the name {self.name!r} but lists only {', '.join(report.served_models)}: "
                 "is it the model that you mean?"
             )
         self.usage = Usage()
@@ -121,10 +120,12 @@ class OpenAIEndpoint:
 
     def _served_models(self) -> list[str]:
         try:
-            return [model.id for model in self.client.models.list()]
+            return [model.id for model in self.client.with_options(max_retries=1).models.list()]
         except openai.APIConnectionError as error:
+            reason = error.__cause__ or error
             raise ModelError(
-                f"{self.where}: no server answers there ({error.__cause__ or error}); is it running, and does the host end in /v1?"
+                f"{self.where}: no server answers there ({reason}); is it running, and does the host begin with the right "
+                "one of http:// and https:// and end in /v1?"
             ) from None
         except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
             return []
@@ -166,9 +167,7 @@ class OpenAIEndpoint:
             )
 
         try:
-            text, finish_reason, shown = request(
-                call, read, where=self.where, max_retries=self.max_retries, usage=Usage()
-            )
+            text, finish_reason, shown = request(call, read, where=self.where, client=self.client, usage=Usage())
         except ModelError as error:
             if "logprobs" in str(error) and error.status in (400, 422):
                 raise ModelError(

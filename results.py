@@ -4,16 +4,21 @@ While a run goes on, `all_info/{name}.jsonl` is a log: a line is a record, or wh
 second try); lines of one `index` are merged, the later over the earlier. At the end it is rewritten with one line per record.
 """
 
+import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import filelock
+
+_PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers")
 
 
@@ -62,7 +67,7 @@ def read_records(path: Path) -> list[dict]:
     for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline was torn off by a kill
         try:
             entry = json.loads(line)
-            index = entry["index"]
+            index = int(entry["index"])
         except (ValueError, KeyError, TypeError):
             raise ResultsError(
                 f"{path}, line {number}: not a record; mend or delete the line, or start afresh with --rerun"
@@ -75,7 +80,9 @@ def read_records(path: Path) -> list[dict]:
 
 
 def _is_record(record) -> bool:
-    return isinstance(record, dict) and "question" in record and ("raw_answer" in record or "error" in record)
+    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
+        return False
+    return "error" in record or isinstance(record.get("raw_answer"), str)
 
 
 class ResultFiles:
@@ -87,6 +94,8 @@ class ResultFiles:
         self.jsonl, self.json, self.run, self.summary = (
             records_folder / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".run.json", ".summary.json")
         )
+        self.has_layout = records_folder.name == "all_info"
+        self._lock_file = records_folder / f".{name}.lock"
         self._log = None
 
     @classmethod
@@ -116,23 +125,57 @@ class ResultFiles:
             raise ResultsError(f"{self.run} cannot be read ({error}); start afresh with --rerun") from None
 
     def set_aside(self) -> list[Path]:
-        """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now."""
+        """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now.
+
+        Raises:
+            ResultsError: they cannot be moved.
+        """
         moved = []
-        for path in (self.txt, self.jsonl, self.json, self.run, self.summary):
-            if path.exists():
-                folder = path.parent / f"replaced-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-                folder.mkdir(exist_ok=True)
-                moved.append(path.rename(folder / path.name))
+        stamp = f"replaced-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        try:
+            for path in (self.txt, self.jsonl, self.json, self.run, self.summary):
+                if path.exists():
+                    (path.parent / stamp).mkdir(exist_ok=True)
+                    moved.append(path.rename(path.parent / stamp / path.name))
+        except OSError as error:
+            raise ResultsError(
+                f"the old results cannot be moved aside ({error}); choose another --output_dir"
+            ) from None
         return moved
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs from these files while the context lasts; the lock goes with the process, however that ends.
+
+        Raises:
+            ResultsError: another run is writing them, or the folder cannot be made.
+        """
+        lock = filelock.FileLock(self._lock_file, timeout=0, thread_local=False)
+        try:
+            self.jsonl.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
+        except filelock.Timeout:
+            holder = self._lock_file.read_text() or "another process"
+            raise ResultsError(
+                f"{self.jsonl} is being written by another run ({holder}); wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise ResultsError(
+                f"results cannot be written to {self.jsonl.parent} ({error}); choose another --output_dir"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def open_log(self) -> None:
-        """Make the folders and open the log for appending; a line that a kill has torn is cut off.
+        """Open the log for appending; a line that a kill has torn is cut off.
 
         Raises:
             ResultsError: the folder cannot be written to.
         """
         try:
-            self.jsonl.parent.mkdir(parents=True, exist_ok=True)
             if not self.jsonl.exists() and self.json.exists():
                 write_atomically(self.jsonl, _lines(read_records(self.json)))
             self._log = open(self.jsonl, "a+b")
@@ -180,7 +223,8 @@ class ResultFiles:
         """
         self.close_log()
         try:
-            write_atomically(self.jsonl, _lines(records))
+            if self.has_layout or self.jsonl.exists():
+                write_atomically(self.jsonl, _lines(records))
             write_atomically(self.json, json.dumps(records, indent=2))
             if readable is not None:
                 write_atomically(self.txt, readable)
@@ -198,7 +242,7 @@ class ResultFiles:
     @staticmethod
     def _write_json(path: Path, content: dict) -> None:
         try:
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
+            write_atomically(path, _PASSWORD.sub(r"\1***@", json.dumps(content, indent=2)) + "\n")
         except OSError as error:
             raise ResultsError(f"{path} cannot be written ({error})") from None
 

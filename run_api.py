@@ -8,30 +8,30 @@ Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decod
 
 import contextlib
 import os
+import queue
 import shlex
 import signal
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from tqdm import tqdm
 
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
-from embedded_server import EmbeddedServerError, serve, threads_per_model
-from eval_utils import summarise
-from experiments import PromptWriter, answer_one, describe, note, prompt_writers, sample_prompts
-from judge import is_scored, judge_for, judge_records
+from embedded_server import EmbeddedServerError
+from eval_utils import score_by_rule, summarise
+from experiments import PromptWriter, answer_one, describe, note, prompt_writers
+from http_client import OptionError
+from judge import Judge, is_scored, judge_for, judge_records
 from language_models import ModelError
+from model_hosts import connect
 from openai_endpoint import OpenAIEndpoint, ServerReport
 from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
-from settings import NEUTRAL_API_KEY, RunSettings, SettingsError, parse_settings
-from utils import count_tokens
+from settings import RunSettings, parse_settings
 
 INTERRUPTED = 130
-# Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
-TOKENS_PER_CL100K_TOKEN = 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,14 +39,16 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns the exit code: 0, 1 (samples failed or were not scored), 2 (cannot start), 130 (interrupted).
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     settings = parse_settings(argv)
     try:
         return run(settings)
-    except (SettingsError, DataError, ModelError, EmbeddedServerError, ResultsError) as error:
+    except (OptionError, DataError, ModelError, EmbeddedServerError, ResultsError) as error:
         print(f"run_api.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        note("interrupted; what is finished is saved, the same command continues")
+        note(f"interrupted; what is finished is saved, {the_same_command(settings)} continues")
         return INTERRUPTED
 
 
@@ -54,7 +56,7 @@ def run(settings: RunSettings) -> int:
     """Run one experiment; returns the exit code.
 
     Raises:
-        SettingsError, DataError, ModelError, EmbeddedServerError, ResultsError: it cannot start, or not go on.
+        OptionError, DataError, ModelError, EmbeddedServerError, ResultsError: it cannot start, or not go on.
     """
     data_set = DATA_SETS[settings.dataset_name]
     prompts = prompt_writers(settings)
@@ -64,72 +66,110 @@ def run(settings: RunSettings) -> int:
     if settings.dry_run:
         print(describe(settings, data_set, examples, prompts))
         return 0
+    if not all(example.gold for example in examples):
+        note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
     files = ResultFiles(settings.result_folder, settings.result_name)
-    story, records = continue_or_start(settings, files, examples)
-    judge, why_no_judge = judge_for(
-        data_set,
-        judge=settings.judge,
-        judge_model=settings.judge_model,
-        judge_host=settings.judge_host,
-        judge_api_key_env=settings.judge_api_key_env,
-        num_threads=settings.num_threads,
-        request_timeout=settings.request_timeout,
-        max_retries=settings.max_retries,
-    )
-    if why_no_judge:
-        note(
-            f"{why_no_judge}; the answers are generated and saved, and scored later by: {scoring_command(settings, files)}"
-        )
+    with files.locked(), contextlib.ExitStack() as servers:
+        story, records = earlier_answers(settings, files, examples)
+        todo = [i for i in range(len(examples)) if i not in records]
+        judge, why_no_judge = judge_for(data_set, **settings.judge_options)
+        if why_no_judge and not (todo or is_complete(records, data_set)):
+            note(f"{why_no_judge}; score the answers by: {scoring_command(settings, files)}")
+        elif why_no_judge and todo:
+            note(
+                f"{why_no_judge}; the answers are generated and saved, and scored later by: "
+                f"{scoring_command(settings, files)}"
+            )
+        if todo and records:
+            note(f"{len(records)} of {len(examples)} answers are there already, {len(todo)} to go")
+        endpoints = connect(settings, data_set, examples, prompts, servers) if todo else {}
+        if settings.rerun:
+            for path in files.set_aside():
+                note(f"moved aside: {path}")
+        files.open_log()
+        return answer_and_score(settings, files, examples, prompts, records, endpoints, story, judge, why_no_judge)
+
+
+def answer_and_score(
+    settings: RunSettings,
+    files: ResultFiles,
+    examples: list[Example],
+    writers: dict[str, PromptWriter],
+    records: dict[int, dict],
+    endpoints: dict[str, tuple[OpenAIEndpoint, ServerReport]],
+    story: dict,
+    judge: Judge | None,
+    why_no_judge: str,
+) -> int:
+    """Answer what is to do, score, write and summarise; returns the exit code.
+
+    Raises:
+        ResultsError: the results cannot be written.
+    """
+    data_set = DATA_SETS[settings.dataset_name]
     todo = [i for i in range(len(examples)) if i not in records]
-    started = time.monotonic()
-    session = {"start": now(), "versions": versions(), "git_commit": git_commit(), "command": sys.argv, "servers": {}}
+    models = {role: endpoint for role, (endpoint, _) in endpoints.items()}
+    session = {
+        "start": now(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "command": sys.argv,
+        "servers": {role: asdict(report) for role, (_, report) in endpoints.items()},
+    }
     if todo:
         story["sessions"].append(session)
-    interrupted, failure, endpoints = False, "", {}
-    servers = contextlib.ExitStack()
+        files.write_run(story)
+    started, interrupted, failure = time.monotonic(), False, ""
     try:
         if todo:
-            if records:
-                note(f"{len(records)} of {len(examples)} answers are there already, {len(todo)} to go")
-            endpoints = connect(settings, examples, prompts, servers)
-            session["servers"] = {role: asdict(report) for role, (_, report) in endpoints.items()}
-            files.write_run(story)
-            models = {role: endpoint for role, (endpoint, _) in endpoints.items()}
-            interrupted = answer_all(settings, data_set, examples, todo, prompts, models, records, files)
-        elif not is_complete(records, data_set, judge):
-            note("all answers are there already; scoring")
+            interrupted = answer_all(settings, data_set, examples, todo, writers, models, records, files)
         ordered = [records[i] for i in sorted(records)]
-        if judge is not None and not interrupted:
+        if data_set.scoring == "rule":
+            score_by_rule(ordered)
+        elif judge is not None and not interrupted:
             failure = judge_records(ordered, data_set, judge, settings.num_threads, files.append)
     finally:
-        servers.close()
-        session |= {"end": now(), "usage": {role: asdict(e.usage) for role, (e, _) in endpoints.items()}}
+        session |= {"end": now(), "seconds": round(time.monotonic() - started, 3)}
+        session["usage"] = {role: asdict(model.usage) for role, model in models.items()}
         with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
-            if endpoints:
+            if todo:
                 files.write_run(story)
     if interrupted:
         files.close_log()
-        note(f"interrupted: {len(ordered)} of {len(examples)} answers are saved; the same command continues")
+        note(
+            f"interrupted: {len(ordered)} of {len(examples)} answers are saved; {the_same_command(settings)} continues"
+        )
         return INTERRUPTED
     files.write_final(ordered, readable_text(ordered))
     files.write_run(story)
-    summary = summarise(ordered, data_set.scoring, time.monotonic() - started)
+    seconds = sum(past.get("seconds", 0) for past in story["sessions"])
+    summary = summarise(ordered, data_set.scoring, seconds=seconds, judge_model=judge.model if judge else None)
     files.write_summary(summary.fields)
-    print("\n".join([*summary.published_lines(), "", summary.table(), *summary.warnings()]))
+    print(summary)
     print(f"\nresults: {files.txt} and {files.json}")
     if failed := summary.fields["failed"]:
         error = next(record["error"] for record in ordered if "error" in record)
-        note(f"{failed} of {len(ordered)} samples failed and are tried again by the same command; the first: {error}")
+        note(
+            f"{failed} of {len(ordered)} samples failed; {the_same_command(settings)} tries them again; the first: {error}"
+        )
     if failure:
-        note(f"{summary.fields['unscored']} answers could not be scored ({failure}); the same command tries again")
-    elif why_no_judge:
+        note(
+            f"{summary.fields['unscored']} answers could not be scored ({failure}); "
+            f"{the_same_command(settings)} tries again"
+        )
+    elif why_no_judge and summary.fields["unscored"]:
         note(f"not scored yet; to score: {scoring_command(settings, files)}")
     return 1 if failed or failure else 0
 
 
-def is_complete(records: dict[int, dict], data_set: DataSet, judge) -> bool:
-    """Whether every answer has its scores."""
-    return data_set.scoring == "rule" or judge is None or all(is_scored(record, judge) for record in records.values())
+def the_same_command(settings: RunSettings) -> str:
+    """How to say which command goes on from here."""
+    return "the same command without --rerun" if settings.rerun else "the same command"
+
+
+def is_complete(records: dict[int, dict], data_set: DataSet) -> bool:
+    """Whether every answer has scores."""
+    return data_set.scoring == "rule" or all(is_scored(record, data_set.scoring) for record in records.values())
 
 
 def answer_all(
@@ -151,37 +191,46 @@ def answer_all(
         stop.set()
         note("interrupted: no new samples; waiting for those in flight (once more: leave at once)")
 
-    def job(index: int) -> dict | None:
-        return None if stop.is_set() else answer_one(settings, data_set, index, examples[index], writers, models)
+    # Workers hand their records over through a queue: one thread writes the log.
+    finished: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+
+    def job(index: int) -> None:
+        finished.put(None if stop.is_set() else answer_one(settings, data_set, index, examples[index], writers, models))
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, on_interrupt) if in_main_thread else None
-    started, done, correct, failed = time.monotonic(), 0, 0, 0
+    started, done, correct, failed, outstanding = time.monotonic(), 0, 0, 0, len(todo)
     pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="sample")
     try:
-        pending: set[Future] = {pool.submit(job, index) for index in todo}
+        for index in todo:
+            pool.submit(job, index)
         # A log file of a batch job gets a line now and then; a terminal is kept up to date.
         live = sys.stderr.isatty()
         label = f"{settings.exp} {settings.dataset_name}"
         with tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30) as bar:
-            while pending:
-                # With a time limit, so that a signal is handled while waiting.
-                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                records_now = [record for future in finished if (record := future.result()) is not None]
-                for record in records_now:
-                    files.append(record)
-                    records[record["index"]] = record
-                    failed += "error" in record
-                    correct += (record.get("scores") or {}).get("correct", 0)
-                done += len(records_now)
+            while outstanding:
+                try:
+                    record = finished.get(timeout=0.5)  # with a time limit, so that signals are handled while waiting
+                except queue.Empty:
+                    if live:
+                        bar.refresh()
+                    continue
+                outstanding -= 1
+                if record is None:
+                    continue
+                files.append(record)
+                records[record["index"]] = record
+                done += 1
+                failed += "error" in record
+                correct += (record.get("scores") or {}).get("correct", 0)
                 shown = (
                     {"correct": f"{correct}/{done - failed}"} if data_set.scoring == "rule" and done > failed else {}
                 )
                 if failed:
                     shown["failed"] = failed
                 requests = sum(model.usage.requests for model in models.values())
-                bar.set_postfix(shown | {"requests/s": f"{requests / (time.monotonic() - started):.1f}"}, refresh=live)
-                bar.update(len(records_now))
+                bar.set_postfix(shown | {"requests/s": f"{requests / (time.monotonic() - started):.1f}"}, refresh=False)
+                bar.update()
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -190,87 +239,22 @@ def answer_all(
     return done < len(todo)
 
 
-def connect(
-    settings: RunSettings, examples: list[Example], writers: dict[str, PromptWriter], servers: contextlib.ExitStack
-) -> dict[str, tuple[OpenAIEndpoint, ServerReport]]:
-    """The run's models, each probed for what is needed of it; by role.
-
-    Models without a host are served by this process until `servers` is closed.
+def earlier_answers(settings: RunSettings, files: ResultFiles, examples: list[Example]) -> tuple[dict, dict[int, dict]]:
+    """The run's story and the finished records of earlier sessions by index; nothing of them with --rerun.
 
     Raises:
-        ModelError: a server does not answer or cannot do what is needed.
-        EmbeddedServerError: a GGUF model cannot be served.
+        ResultsError: the files are another run's, or cannot be read.
     """
-    hosts = embedded_hosts(settings, examples, writers, servers)
-    endpoints = {}
-    for role, model in settings.models.items():
-        endpoint = OpenAIEndpoint(
-            model.name,
-            model.host or hosts[model.name],
-            api_key=os.environ[model.api_key_env] if model.api_key_env else NEUTRAL_API_KEY,
-            max_connections=settings.num_threads,
-            request_timeout=settings.request_timeout,
-            max_retries=settings.max_retries,
-            end_names=settings.end_tokens,
-        )
-        try:
-            report = endpoint.probe(model.logprobs)
-        except ModelError as error:
-            raise ModelError(f"--{role}_host: {error}") from None
-        for warning in report.warnings:
-            note(f"warning: {warning}")
-        endpoints[role] = endpoint, report
-    return endpoints
-
-
-def embedded_hosts(
-    settings: RunSettings, examples: list[Example], writers: dict[str, PromptWriter], servers: contextlib.ExitStack
-) -> dict[str, str]:
-    """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
-    names = list(dict.fromkeys(model.name for model in settings.models.values() if not model.host))
-    if not names:
-        return {}
-    data_set = DATA_SETS[settings.dataset_name]
-    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, writers).values())
-    longest = max(map(count_tokens, prompts)) + settings.max_token_total
-    hosts = {}
-    for name in names:
-        started = time.monotonic()
-        hosts[name] = servers.enter_context(
-            serve(
-                name,
-                num_threads=settings.num_threads,
-                context_length=TOKENS_PER_CL100K_TOKEN * longest + settings.completion_token_num,
-                model_threads=threads_per_model(len(names)),
-            )
-        )
-        note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
-    return hosts
-
-
-def continue_or_start(
-    settings: RunSettings, files: ResultFiles, examples: list[Example]
-) -> tuple[dict, dict[int, dict]]:
-    """The run's story and the finished records of earlier runs by index, with the log open for more.
-
-    Raises:
-        ResultsError: the files are another run's, or cannot be read or written.
-    """
+    story = {"settings": settings.decisive, "all_settings": asdict(settings), "sessions": []}
     if settings.rerun:
-        for path in files.set_aside():
-            note(f"moved aside: {path}")
+        return story, {}
     records = {record["index"]: record for record in files.records() if "error" not in record}
-    story = files.read_run()
-    settings_now = settings.decisive
-    settings_then = story.get("settings", settings_now if records else {})
+    before = files.read_run()
+    then = before.get("settings", {})
     # Compared as JSON has them: a tuple comes back as a list.
-    differing = (
-        [name for name, value in settings_now.items() if _as_json(value) != settings_then.get(name)] if story else []
-    )
-    if records and differing:
-        changes = ", ".join(
-            f"--{name} was {settings_then.get(name)!r}, is {settings_now[name]!r}" for name in differing
-        )
+    differing = [name for name, value in settings.decisive.items() if _as_json(value) != then.get(name)]
+    if records and before and differing:
+        changes = ", ".join(f"--{name} was {then.get(name)!r}, is {settings.decisive[name]!r}" for name in differing)
         raise ResultsError(
             f"{files.jsonl} was started with other settings: {changes}. "
             "Use the same ones, another --exp_prefix or --output_dir, or start afresh with --rerun"
@@ -281,8 +265,10 @@ def continue_or_start(
                 f"{files.jsonl}: its sample {index} asks another question than the data set does now; "
                 "use the same data, another --output_dir, or start afresh with --rerun"
             )
-    files.open_log()
-    return {"settings": settings_now, "all_settings": asdict(settings), "sessions": story.get("sessions", [])}, records
+    if records and not before:
+        story["answers_of_unknown_settings"] = len(records)
+    kept = ("sessions", "answers_of_unknown_settings")
+    return story | {name: before[name] for name in kept if name in before}, records
 
 
 def _as_json(value):

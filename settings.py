@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import math
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -13,15 +12,16 @@ from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from datasets_loader import DATA_SETS
 from demo_models import DEMO_MODELS
 from embedded_server import is_gguf
+from http_client import OptionError, api_key, check_url
+from judge import check_judge_options
 from nudging import NudgingSettings
 from utils import INSTRUCT_TEMPLATES
 
 EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
 BASELINE_METHODS = ("ensemble", "proxy_tuning")
-NEUTRAL_API_KEY = "EMPTY"  # what servers without keys are given
 
 
-class SettingsError(ValueError):
+class SettingsError(OptionError):
     """Settings that cannot work; the message says which and what to do."""
 
 
@@ -93,15 +93,13 @@ class RunSettings:
         _check_choice("dataset_name", self.dataset_name, DATA_SETS)
         _check_choice("exp", self.exp, EXPERIMENTS)
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
-        _check_choice("judge", self.judge, ("auto", "none"))
+        check_judge_options(**self.judge_options)
         for option in ("base_template", "nudging_template"):
             if not getattr(self, option).startswith("tokenizer:"):
                 _check_choice(option, getattr(self, option), ("auto", *INSTRUCT_TEMPLATES, "tokenizer"))
-        for option in ("completion_token_num", "completion_token_num_nudging", "max_token_total", "num_threads"):
+        for option in ("completion_token_num", "completion_token_num_nudging", "max_token_total"):
             _check(getattr(self, option) >= 1, option, "must be at least 1", getattr(self, option))
         _check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
-        _check(self.max_retries >= 0, "max_retries", "must be 0 or more", self.max_retries)
-        _check(self.request_timeout > 0, "request_timeout", "must be more than 0 seconds", self.request_timeout)
         _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
         for option in ("base_temperature", "nudging_temperature"):
             _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
@@ -116,9 +114,8 @@ class RunSettings:
         _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
         for role in self.roles:
             self._check_model(role)
-            env = self._api_key_env(role)
-            if env and not os.environ.get(env):
-                raise SettingsError(f"--{_option_owner(role)}_api_key_env: the environment variable {env} is not set")
+            if env := self._api_key_env(role):
+                api_key(env, f"--{_option_owner(role)}_api_key_env")
 
     def _check_model(self, role: str) -> None:
         model, host = getattr(self, f"{role}_model"), getattr(self, f"{role}_host")
@@ -130,10 +127,8 @@ class RunSettings:
                 f"--exp {experiment} needs --{role}_host: a URL such as http://localhost:8000/v1 (only GGUF files and "
                 f"{' or '.join(DEMO_MODELS)} are served without a host; {model!r} is none)"
             )
-        if host and not re.match(r"https?://", host):
-            raise SettingsError(
-                f"--{role}_host must begin with http:// or https://, such as http://localhost:8000/v1; not {host!r}"
-            )
+        if host:
+            check_url(host, f"--{role}_host")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -170,6 +165,20 @@ class RunSettings:
     def nudging_settings(self) -> NudgingSettings:
         """The part of the settings that the nudging loop takes."""
         return NudgingSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(NudgingSettings)})
+
+    @property
+    def judge_options(self) -> dict:
+        """The options of the judge, as `judge_for` takes them."""
+        names = (
+            "judge",
+            "judge_model",
+            "judge_host",
+            "judge_api_key_env",
+            "num_threads",
+            "request_timeout",
+            "max_retries",
+        )
+        return {name: getattr(self, name) for name in names}
 
     @property
     def used_split(self) -> str:
@@ -330,6 +339,6 @@ def parse_settings(argv: list[str] | None = None) -> RunSettings:
     options = vars(parser.parse_args(argv))
     try:
         return RunSettings(**options | {"end_tokens": tuple(options["end_tokens"])})
-    except SettingsError as error:
+    except OptionError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

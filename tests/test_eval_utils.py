@@ -173,7 +173,7 @@ class TestSummarise:
         ]
         fields = summarise(records, "rule").fields
         assert fields["per_answer"] == {
-            "base": pytest.approx({"requests": 4 / 3, "prompt_tokens": 30, "completion_tokens": 40 / 3, "retries": 1})
+            "base": pytest.approx({"requests": 2, "prompt_tokens": 45, "completion_tokens": 20, "retries": 1.5})
         }
         assert fields["seconds_per_answer"] == 1.5
         assert fields["stop_reasons"] == {"stop": 2, "length": 1}

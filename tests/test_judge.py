@@ -227,7 +227,7 @@ class TestJudgeRecords:
         records = [record(i) for i in range(3)]
         failure, saved = self.score(records, judge_named())
         assert "status 401" in failure and len(saved) == 2
-        assert sum(is_scored(r, None) for r in records) == 2
+        assert sum(is_scored(r, "judge") for r in records) == 2
 
 
 class TestJudgeFor:

@@ -60,7 +60,8 @@ class TestWholeRun:
         folder = output / "gsm8k"
         suffixes = (".json", ".jsonl", ".run.json", ".summary.json")
         assert sorted(p.name for p in folder.iterdir()) == ["all_info", f"{name}.txt"]
-        assert sorted(p.name for p in (folder / "all_info").iterdir()) == [name + suffix for suffix in suffixes]
+        written = sorted(p.name for p in (folder / "all_info").iterdir() if not p.name.startswith("."))
+        assert written == [name + suffix for suffix in suffixes]
         assert [record["index"] for record in records] == list(range(6))
         lines = (folder / "all_info" / f"{name}.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == records
@@ -235,6 +236,48 @@ class TestContinuing:
         assert finished.returncode == 0 and server.stats() == before
         assert finished.stdout.splitlines()[:2] == undisturbed[0].stdout.splitlines()[:2]
 
+    @pytest.mark.parametrize("scores", [None, True, 1, [1], {"score": 1}, {"correct": True}])
+    def test_whatever_scores_are_there_the_rule_is_applied_again(self, scores, undisturbed, server, data_dir, tmp_path):
+        _, output, records = undisturbed
+        path = tmp_path / "out" / one(output, "*_samples.json").relative_to(output)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps([record | {"scores": scores} for record in records]))
+        finished = run_api(*nudging_options(server.host, data_dir, tmp_path / "out"))
+        assert finished.stdout.splitlines()[:2] == undisturbed[0].stdout.splitlines()[:2], finished.stderr
+
+    def test_a_second_run_on_the_same_files_is_refused(self, undisturbed, start_server, data_dir, tmp_path):
+        slow = start_server("--seed", "2", "--request_ms", "15")
+        options = nudging_options(slow.host, data_dir, tmp_path / "out")
+        running = subprocess.Popen(run_api_command(*options, "--num_threads", 1), stderr=subprocess.PIPE, text=True)
+        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
+            assert running.poll() is None
+            time.sleep(0.01)
+        message = plain_error(run_api(*options))
+        assert f"process {running.pid} on " in message
+        log = one(tmp_path / "out", "*.jsonl")
+        scoring = [sys.executable, str(REPOSITORY / "eval_utils.py"), str(log), "--dataset_name", "gsm8k"]
+        assert subprocess.run(scoring, capture_output=True, text=True).returncode == 2
+        running.communicate(timeout=60)
+        assert running.returncode == 0
+        assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
+        assert run_api(*options).returncode == 0  # the lock is gone with its holder
+
+    def test_an_interrupted_rerun_names_the_command_that_continues(self, start_server, data_dir, tmp_path):
+        slow = start_server("--seed", "2", "--request_ms", "15")
+        options = [*nudging_options(slow.host, data_dir, tmp_path / "out"), "--num_threads", 1, "--rerun"]
+        running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, text=True)
+        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=60)
+        assert "the same command without --rerun continues" in stderr
+
+    def test_a_rerun_that_cannot_start_moves_nothing(self, undisturbed):
+        _, output, records = undisturbed
+        nowhere = f"http://127.0.0.1:{free_port()}/v1"
+        plain_error(run_api(*nudging_options(nowhere, output.parent / "data", output), "--rerun"))
+        assert final_records(output) == records
+
     def test_a_damaged_log_is_named_by_line(self, undisturbed, server, data_dir, tmp_path):
         log = tmp_path / "out" / one(undisturbed[1], "*.jsonl").relative_to(undisturbed[1])
         log.parent.mkdir(parents=True)
@@ -293,6 +336,20 @@ class TestFaults:
         server = reply_server(lambda path, body: (200, {}, {"data": []} if path.endswith("models") else reply))
         message = plain_error(run_api(*nudging_options(server.host, data_dir, tmp_path / "out")))
         assert "returns no log-probabilities on /v1/completions" in message
+
+    def test_half_a_character(self, reply_server, server, tmp_path):
+        """In a question it fails that sample alone; in a server's text it becomes a replacement character."""
+        rows = [*gsm8k_rows(2), {"question": "Half \ud83d?", "answer": "1"}]
+        data = write_rows(tmp_path / "data", "gsm8k", rows)
+        finished = run_api(*nudging_options(server.host, data, tmp_path / "out"))
+        assert finished.returncode == 1 and "1 of 3 samples failed" in finished.stderr
+        assert "UnicodeEncodeError" in final_records(tmp_path / "out")[2]["error"]
+        reply = completion_reply(" a\ud83d", (" a", "\ud83d"), "stop")
+        half = reply_server(lambda path, body: (200, {}, {"data": []} if path.endswith("models") else reply))
+        options = ["--exp", "baseline", "--base_model", "lm", "--proxy_chat_model", "lm", "--base_host", half.host]
+        options += ["--proxy_chat_host", half.host, "--data_dir", write_rows(tmp_path / "d", "gsm8k", gsm8k_rows(1))]
+        assert run_api(*options, "--output_dir", tmp_path / "half").returncode == 0
+        assert final_records(tmp_path / "half")[0]["raw_answer"] == " a\ufffd"
 
     def test_no_room_in_the_context_window_is_a_result(self, start_server, data_dir, tmp_path):
         short = start_server("--seed", "2", "--max_model_len", "130")
@@ -376,6 +433,20 @@ class TestJudgedRuns:
         finished = run_api(*self.options(server, tmp_path), "--judge", "none")
         assert finished.returncode == 0 and "unscored" in finished.stdout
 
+    def test_scores_of_another_judge_do_not_count(self, server, tmp_path):
+        first = self.judge(['{"correct": 1}'] * 6)
+        assert run_api(*self.options(server, tmp_path), "--judge_host", first.host).returncode == 0
+        first.stop()
+        count = iter(range(100))
+        good = {"choices": [{"message": {"content": '{"correct": 0}'}}]}
+        second = ReplyServer(lambda path, body: (200, {}, good) if next(count) < 2 else (401, {}, {"error": "no"}))
+        finished = run_api(
+            *self.options(server, tmp_path), "--judge_host", second.host, "--judge_model", "b", "--num_threads", 1
+        )
+        second.stop()
+        assert finished.returncode == 1 and "4 answers could not be scored" in finished.stderr
+        assert "num_sample 2 correct 0 ratio_gpt 0.0000" in finished.stdout and "b (2)" in finished.stdout
+
     def test_a_judge_that_fails(self, server, tmp_path):
         judge = ReplyServer(lambda path, body: (401, {}, {"error": {"message": "bad key"}}))
         finished = run_api(*self.options(server, tmp_path), "--judge_host", judge.host)
@@ -397,3 +468,9 @@ def test_api_keys_come_from_the_named_variables(data_dir, tmp_path, reply_server
     assert finished.returncode == 0
     written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert "secret-5" not in written + finished.stdout + finished.stderr
+    # nor where a server repeats the key, nor a password in a URL
+    echoing = reply_server(lambda path, body: (401, {}, {"error": {"message": "wrong key secret-5"}}))
+    host = echoing.host.replace("http://", "http://bob:hunter2@")
+    finished = run_api(*options[:5], host, *options[6:], "--rerun", env={"MY_KEY": "secret-5\n"})
+    assert "wrong key ***" in plain_error(finished) and "secret-5" not in finished.stderr + finished.stdout
+    assert "hunter2" not in finished.stderr + finished.stdout

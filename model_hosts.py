@@ -1,0 +1,81 @@
+"""The models of a run: each behind its server, probed for what is needed of it; GGUF models are served first."""
+
+import contextlib
+import time
+
+from datasets_loader import DataSet, Example
+from embedded_server import serve, threads_per_model
+from experiments import PromptWriter, note, sample_prompts
+from http_client import NEUTRAL_API_KEY, api_key
+from language_models import ModelError
+from openai_endpoint import OpenAIEndpoint, ServerReport
+from settings import RunSettings
+from utils import count_tokens
+
+# Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
+TOKENS_PER_CL100K_TOKEN = 2
+
+
+def connect(
+    settings: RunSettings,
+    data_set: DataSet,
+    examples: list[Example],
+    writers: dict[str, PromptWriter],
+    servers: contextlib.ExitStack,
+) -> dict[str, tuple[OpenAIEndpoint, ServerReport]]:
+    """The run's models, each probed for what is needed of it; by role.
+
+    Models without a host are served by this process until `servers` is closed.
+
+    Raises:
+        ModelError: a server does not answer or cannot do what is needed.
+        EmbeddedServerError: a GGUF model cannot be served.
+    """
+    hosts = embedded_hosts(settings, data_set, examples, writers, servers)
+    endpoints = {}
+    for role, model in settings.models.items():
+        endpoint = OpenAIEndpoint(
+            model.name,
+            model.host or hosts[model.name],
+            api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
+            max_connections=settings.num_threads,
+            request_timeout=settings.request_timeout,
+            max_retries=settings.max_retries,
+            end_names=settings.end_tokens,
+        )
+        try:
+            report = endpoint.probe(model.logprobs)
+        except ModelError as error:
+            raise ModelError(f"--{role}_host: {error}") from None
+        for warning in report.warnings:
+            note(f"warning: {warning}")
+        endpoints[role] = endpoint, report
+    return endpoints
+
+
+def embedded_hosts(
+    settings: RunSettings,
+    data_set: DataSet,
+    examples: list[Example],
+    writers: dict[str, PromptWriter],
+    servers: contextlib.ExitStack,
+) -> dict[str, str]:
+    """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
+    names = list(dict.fromkeys(model.name for model in settings.models.values() if not model.host))
+    if not names:
+        return {}
+    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, writers).values())
+    longest = max(map(count_tokens, prompts)) + settings.max_token_total
+    hosts = {}
+    for name in names:
+        started = time.monotonic()
+        hosts[name] = servers.enter_context(
+            serve(
+                name,
+                num_threads=settings.num_threads,
+                context_length=TOKENS_PER_CL100K_TOKEN * longest + settings.completion_token_num,
+                model_threads=threads_per_model(len(names)),
+            )
+        )
+        note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
+    return hosts
