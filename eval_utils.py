@@ -54,7 +54,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     p, z2 = successes / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the bounds are exact; rounding would leave 1e-17 beside them.
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
