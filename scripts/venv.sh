@@ -18,7 +18,7 @@ install_requirements() {
         state=$(cat requirements*.txt | cksum)
         if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
             echo "installing $file into .venv ..."
-            .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" ||
+            .venv/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -r "$file" ||
                 fail "$file cannot be installed; is the package index reachable?"
             echo "$state" >"$stamp"
         fi
