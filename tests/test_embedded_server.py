@@ -94,8 +94,9 @@ class TestRealModels:
         assert finished.stderr.count("serving ") == 1
 
     def test_an_interrupt_stops_the_servers(self, tmp_path):
-        data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(40))
-        command = run_api_command("--exp", "base_only", *BASE, "--data_dir", data, "--output_dir", tmp_path / "out")
+        data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(400))
+        options = ("--exp", "base_only", *BASE, *SHORT, "--data_dir", data, "--output_dir", tmp_path / "out")
+        command = run_api_command(*options)
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         host = None
         while host is None and (line := running.stderr.readline()):

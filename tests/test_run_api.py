@@ -24,6 +24,8 @@ from conftest import (
     write_rows,
 )
 
+from results import ResultFiles
+
 pytestmark = pytest.mark.slow  # runs the command line, many times
 
 TEXT_FIELDS = ("index", "question", "raw_answer", "all_nudging_words", "all_completions", "stop_reason", "scores")
@@ -245,21 +247,16 @@ class TestContinuing:
         finished = run_api(*nudging_options(server.host, data_dir, tmp_path / "out"))
         assert finished.stdout.splitlines()[:2] == undisturbed[0].stdout.splitlines()[:2], finished.stderr
 
-    def test_a_second_run_on_the_same_files_is_refused(self, undisturbed, start_server, data_dir, tmp_path):
-        slow = start_server("--seed", "2", "--request_ms", "15")
-        options = nudging_options(slow.host, data_dir, tmp_path / "out")
-        running = subprocess.Popen(run_api_command(*options, "--num_threads", 1), stderr=subprocess.PIPE, text=True)
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
-            assert running.poll() is None
-            time.sleep(0.01)
-        message = plain_error(run_api(*options))
-        assert f"process {running.pid} on " in message
-        log = one(tmp_path / "out", "*.jsonl")
+    def test_a_second_run_on_the_same_files_is_refused(self, undisturbed, server):
+        _, output, records = undisturbed
+        options = nudging_options(server.host, output.parent / "data", output)
+        log = one(output, "*.jsonl")
         scoring = [sys.executable, str(REPOSITORY / "eval_utils.py"), str(log), "--dataset_name", "gsm8k"]
-        assert subprocess.run(scoring, capture_output=True, text=True).returncode == 2
-        running.communicate(timeout=60)
-        assert running.returncode == 0
-        assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
+        with ResultFiles.of(log).locked():
+            assert f"process {os.getpid()} on " in plain_error(run_api(*options))
+            assert f"process {os.getpid()} on " in plain_error(run_api(*options, "--rerun"))
+            assert subprocess.run(scoring, capture_output=True, text=True).returncode == 2
+        assert final_records(output) == records
         assert run_api(*options).returncode == 0  # the lock is gone with its holder
 
     def test_an_interrupted_rerun_names_the_command_that_continues(self, start_server, data_dir, tmp_path):
