@@ -10,9 +10,7 @@ import contextlib
 import os
 import queue
 import shlex
-import signal
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,27 +27,27 @@ from language_models import ModelError
 from model_hosts import connect
 from openai_endpoint import OpenAIEndpoint, ServerReport
 from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
-from settings import RunSettings, parse_settings
-
-INTERRUPTED = 130
+from settings import RunSettings, SettingsError, parse_settings
+from stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one experiment.
 
-    Returns the exit code: 0, 1 (samples failed or were not scored), 2 (cannot start), 130 (interrupted).
+    Returns the exit code: 0, 1 (samples failed or were not scored), 2 (cannot start), 130 (interrupted), 143 (SIGTERM).
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     settings = parse_settings(argv)
+    raise_on_sigterm()
     try:
         return run(settings)
     except (OptionError, DataError, ModelError, EmbeddedServerError, ResultsError) as error:
         print(f"run_api.py: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         note(f"interrupted; what is finished is saved, {the_same_command(settings)} continues")
-        return INTERRUPTED
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
 def run(settings: RunSettings) -> int:
@@ -63,6 +61,11 @@ def run(settings: RunSettings) -> int:
     examples = load_examples(
         settings.dataset_name, split=settings.split, num_samples=settings.num_samples, data_dir=settings.data_dir
     )
+    wanted = settings.shard_indices(len(examples))
+    if not wanted:
+        raise SettingsError(
+            f"--shard {settings.shard} has no samples, since there are {len(examples)} in all; use fewer shards"
+        )
     if settings.dry_run:
         print(describe(settings, data_set, examples, prompts))
         return 0
@@ -71,7 +74,7 @@ def run(settings: RunSettings) -> int:
     files = ResultFiles(settings.result_folder, settings.result_name)
     with files.locked(), contextlib.ExitStack() as servers:
         story, records = earlier_answers(settings, files, examples)
-        todo = [i for i in range(len(examples)) if i not in records]
+        todo = [i for i in wanted if i not in records]
         judge, why_no_judge = judge_for(data_set, **settings.judge_options)
         if why_no_judge and not (todo or is_complete(records, data_set)):
             note(f"{why_no_judge}; score the answers by: {scoring_command(settings, files)}")
@@ -81,19 +84,22 @@ def run(settings: RunSettings) -> int:
                 f"{scoring_command(settings, files)}"
             )
         if todo and records:
-            note(f"{len(records)} of {len(examples)} answers are there already, {len(todo)} to go")
+            note(f"{len(records)} of {len(wanted)} answers are there already, {len(todo)} to go")
         endpoints = connect(settings, data_set, examples, prompts, servers) if todo else {}
         if settings.rerun:
             for path in files.set_aside():
                 note(f"moved aside: {path}")
         files.open_log()
-        return answer_and_score(settings, files, examples, prompts, records, endpoints, story, judge, why_no_judge)
+        return answer_and_score(
+            settings, files, examples, todo, prompts, records, endpoints, story, judge, why_no_judge
+        )
 
 
 def answer_and_score(
     settings: RunSettings,
     files: ResultFiles,
     examples: list[Example],
+    todo: list[int],
     writers: dict[str, PromptWriter],
     records: dict[int, dict],
     endpoints: dict[str, tuple[OpenAIEndpoint, ServerReport]],
@@ -107,7 +113,6 @@ def answer_and_score(
         ResultsError: the results cannot be written.
     """
     data_set = DATA_SETS[settings.dataset_name]
-    todo = [i for i in range(len(examples)) if i not in records]
     models = {role: endpoint for role, (endpoint, _) in endpoints.items()}
     session = {
         "start": now(),
@@ -119,7 +124,7 @@ def answer_and_score(
     if todo:
         story["sessions"].append(session)
         files.write_run(story)
-    started, interrupted, failure = time.monotonic(), False, ""
+    started, interrupted, failure, total = time.monotonic(), 0, "", len(records) + len(todo)
     try:
         if todo:
             interrupted = answer_all(settings, data_set, examples, todo, writers, models, records, files)
@@ -136,10 +141,8 @@ def answer_and_score(
                 files.write_run(story)
     if interrupted:
         files.close_log()
-        note(
-            f"interrupted: {len(ordered)} of {len(examples)} answers are saved; {the_same_command(settings)} continues"
-        )
-        return INTERRUPTED
+        note(f"interrupted: {len(ordered)} of {total} answers are saved; {the_same_command(settings)} continues")
+        return interrupted
     files.write_final(ordered, readable_text(ordered))
     files.write_run(story)
     seconds = sum(past.get("seconds", 0) for past in story["sessions"])
@@ -181,62 +184,56 @@ def answer_all(
     models: dict[str, OpenAIEndpoint],
     records: dict[int, dict],
     files: ResultFiles,
-) -> bool:
-    """Answer the samples of `todo` over a thread pool, adding to `records` and the log; returns whether it was interrupted."""
-    stop = threading.Event()
+) -> int:
+    """Answer the samples of `todo` over a thread pool, adding to `records` and the log.
 
-    def on_interrupt(*_) -> None:
-        if stop.is_set():
-            os._exit(INTERRUPTED)  # the log is flushed record by record: nothing finished is lost
-        stop.set()
-        note("interrupted: no new samples; waiting for those in flight (once more: leave at once)")
-
+    Returns the exit code of the signal that stopped it, 0 if none did.
+    """
     # Workers hand their records over through a queue: one thread writes the log.
     finished: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
 
     def job(index: int) -> None:
-        finished.put(None if stop.is_set() else answer_one(settings, data_set, index, examples[index], writers, models))
+        finished.put(
+            None if stop.requested else answer_one(settings, data_set, index, examples[index], writers, models)
+        )
 
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGINT, on_interrupt) if in_main_thread else None
+    stop = StopSignals(note)
     started, done, correct, failed, outstanding = time.monotonic(), 0, 0, 0, len(todo)
     pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="sample")
-    try:
-        for index in todo:
-            pool.submit(job, index)
-        # A log file of a batch job gets a line now and then; a terminal is kept up to date.
-        live = sys.stderr.isatty()
-        label = f"{settings.exp} {settings.dataset_name}"
-        with tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30) as bar:
-            while outstanding:
-                try:
-                    record = finished.get(timeout=0.5)  # with a time limit, so that signals are handled while waiting
-                except queue.Empty:
-                    if live:
-                        bar.refresh()
-                    continue
-                outstanding -= 1
-                if record is None:
-                    continue
-                files.append(record)
-                records[record["index"]] = record
-                done += 1
-                failed += "error" in record
-                correct += (record.get("scores") or {}).get("correct", 0)
-                shown = (
-                    {"correct": f"{correct}/{done - failed}"} if data_set.scoring == "rule" and done > failed else {}
-                )
-                if failed:
-                    shown["failed"] = failed
-                requests = sum(model.usage.requests for model in models.values())
-                bar.set_postfix(shown | {"requests/s": f"{requests / (time.monotonic() - started):.1f}"}, refresh=False)
-                bar.update()
-    finally:
-        stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        if in_main_thread:
-            signal.signal(signal.SIGINT, previous)
-    return done < len(todo)
+    with stop:
+        try:
+            for index in todo:
+                pool.submit(job, index)
+            # A log file of a batch job gets a line now and then; a terminal is kept up to date.
+            live = sys.stderr.isatty()
+            label = f"{settings.exp} {settings.dataset_name}"
+            with tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30) as bar:
+                while outstanding and not stop.overdue:
+                    try:
+                        record = finished.get(timeout=0.5)  # with a time limit, so that signals are handled
+                    except queue.Empty:
+                        if live:
+                            bar.refresh()
+                        continue
+                    outstanding -= 1
+                    if record is None:
+                        continue
+                    files.append(record)
+                    records[record["index"]] = record
+                    done += 1
+                    failed += "error" in record
+                    correct += (record.get("scores") or {}).get("correct", 0)
+                    rated = data_set.scoring == "rule" and done > failed
+                    shown = {"correct": f"{correct}/{done - failed}"} if rated else {}
+                    if failed:
+                        shown["failed"] = failed
+                    requests = sum(model.usage.requests for model in models.values())
+                    rate = f"{requests / (time.monotonic() - started):.1f}"
+                    bar.set_postfix(shown | {"requests/s": rate}, refresh=False)
+                    bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return stop.exit_code if done < len(todo) else 0
 
 
 def earlier_answers(settings: RunSettings, files: ResultFiles, examples: list[Example]) -> tuple[dict, dict[int, dict]]:
@@ -245,22 +242,28 @@ def earlier_answers(settings: RunSettings, files: ResultFiles, examples: list[Ex
     Raises:
         ResultsError: the files are another run's, or cannot be read.
     """
-    story = {"settings": settings.decisive, "all_settings": asdict(settings), "sessions": []}
+    story = {
+        "settings": settings.decisive,
+        "all_settings": asdict(settings),
+        "samples": len(settings.shard_indices(len(examples))),
+        "samples_of_all_shards": len(examples),
+        "sessions": [],
+    }
     if settings.rerun:
         return story, {}
     records = {record["index"]: record for record in files.records() if "error" not in record}
     before = files.read_run()
     then = before.get("settings", {})
-    # Compared as JSON has them: a tuple comes back as a list.
-    differing = [name for name, value in settings.decisive.items() if _as_json(value) != then.get(name)]
+    differing = settings.differing(then)
     if records and before and differing:
         changes = ", ".join(f"--{name} was {then.get(name)!r}, is {settings.decisive[name]!r}" for name in differing)
         raise ResultsError(
             f"{files.jsonl} was started with other settings: {changes}. "
             "Use the same ones, another --exp_prefix or --output_dir, or start afresh with --rerun"
         )
+    wanted = settings.shard_indices(len(examples))
     for index, record in records.items():
-        if index >= len(examples) or record["question"] != examples[index].question:
+        if index not in wanted or record["question"] != examples[index].question:
             raise ResultsError(
                 f"{files.jsonl}: its sample {index} asks another question than the data set does now; "
                 "use the same data, another --output_dir, or start afresh with --rerun"
@@ -269,10 +272,6 @@ def earlier_answers(settings: RunSettings, files: ResultFiles, examples: list[Ex
         story["answers_of_unknown_settings"] = len(records)
     kept = ("sessions", "answers_of_unknown_settings")
     return story | {name: before[name] for name in kept if name in before}, records
-
-
-def _as_json(value):
-    return list(value) if isinstance(value, tuple) else value
 
 
 def scoring_command(settings: RunSettings, files: ResultFiles) -> str:

@@ -51,6 +51,7 @@ class RunSettings:
     dataset_name: str = "gsm8k"
     split: str | None = None
     num_samples: int | None = None
+    shard: str | None = None
     data_dir: str | None = None
     exp: str = "nudging_only"
     baseline_method: str = "ensemble"
@@ -100,6 +101,7 @@ class RunSettings:
         for option in ("completion_token_num", "completion_token_num_nudging", "max_token_total"):
             _check(getattr(self, option) >= 1, option, "must be at least 1", getattr(self, option))
         _check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
+        self.shard_of  # noqa: B018  raises what is wrong with it
         _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
         for option in ("base_temperature", "nudging_temperature"):
             _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
@@ -181,6 +183,31 @@ class RunSettings:
         return {name: getattr(self, name) for name in names}
 
     @property
+    def shard_of(self) -> tuple[int, int]:
+        """Which shard this run is, from 1, and of how many; (1, 1) without --shard.
+
+        Raises:
+            SettingsError: --shard does not say so.
+        """
+        if self.shard is None:
+            return 1, 1
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard, re.ASCII)
+        i, n = map(int, match.groups()) if match else (0, 0)
+        _check(1 <= i <= n, "shard", "is i/n with i from 1 to n, such as 2/4", self.shard)
+        return i, n
+
+    def shard_indices(self, samples: int) -> range:
+        """The indices of this run among all samples: every n-th, so that shards are of one size and of one difficulty."""
+        i, n = self.shard_of
+        return range(i - 1, samples, n)
+
+    def differing(self, then: dict) -> list[str]:
+        """The names of the decisive settings that differ from those of an earlier run, as its run.json has them."""
+        # Compared as JSON has them: a tuple comes back as a list.
+        now = {name: list(value) if isinstance(value, tuple) else value for name, value in self.decisive.items()}
+        return [name for name in now if now[name] != then.get(name)]
+
+    @property
     def used_split(self) -> str:
         """The split that is asked: the one given, or the data set's own."""
         return self.split or DATA_SETS[self.dataset_name].splits[0]
@@ -195,7 +222,9 @@ class RunSettings:
         prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
         models = "_".join(last(getattr(self, f"{role}_model")) for role in self.roles if role != "proxy_base")
         kind = {"nudging": f"top_prob_{self.top_prob_thres}_thres_nudging_", "baseline": f"{self.baseline_method}_"}
-        return f"{prefix}{kind.get(self.exp, '')}{models}_{self.num_samples}_samples"
+        i, n = self.shard_of
+        shard = f"_shard{i}of{n}" if self.shard else ""
+        return f"{prefix}{kind.get(self.exp, '')}{models}_{self.num_samples}_samples{shard}"
 
     @property
     def result_folder(self) -> Path:
@@ -215,6 +244,8 @@ class RunSettings:
             "nudging": ["base_top_p", "top_prob_thres", "completion_token_num", "completion_token_num_nudging"],
             "baseline": ["baseline_method", "nudging_template"],
         }[self.exp]
+        if self.shard:
+            names.append("shard")
         return {"split": self.used_split} | {name: getattr(self, name) for name in names}
 
 
@@ -282,6 +313,12 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("data")
     option("dataset_name", ", ".join(DATA_SETS), metavar="NAME")
     option("num_samples", "how many questions (default: all)", "--num_sample", type=int, metavar="N")
+    option(
+        "shard",
+        "answer the i-th of n parts of the samples alone (samples i, i+n, i+2n, ...), for array jobs; "
+        "scripts/merge_shards.py joins the parts",
+        metavar="i/n",
+    )
     option("split", "the data set's split (default: the one of the paper's experiments, mostly test)")
     option("data_dir", "read DIR/NAME/SPLIT.jsonl[.gz] in the hub's schema instead of the hub", metavar="DIR")
     group = parser.add_argument_group("models (names as served; hosts are base URLs such as http://localhost:8000/v1)")
