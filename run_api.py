@@ -270,7 +270,7 @@ def earlier_answers(settings: RunSettings, files: ResultFiles, examples: list[Ex
             )
     if records and not before:
         story["answers_of_unknown_settings"] = len(records)
-    kept = ("sessions", "answers_of_unknown_settings")
+    kept = ("sessions", "answers_of_unknown_settings", "merged_from", "merged_at")
     return story | {name: before[name] for name in kept if name in before}, records
 
 

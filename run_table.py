@@ -13,13 +13,15 @@ from datasets_loader import DATA_SETS
 from eval_utils import summarise
 from results import ResultFiles, ResultsError, read_records
 from settings import BASELINE_METHODS, EXPERIMENTS
+from shards import shard_of_name
 
 MODEL_ROLES = ("base", "nudging", "proxy_chat", "proxy_base")
 KINDS = (*EXPERIMENTS[:3], *BASELINE_METHODS)
 _SUFFIXES = (".run.json", ".summary.json", ".jsonl", ".json", ".txt")
 _SPLITS = sorted({split for data_set in DATA_SETS.values() for split in data_set.splits}, key=len, reverse=True)
 _NAME = re.compile(
-    rf"split_(?:{'|'.join(map(re.escape, _SPLITS))}|[^_]+)_(?P<rest>.+)_(?P<num_samples>\d+|None)_samples", re.S
+    rf"split_(?:{'|'.join(map(re.escape, _SPLITS))}|[^_]+)_(?P<rest>.+)_(?P<num_samples>\d+|None)_samples(?:_shard.+)?",
+    re.S,
 )
 _NUDGING = re.compile(r"(?:.*_)?top_prob_(?P<threshold>[0-9.e-]+)_thres_nudging_(?P<models>.+)", re.S)
 _BASELINE = re.compile(rf"(?:.*_)?(?P<method>{'|'.join(BASELINE_METHODS)})_(?P<models>.+)", re.S)
@@ -53,6 +55,12 @@ class Run:
         """The name of the result files, without folder and suffix."""
         return _without_suffix(self.path)
 
+    @property
+    def shard(self) -> str | None:
+        """Which part of a run it is, such as "2/4"; None for a whole run."""
+        told = shard_of_name(self.name)
+        return told and f"{told[1]}/{told[2]}"
+
 
 def visible(text: str) -> str:
     """A text in which control characters, lone surrogates and marks that reorder text stand as escapes such as \\x1b."""
@@ -68,7 +76,7 @@ def find_runs(paths: Iterable[Path], warn: Callable[[str], None]) -> list[Run]:
 
     Args:
         paths: files of runs (.json, .jsonl, .txt), or folders, searched for all_info folders all the way down; what
-            --rerun has set aside (folders replaced-*) is left out.
+            --rerun has set aside (folders replaced-*) and shards of runs that are merged are left out.
         warn: told in a line about each file that is left out.
 
     Raises:
@@ -108,12 +116,19 @@ def _result_files(paths: Iterable[Path]) -> Iterator[Path]:
                     and found.suffix in (".json", ".jsonl")
                     and not found.name.endswith(_SUFFIXES[:2])
                     and not any(part.startswith("replaced-") for part in below)
+                    and not _is_merged(found)
                 ):
                     yield found
         elif path.exists():
             yield path
         else:
             raise ResultsError(f"{path} does not exist")
+
+
+def _is_merged(path: Path) -> bool:
+    """Whether a file is a shard's whose whole run is there."""
+    told = shard_of_name(_without_suffix(path))
+    return told is not None and path.with_name(f"{told[0]}.json").exists()
 
 
 def _without_suffix(path: Path) -> str:
@@ -215,6 +230,7 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
             "models": " + ".join(run.models),
             "threshold": run.threshold,
             "finished": run.finished,
+            "shard": run.shard,
             "n": f["samples"],
             "failed": f["failed"],
             "unscored": f["unscored"],
@@ -233,6 +249,8 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
         # pandas takes no lone surrogates.
         rows.append({name: visible(value) if isinstance(value, str) else value for name, value in row.items()})
     table = pd.DataFrame(rows)
+    if not table["shard"].any():
+        del table["shard"]
     last = ["seconds_per_answer", "file"]
     return table[[column for column in table.columns if column not in last] + last]
 
@@ -253,7 +271,7 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Experiment": row["experiment"].replace("_", " ") if _known(row["experiment"]) else "unknown",
                 "Models": (row["models"] or "unknown").replace(" + ", "\n"),
                 "Threshold": _number(row["threshold"], "{:g}"),
-                "State": "" if row["finished"] else "unfinished",
+                "State": _state(row),
                 "Answers": str(row["n"] - row["failed"]) + (f"\n{unscored}" if unscored else ""),
                 "Failed": str(row["failed"]) if table["failed"].any() else "",
                 "Accuracy (95 % interval)": _share_with_interval(row),
@@ -273,6 +291,11 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
         )
     shown = pd.DataFrame(rows)
     return shown.loc[:, (shown != "").any()]
+
+
+def _state(row: pd.Series) -> str:
+    shard = row.get("shard")
+    return ", ".join([f"shard {shard}"] * _known(shard) + ["unfinished"] * (not row["finished"]))
 
 
 def _known(value) -> bool:
