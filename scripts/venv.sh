@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts, from the repository's root: install_requirements FILE... makes .venv and installs into it what is
 # missing there, once.
 

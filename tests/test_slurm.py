@@ -1,0 +1,154 @@
+"""Sweeps on a real Slurm: two nodes on this machine, one array task killed and another requeued in the middle of its samples."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
+
+pytestmark = pytest.mark.slow
+if slurm_cluster.missing() and not os.environ.get("CI"):
+    pytest.skip(f"no Slurm to test on: {slurm_cluster.missing()}", allow_module_level=True)
+
+TEXT_FIELDS = ("index", "question", "raw_answer", "all_nudging_words", "all_completions", "stop_reason", "scores")
+CONFIG = """\
+output_dir = "{folder}/out put"
+data_dir = "{folder}/data"
+shards = 2
+[options]
+num_threads = 1
+max_token_total = 128
+[[pairs]]
+name = "small"
+base_model = "base-lm"
+{base_host}
+nudging_model = "llama-2-chat"
+{nudging_host}
+thresholds = [0.4]
+[slurm]
+{serve}
+[slurm.sbatch]
+time = "10"
+requeue = true
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    cluster = slurm_cluster.SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+
+
+def texts(records: list[dict]) -> list[dict]:
+    return [{field: record[field] for field in TEXT_FIELDS} for record in records]
+
+
+def write_config(folder: Path, host: str | None, serve: str = "") -> Path:
+    hosts = {f"{role}_host": f'{role}_host = "{host}"' if host else "" for role in ("base", "nudging")}
+    (folder / "sweep.toml").write_text(CONFIG.format(folder=folder, serve=serve, **hosts))
+    return folder / "sweep.toml"
+
+
+def submit(slurm, config: Path, environment: dict | None = None) -> tuple[str, str]:
+    command = [sys.executable, REPOSITORY / "scripts/sweep.py", config, "--slurm"]
+    done = subprocess.run(command, env=slurm.environment | (environment or {}), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.replace(";", "").split()
+    return words[words.index("array") + 1], words[words.index("job", words.index("array") + 2) + 1]
+
+
+def undisturbed(server, folder: Path) -> list[dict]:
+    options = [
+        "--exp",
+        "nudging",
+        "--base_model",
+        "base-lm",
+        "--nudging_model",
+        "llama-2-chat",
+        "--max_token_total",
+        128,
+    ]
+    options += ["--base_host", server.host, "--nudging_host", server.host, "--top_prob_thres", 0.4]
+    done = run_api(*options, "--data_dir", folder / "data", "--output_dir", folder / "whole")
+    assert done.returncode == 0, done.stderr
+    return texts(final_records(folder / "whole"))
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def processes_of(log: Path) -> list[int]:
+    """The run_api.py processes that write to a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(log.parents[2]).encode() in words and any(word.endswith(b"run_api.py") for word in words):
+            found.append((int(process.name), words[words.index(b"--shard") + 1].decode()))
+    return found
+
+
+def test_a_sweep_whose_tasks_are_killed_and_requeued(slurm, server, start_server, tmp_path):
+    write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(16))
+    slow = start_server("--seed", "2", "--request_ms", "30")
+    array, table = submit(slurm, write_config(tmp_path, slow.host))
+    name = "split_test_top_prob_0.4_thres_nudging_base-lm_llama-2-chat_None_samples"
+    folder = tmp_path / "out put/gsm8k/all_info"
+    logs = [folder / f"{name}_shard{i}of2.jsonl" for i in (1, 2)]
+    until = time.monotonic() + 60
+    while min(map(lines, logs)) < 2:
+        assert time.monotonic() < until, slurm("squeue") + str(slurm.jobs())
+        time.sleep(0.05)
+    (killed,) = (pid for pid, shard in processes_of(logs[1]) if shard == "2/2")
+    os.kill(killed, signal.SIGKILL)
+    slurm("scontrol", "requeue", f"{array}_1")
+    while f"{array}_2 FAILED" not in (states := {f"{job[0]} {job[1]}" for job in slurm.jobs()}):
+        assert time.monotonic() < until, states
+        time.sleep(0.1)
+    slurm("scontrol", "requeue", f"{array}_2")
+    kept = [lines(log) for log in logs]
+    assert all(1 < n < 8 for n in kept), kept
+    slurm.wait_until_empty()
+    for i, n in enumerate(kept, 1):
+        told = one(tmp_path / "out put/slurm", f"{i}.log").read_text()
+        assert f"{n} of 8 answers are there already, {8 - n} to go" in told
+        assert "Restarts=1" in slurm("scontrol", "show", "job", f"{array}_{i}")
+    assert "told to stop by the scheduler" in one(tmp_path / "out put/slurm", "1.log").read_text()
+    told = one(tmp_path / "out put/slurm", "table.log").read_text()
+    assert "16 samples of 2 shards" in told, told
+    assert texts(json.loads((folder / f"{name}.json").read_text())) == undisturbed(server, tmp_path)
+    rows = (tmp_path / "out put/results.csv").read_text().splitlines()
+    assert len(rows) == 2 and ",True,16," in rows[1]
+
+
+def test_every_task_hosts_its_pair_and_stops_it(slurm, server, tmp_path):
+    """The servers are a stand-in that says where the scripted server is, and when it is told to stop."""
+    write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(2))
+    stand_in = tmp_path / "serve.sh"
+    stand_in.write_text(
+        f'#!/usr/bin/env bash\necho "$@" >"{tmp_path}/asked-$$"\nwhile [ "$1" != --ready_file ]; do shift; done\n'
+        f'printf "BASE_HOST=%s\\nNUDGING_HOST=%s\\n" {server.host} {server.host} >"$2"\n'
+        f'trap "touch {tmp_path}/stopped-$$; exit" TERM\nwhile :; do sleep 0.1; done\n'
+    )
+    stand_in.chmod(0o755)
+    config = write_config(tmp_path, None, 'serve = "--base_gpus 0"')
+    submit(slurm, config, {"SERVE_MODELS": str(stand_in)})
+    slurm.wait_until_empty()
+    told = one(tmp_path / "out put/slurm", "table.log").read_text()
+    assert "2 samples of 2 shards" in told, told + one(tmp_path / "out put/slurm", "1.log").read_text()
+    asked = [path.read_text().split() for path in tmp_path.glob("asked-*")]
+    assert len(asked) == len(list(tmp_path.glob("stopped-*"))) == 2
+    assert all(words[:2] == ["base-lm", "llama-2-chat"] and words[-2:] == ["--base_gpus", "0"] for words in asked)
+    assert texts(final_records(tmp_path / "out put")) == undisturbed(server, tmp_path)
