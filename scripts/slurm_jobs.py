@@ -8,11 +8,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.sweep_config import Sweep, Task
 
+ROOT = Path(__file__).resolve().parent.parent
 ARRAY = ROOT / "scripts/slurm/sweep_array.sbatch"
 
 
@@ -77,10 +77,11 @@ def _array_script(sweep: Sweep, folder: Path, n: int) -> str:
     ours = {
         "array": f"1-{n}" + (f"%{at_once}" if at_once else ""),
         "output": f'"{folder}/%a.log"',
-        "chdir": f'"{ROOT}"',
+        "chdir": f'"{Path.cwd()}"',
     }
     script = _directives(ARRAY.read_text(), ours | sweep.slurm.get("sbatch", {}))
-    exports = f"export SWEEP_FOLDER={shlex.quote(str(folder))} SWEEP_PYTHON={shlex.quote(sys.executable)}\n"
+    values = {"NUDGING_ROOT": ROOT, "SWEEP_FOLDER": folder, "SWEEP_PYTHON": sys.executable}
+    exports = "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in values.items())
     return script.replace("set -euo pipefail\n", f"set -euo pipefail\n{exports}", 1)
 
 

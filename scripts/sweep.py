@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.task is not None:
             return become(read_task(options.config, options.task))
-        sweep = read_sweep(options.config, options.only)
+        sweep = read_sweep(options.config, options.only, slurm=options.slurm)
         if options.dry_run:
             return list_tasks(sweep)
         if options.slurm:

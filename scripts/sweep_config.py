@@ -87,11 +87,12 @@ class Sweep:
     slurm: dict
 
 
-def read_sweep(path: Path, only: str | None = None) -> Sweep:
+def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> Sweep:
     """Read a config.
 
     Args:
         only: the name of a pair; the others are left out.
+        slurm: with `serve`, the hosts are those of the servers that an array task starts, whatever the config says.
 
     Raises:
         ConfigError: it cannot be read, or the runs that it makes cannot work.
@@ -112,7 +113,7 @@ def read_sweep(path: Path, only: str | None = None) -> Sweep:
         names.append(name)
         _check_keys(path, f"[[pairs]] {name}", pair, _PAIR_KEYS)
         if only in (None, name):
-            tasks += _tasks_of(path, config, name, pair)
+            tasks += _tasks_of(path, config, name, pair, slurm)
     if only is not None and only not in names:
         raise ConfigError(f"{path}: no pair is called {only!r}; there are: {', '.join(names)}")
     by_name: dict[tuple, Task] = {}
@@ -142,7 +143,7 @@ def _listed(path: Path, name: str, tables: tuple[dict, dict], default: list, kin
     return found
 
 
-def _tasks_of(path: Path, config: dict, name: str, pair: dict) -> list[Task]:
+def _tasks_of(path: Path, config: dict, name: str, pair: dict, slurm: bool) -> list[Task]:
     tables = pair, config
     data_sets = _listed(path, "data_sets", tables, ["gsm8k"], str)
     data_sets = list(DATA_SETS) if data_sets == ["all"] else data_sets
@@ -166,7 +167,7 @@ def _tasks_of(path: Path, config: dict, name: str, pair: dict) -> list[Task]:
     for data_set in data_sets:
         for experiment in experiments:
             options = ["--dataset_name", data_set, *EXPERIMENTS[experiment][0]]
-            options += _model_options(path, name, pair, serve is not None, experiment)
+            options += _model_options(path, name, pair, slurm and serve is not None, experiment)
             for threshold in thresholds if experiment == "nudging" else [None]:
                 chosen = [] if threshold is None else ["--top_prob_thres", str(float(threshold))]
                 for i in range(1, shards + 1):
@@ -183,7 +184,8 @@ def _model_options(path: Path, name: str, pair: dict, served: bool, experiment: 
             raise ConfigError(f"{path}: pair {name} has no {role}_model, which {experiment} needs")
         options += [f"--{theirs}_model", str(pair[f"{role}_model"])]
         # Servers that an array task starts itself say in the environment where they are.
-        if host := pair.get(f"{role}_host") or (f"${role.upper()}_HOST" if served else None):
+        host = f"${role.upper()}_HOST" if served else pair.get(f"{role}_host", f"${role.upper()}_HOST")
+        if host:
             options += [f"--{theirs}_host", str(host)]
         for key, names in (("template", _TEMPLATES), ("api_key_env", _KEYS)):
             if theirs in names and pair.get(f"{role}_{key}"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,12 +59,12 @@ def write_config(folder: Path, host: str | None, serve: str = "") -> Path:
     return folder / "sweep.toml"
 
 
-def submit(slurm, config: Path, environment: dict | None = None) -> tuple[str, str]:
+def submit(slurm, config: Path, environment: dict | None = None) -> str:
     command = [sys.executable, REPOSITORY / "scripts/sweep.py", config, "--slurm"]
     done = subprocess.run(command, env=slurm.environment | (environment or {}), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    words = done.stdout.replace(";", "").split()
-    return words[words.index("array") + 1], words[words.index("job", words.index("array") + 2) + 1]
+    words = done.stdout.replace(";", " ").split()
+    return words[words.index("array") + 1]
 
 
 def undisturbed(server, folder: Path) -> list[dict]:
@@ -103,7 +104,7 @@ def processes_of(log: Path) -> list[int]:
 def test_a_sweep_whose_tasks_are_killed_and_requeued(slurm, server, start_server, tmp_path):
     write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(16))
     slow = start_server("--seed", "2", "--request_ms", "30")
-    array, table = submit(slurm, write_config(tmp_path, slow.host))
+    array = submit(slurm, write_config(tmp_path, slow.host))
     name = "split_test_top_prob_0.4_thres_nudging_base-lm_llama-2-chat_None_samples"
     folder = tmp_path / "out put/gsm8k/all_info"
     logs = [folder / f"{name}_shard{i}of2.jsonl" for i in (1, 2)]
@@ -123,7 +124,8 @@ def test_a_sweep_whose_tasks_are_killed_and_requeued(slurm, server, start_server
     slurm.wait_until_empty()
     for i, n in enumerate(kept, 1):
         told = one(tmp_path / "out put/slurm", f"{i}.log").read_text()
-        assert f"{n} of 8 answers are there already, {8 - n} to go" in told
+        (went_on,) = re.findall(r"(\d) of 8 answers are there already", told)
+        assert n <= int(went_on) < 8  # a task that was told to stop may still finish what was in flight
         assert "Restarts=1" in slurm("scontrol", "show", "job", f"{array}_{i}")
     assert "told to stop by the scheduler" in one(tmp_path / "out put/slurm", "1.log").read_text()
     told = one(tmp_path / "out put/slurm", "table.log").read_text()

@@ -1,9 +1,9 @@
-# Sourced by the sbatch files beside it, from the repository's root: servers that are stopped at the end, and commands that are
+# Sourced by the sbatch files beside it, from the repository's root or with NUDGING_ROOT set: servers that are stopped at the end, and commands that are
 # told of the scheduler's SIGTERM, so that a job that is killed, preempted or out of time goes on where it was when it is requeued.
 # shellcheck shell=bash
 
 REQUEUE_SECONDS=300 # a SIGTERM so near to the time limit (see --signal) is the limit's
-child= servers= told_to_stop=
+child="" servers="" told_to_stop=""
 
 end_of_job=$(squeue -h -j "${SLURM_JOB_ID:-0}" -o %e 2>/dev/null | head -n 1) || end_of_job=
 end_of_job=$(date -d "$end_of_job" +%s 2>/dev/null) || end_of_job=
@@ -34,7 +34,7 @@ start_servers() { # start_servers BASE NUDGING [options of serve_models.sh]: set
     ready=$(mktemp)
     rm "$ready"
     # Free ports, since another job's servers may be on this node.
-    "${SERVE_MODELS:-scripts/serve_models.sh}" "$1" "$2" --base_port 0 --nudging_port 0 --ready_file "$ready" "${@:3}" &
+    "${SERVE_MODELS:-${NUDGING_ROOT:-.}/scripts/serve_models.sh}" "$1" "$2" --base_port 0 --nudging_port 0 --ready_file "$ready" "${@:3}" &
     servers=$!
     until [ -s "$ready" ]; do
         if ! kill -0 "$servers" 2>/dev/null || [ -n "$told_to_stop" ]; then
