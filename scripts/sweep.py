@@ -98,7 +98,10 @@ def run_all(sweep: Sweep) -> int:
     for task in failed:
         say(f"failed: {task.label}")
     if failed:
-        collect(sweep, every=False)
+        try:
+            collect(sweep, every=False)
+        except ResultsError as error:
+            say(f"no table: {error}")
     return 1 if failed else 0
 
 

@@ -20,6 +20,15 @@ if [ ${#selection[@]} = 0 ] && ! command -v chromedriver >/dev/null; then
         echo "no chromium and no root to install it: the report is tested without a browser"
     fi
 fi
+if [ ${#selection[@]} = 0 ] && ! command -v slurmctld >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing Slurm for the tests of sweeps on a cluster ..."
+        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm munge; } \
+            >/dev/null || echo "Slurm cannot be installed; sweeps are not tested on a cluster"
+    else
+        echo "no Slurm and no root to install it: sweeps are not tested on a cluster"
+    fi
+fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 exec .venv/bin/python -m pytest -n 2 --dist worksteal ${selection[@]+"${selection[@]}"} "$@"
