@@ -1,0 +1,198 @@
+"""Servers as process groups: started, waited for, watched, and stopped whatever happens to the command that started them."""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+POLL = 0.2  # seconds
+PROGRESS_EVERY = 15.0
+STOP_WITHIN = 15.0
+TAIL_LINES = 12
+PR_SET_PDEATHSIG = 1
+_ERROR_LINE = re.compile(r"\b(\w*(?:Error|Exception): .+)")
+_caught: list[int] = []
+
+
+class HostingError(RuntimeError):
+    """Models cannot be hosted; the message says why and what to do."""
+
+
+class Stopped(Exception):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.signal = number
+
+
+def note(message: str) -> None:
+    """Say something to the user."""
+    print(f"serve_models.sh: {message}", file=sys.stderr, flush=True)
+
+
+def catch_signals() -> None:
+    """Let Ctrl-C, TERM and a closed terminal end the waits below by Stopped instead of this process anywhere."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda caught, _: _caught.append(caught))
+
+
+def pause() -> None:
+    """A moment's wait.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    if not _caught:
+        time.sleep(POLL)
+    if _caught:
+        raise Stopped(_caught[0])
+
+
+def _end_with_parent() -> None:
+    # A server must not outlive a killed parent: it would keep its GPUs. Only Linux can promise that.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Process:
+    """A server that runs in a process group of its own and writes into a log."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path, health: str):
+        self.name, self.log, self.health = name, log, health
+        self.started, self.ready = time.monotonic(), False
+        with log.open("wb") as output:
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    env=os.environ | environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,
+                )
+            except OSError as error:
+                raise HostingError(f"{command[0]} cannot be run: {error.strerror}") from None
+
+    @property
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self.started
+
+    def answers(self) -> bool:
+        """Whether it says that it is well."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with contextlib.suppress(OSError), opener.open(self.health, timeout=5) as reply:
+            return reply.status == 200
+        return False
+
+    def is_alive(self) -> bool:
+        """Whether anything of its process group runs."""
+        self.process.poll()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, 0)
+            return True
+        return False
+
+    def send(self, number: int) -> None:
+        """Send a signal to its process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+    def log_lines(self) -> list[str]:
+        """The last lines of its log, fit for a terminal."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 100_000))
+            lines = file.read().decode(errors="replace").splitlines()
+        return [shown[:240] for line in lines if (shown := re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]+", "", line).strip())]
+
+    def death(self) -> str:
+        """What is to be said of its death: the status, the first error, and the last lines of its log."""
+        lines = self.log_lines()
+        errors = [found[1] for line in lines if (found := _ERROR_LINE.search(line))]
+        said = f"{self.name} ended with status {self.process.returncode}; the last lines of {self.log}:\n"
+        said += "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
+        return said + (f"\nthe first error in it: {errors[0]}" if errors else "")
+
+
+def wait_until_ready(processes: Sequence[Process], timeout: float) -> None:
+    """Wait until all answer.
+
+    Raises:
+        HostingError: one died, or did not answer in time.
+        Stopped: a signal came.
+    """
+    last_progress = time.monotonic()
+    while waiting := [process for process in processes if not process.ready]:
+        for process in waiting:
+            if process.process.poll() is not None:
+                raise HostingError(process.death())
+            if process.answers():
+                process.ready = True
+                note(f"{process.name} answers after {process.seconds:.0f} s")
+            elif process.seconds > timeout:
+                tail = "\n".join(f"    {line}" for line in process.log_lines()[-TAIL_LINES:])
+                raise HostingError(
+                    f"{process.name} does not answer after {timeout:.0f} s (--start_timeout); the last lines of "
+                    f"{process.log}:\n{tail}"
+                )
+        if time.monotonic() - last_progress > PROGRESS_EVERY:
+            last_progress = time.monotonic()
+            last_line = (waiting[0].log_lines() or ["nothing in its log yet"])[-1]
+            note(f"waiting for {', '.join(process.name for process in waiting)}: {last_line[:100]}")
+        pause()
+
+
+def wait_for_death(processes: Sequence[Process]) -> None:
+    """Wait as long as all live.
+
+    Raises:
+        HostingError: one died.
+        Stopped: a signal came.
+    """
+    while True:
+        for process in processes:
+            if process.process.poll() is not None:
+                raise HostingError(process.death())
+        pause()
+
+
+def stop(processes: Sequence[Process]) -> None:
+    """End the process groups: politely, then at once; a second signal shortens it."""
+    signals = len(_caught)
+    until = time.monotonic() + STOP_WITHIN
+    for process in processes:
+        process.send(signal.SIGTERM)
+    while any(process.is_alive() for process in processes) and time.monotonic() < until and len(_caught) == signals:
+        time.sleep(POLL)
+    for process in processes:
+        process.send(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.process.wait(5)
+
+
+def run_to_end(command: Sequence[str], cwd: Path | None = None) -> None:
+    """Run a step; its output is the user's.
+
+    Raises:
+        HostingError: it failed; it has said why.
+        Stopped: a signal came.
+    """
+    process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
+    try:
+        while process.poll() is None:
+            pause()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+    if process.returncode:
+        raise HostingError("this did not work: " + " ".join(map(str, command[-2:])) + "; the lines above say why")
