@@ -36,7 +36,7 @@ pytestmark = [
 ROWS = 3
 THRESHOLD = 0.4
 STORIES = "stories15m-llama-2"
-SHORT = ("--max_token_total", 32, "--num_threads", ROWS)
+SHORT = ("--max_token_total", 20, "--num_threads", ROWS)
 NOT_TEXT = (*END_NAMES, REPLACEMENT, "Ġ", "Ċ", "▁", "<0x", "<bos>", "<s>", "<|")
 
 
@@ -128,7 +128,10 @@ def hosts(tmp_path_factory):
         finally:
             process.kill()
     assert process.returncode == 128 + signal.SIGTERM, log.read_text()
-    assert not left_behind(f"SERVED_FOR={folder}")
+    until = time.monotonic() + 5
+    while (left := left_behind(f"SERVED_FOR={folder}")) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +199,7 @@ class TestExperiments:
                     assert top < THRESHOLD + 0.03 or repeats, (top, text, words)
                     checked += top < THRESHOLD + 0.03
                 text += piece
-        assert checked >= 3
+        assert checked >= 2
 
     def test_ensemble(self, hosts, data_dir, tmp_path):
         proxy = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
