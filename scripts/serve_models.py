@@ -1,7 +1,7 @@
 """Host a base model and a nudging model with vLLM until this command is stopped; scripts/serve_models.sh starts it.
 
     scripts/serve_models.sh meta-llama/Llama-2-70b-hf meta-llama/Llama-2-7b-chat-hf --base_gpus 0,1,2,3 --nudging_gpus 4
-    scripts/serve_models.sh demo-base demo-aligned          no GPU: vLLM's CPU build and the models that come in packages
+    scripts/serve_models.sh demo-base demo-aligned       no GPU: vLLM's CPU build, and the models that come in packages
 
 What follows `--` is given to every vLLM server. docs/hosting.md explains the options that matter.
 """
@@ -27,7 +27,7 @@ ROLES = ("base", "nudging", "proxy_base")
 PORTS = {"base": 8000, "nudging": 8001, "proxy_base": 8002}
 MAX_LOGPROBS = 100  # proxy tuning reads so many
 STORIES_CONTEXT = 256
-# `--generation-config vllm` is known since then; before, the option named a folder, or a model's defaults were not read at all.
+# `--generation-config vllm` is known since then; before, the option named a folder, or no defaults were read.
 GENERATION_CONFIG_SINCE = (0, 8)
 ASK_VERSION = """
 import importlib.metadata as metadata, importlib.util, sys

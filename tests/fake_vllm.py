@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""In the place of a Python that has vLLM: starts what `-m vllm.entrypoints.openai.api_server` is asked for as a server of nothing.
+"""In the place of a Python that has vLLM: `-m vllm.entrypoints.openai.api_server` starts a server of nothing.
 
-A model's name says what happens: `dies` ends with an error, `hangs` never answers, `short-lived` dies after a second, and
-`stubborn` ignores TERM and has a child process that does so too.
+A model's name says what happens: `dies` ends with an error, `hangs` never answers, `short-lived` dies after a second,
+and `stubborn` ignores TERM and has a child process that does so too.
 """
 
 import os

@@ -1,7 +1,7 @@
 """run_api.py against real vLLM servers with real weights, hosted by scripts/serve_models.sh on the CPU.
 
-A base model (gemma-3-270m) and an aligned one (SmolLM2-135M-Instruct) of different families, and stories15M with Llama-2's
-tokenizer as it is published, on which vLLM's logprobs.tokens lose their spaces.
+A base model (gemma-3-270m) and an aligned one (SmolLM2-135M-Instruct) of different families, and stories15M with
+Llama-2's tokenizer as it is published, on which vLLM's logprobs.tokens lose their spaces.
 """
 
 import json
@@ -63,7 +63,7 @@ class Hosts:
 
 
 def with_published_tokenizer(converted: Path, folder: Path) -> Path:
-    """Stories15M with a tokenizer.json such as Llama 2's: spaces are written by its normalizer, there is no pre-tokenizer."""
+    """Stories15M with a tokenizer.json such as Llama 2's: its normalizer writes the spaces, it has no pre-tokenizer."""
     folder.mkdir()
     for file in converted.iterdir():
         (folder / file.name).symlink_to(file)
