@@ -18,6 +18,7 @@ STOP_WITHIN = 15.0
 TAIL_LINES = 12
 PR_SET_PDEATHSIG = 1
 _ERROR_LINE = re.compile(r"\b(\w*(?:Error|Exception): .+)")
+_LOG_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?([A-Z]+ \S+ \S+ \[\S+\] )?")  # vLLM's: process, level, time, place
 _caught: list[int] = []
 
 
@@ -147,7 +148,8 @@ def wait_until_ready(processes: Sequence[Process], timeout: float) -> None:
         if time.monotonic() - last_progress > PROGRESS_EVERY:
             last_progress = time.monotonic()
             last_line = (waiting[0].log_lines() or ["nothing in its log yet"])[-1]
-            note(f"waiting for {', '.join(process.name for process in waiting)}: {last_line[:100]}")
+            last_line = _LOG_PREFIX.sub("", last_line)[:100]
+            note(f"waiting for {', '.join(process.name for process in waiting)}: {last_line}")
         pause()
 
 

@@ -235,7 +235,7 @@ class TestLlama2Tokenizer:
 
     def test_run_api(self, hosts, data_dir, tmp_path):
         records = answers(("--exp", "base_only", *hosts.stories_options), data_dir, tmp_path)
-        assert all(len(record["raw_answer"].split(" ")) > 10 for record in records)
+        assert all(record["raw_answer"].strip().count(" ") > 4 for record in records)
 
     def test_run_api_nudging(self, hosts, data_dir, tmp_path):
         options = ("--exp", "nudging", *hosts.stories_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
