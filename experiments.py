@@ -11,8 +11,9 @@ from baselines import average_ensemble, proxy_tuning
 from datasets_loader import DataSet, Example
 from demo_models import DEMO_MODELS
 from eval_utils import rule_score
-from language_models import ContextLengthError, LanguageModel, Metered, ModelError
+from language_models import ContextLengthError, Metered, ModelError
 from nudging import nudge
+from replicas import Replicas
 from settings import RunSettings, SettingsError
 from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
@@ -91,12 +92,12 @@ def answer_one(
     index: int,
     example: Example,
     writers: dict[str, PromptWriter],
-    models: dict[str, LanguageModel],
+    models: dict[str, Replicas],
 ) -> dict:
     """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer."""
     started = time.monotonic()
     prompts = sample_prompts(data_set, example, writers)
-    metered = {role: Metered(model) for role, model in models.items()}
+    metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
     record = {
         "index": index,
         "id": example.id,

@@ -2,18 +2,24 @@
 
 import json
 import os
+import random
 import re
+import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import httpx2
 import openai
-import tenacity
 
-from language_models import ContextLengthError, ModelError, Usage
+from language_models import ContextLengthError, ModelError, TransientError, Usage
 from token_texts import UnreadableReply
 
+T = TypeVar("T")
 CONNECT_SECONDS = 10.0
+HEALTH_SECONDS = 5.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
+LONGEST_RETRY_AFTER = 300.0
 LONGEST_TIMEOUT = 86_400
 NEUTRAL_API_KEY = "EMPTY"  # what servers without keys are given
 LONGEST_MESSAGE = 300
@@ -32,6 +38,20 @@ def check_url(url: str, option: str) -> None:
     """Raise OptionError unless a base URL is one."""
     if not re.match(r"https?://[^/\s]+", url):
         raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {url!r}")
+
+
+def split_hosts(hosts: str, option: str) -> list[str]:
+    """The base URLs of a comma-separated list.
+
+    Raises:
+        OptionError: one of them is no URL, or stands there twice.
+    """
+    urls = [url.strip().rstrip("/") for url in hosts.split(",")]
+    for url in urls:
+        check_url(url, option)
+        if urls.count(url) > 1:
+            raise OptionError(f"{option} names {without_password(url)} twice")
+    return urls
 
 
 def without_password(url: str) -> str:
@@ -67,11 +87,20 @@ def api_key(variable: str, option: str) -> str:
     return key
 
 
-def make_client(host: str | None, api_key: str, *, max_connections: int, request_timeout: float, max_retries: int):
-    """An OpenAI client that really allows `max_connections` requests at once.
+@dataclass(frozen=True)
+class Patience:
+    """How long a failed request is sent again.
 
-    Connection errors, timeouts, 408, 409, 429 and 5xx are tried again `max_retries` times, after 0.5 s doubling up to 8 s with
-    jitter, or after the server's Retry-After; other 4xx are not.
+    `retries`: how often, where the server answers with a failure or too late. `outage_seconds`: for how long at least, where it
+    cannot be reached at all, as while it is started again; with `retries` 0 not even then.
+    """
+
+    retries: int = 8
+    outage_seconds: float = 0.0
+
+
+def make_client(host: str | None, api_key: str, *, max_connections: int, request_timeout: float) -> openai.OpenAI:
+    """An OpenAI client that really allows `max_connections` requests at once, and sends each of them once (see `persist`).
 
     Args:
         host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
@@ -82,75 +111,127 @@ def make_client(host: str | None, api_key: str, *, max_connections: int, request
     return openai.OpenAI(
         base_url=host,
         api_key=api_key,
-        max_retries=max_retries,
+        max_retries=0,
         timeout=timeout,
         http_client=openai.DefaultHttpxClient(limits=limits, timeout=timeout),
     )
 
 
+def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
+    """Call a function again and again until it does not raise TransientError; its last error where patience ends.
+
+    Between tries pass 0.5 s doubling up to 8 s, with jitter, or the seconds that the server asks for. `usage` counts the retries.
+    """
+    failures = misses = 0
+    outage_began = None
+    while True:
+        try:
+            return attempt()
+        except TransientError as error:
+            if error.unreachable:
+                misses += 1
+                outage_began = outage_began or time.monotonic()
+                waiting = patience.retries > 0 and time.monotonic() - outage_began < patience.outage_seconds
+                if misses > patience.retries and not waiting:
+                    raise
+            else:
+                failures, misses, outage_began = failures + 1, 0, None
+                if failures > patience.retries:
+                    raise
+            usage.retries += 1
+            time.sleep(_seconds_to_wait(error, failures + misses))
+
+
+def _seconds_to_wait(error: TransientError, tries: int) -> float:
+    if error.retry_after is not None:
+        return error.retry_after
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * random.uniform(0.75, 1)
+
+
 def request(
-    call: Callable[[], Any], read: Callable[[dict], Any], *, where: str, client: openai.OpenAI, usage: Usage
-) -> Any:
-    """Send a request and read its reply; a reply that cannot be read is asked for again like a failed one.
+    call: Callable[[], Any],
+    read: Callable[[dict], T],
+    *,
+    where: str,
+    client: openai.OpenAI,
+    usage: Usage,
+) -> T:
+    """Send a request once and read its reply.
 
     Args:
         call: sends the request through an OpenAI client's `with_raw_response`.
         read: turns the reply's JSON object into what the caller wants; raises UnreadableReply if it cannot.
         where: the model and its host, for messages.
-        client: the client that `call` uses; its key is kept out of messages, its retries count for unreadable replies too.
-        usage: requests, retries and tokens are counted here.
+        client: the client that `call` uses; its key is kept out of messages.
+        usage: answered requests and tokens are counted here.
 
     Raises:
         ContextLengthError: the server says that the prompt does not fit.
-        ModelError: no readable reply after all retries.
+        TransientError: no answer, status 408, 409, 429 or 5xx, or a reply that cannot be read.
+        ModelError: any other refusal.
     """
 
-    def once():
-        raw = call()
-        usage.requests += 1
-        usage.retries += raw.retries_taken
-        try:
-            body = _read_json(raw.content)
-        except ValueError:
-            raise UnreadableReply(f"it is no JSON: {_shorten(raw.text)!r}") from None
-        if not isinstance(body, dict):
-            raise UnreadableReply(f"it is no JSON object: {_shorten(raw.text)!r}")
-        tokens = body.get("usage")
-        for name in ("prompt_tokens", "completion_tokens"):
-            count = tokens.get(name) if isinstance(tokens, dict) else None
-            setattr(usage, name, getattr(usage, name) + (count if isinstance(count, int) else 0))
-        return read(body)
-
-    def without_key(message: str) -> str:
+    def plain(message: str) -> str:
         return message if client.api_key == NEUTRAL_API_KEY else message.replace(client.api_key, "***")
 
-    max_retries = client.max_retries
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(UnreadableReply),
-        stop=tenacity.stop_after_attempt(max_retries + 1),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
-        before_sleep=lambda _: usage.add(Usage(retries=1)),
-        reraise=True,
-    )
     try:
-        return retrying(once)
+        raw = call()
+        usage.requests += 1
+        return read(_body(raw.content, usage))
     except UnreadableReply as error:
-        raise ModelError(without_key(f"{where}: the server's reply cannot be read: {error}")) from None
+        raise TransientError(plain(f"{where}: the server's reply cannot be read: {error}")) from None
     except openai.APIStatusError as error:
-        if error.status_code in (408, 409, 429) or error.status_code >= 500:
-            usage.retries += max_retries
-        message = server_message(error)
-        if error.status_code in (400, 413, 422) and is_context_length(error, message):
-            raise ContextLengthError(without_key(f"{where}: {message}")) from None
-        if error.status_code == 401:
+        status, message = error.status_code, server_message(error)
+        if status in (400, 413, 422) and is_context_length(error, message):
+            raise ContextLengthError(plain(f"{where}: {message}")) from None
+        if status == 401:
             message += " (is the right key in the environment variable that --..._api_key_env names?)"
-        raise ModelError(without_key(f"{where}: status {error.status_code}: {message}"), error.status_code) from None
+        message = plain(f"{where}: status {status}: {message}")
+        if status in (408, 409, 429) or status >= 500:
+            raise TransientError(message, status, retry_after=_retry_after(error.response)) from None
+        raise ModelError(message, status) from None
     except openai.APIConnectionError as error:
-        usage.retries += max_retries
-        kind = "no answer in time" if isinstance(error, openai.APITimeoutError) else "cannot be reached"
-        reason = _shorten(str(error.__cause__ or error))
-        raise ModelError(without_key(f"{where}: {kind} ({reason})")) from None
+        in_time = not isinstance(error, openai.APITimeoutError)
+        # A machine that is gone lets the connection itself time out.
+        unreachable = in_time or isinstance(error.__cause__, httpx2.ConnectTimeout)
+        reason = shorten(str(error.__cause__ or error))
+        message = plain(f"{where}: {'cannot be reached' if in_time else 'no answer in time'} ({reason})")
+        raise TransientError(message, unreachable=unreachable) from None
+
+
+def answers(client: openai.OpenAI) -> bool:
+    """Whether a client's server says anything at all, within seconds."""
+    try:
+        client.with_options(timeout=HEALTH_SECONDS).get("/models", cast_to=httpx2.Response)
+    except openai.APIStatusError as error:
+        return error.status_code < 500
+    except openai.APIConnectionError:
+        return False
+    return True
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """The seconds that a server's Retry-After asks for, at most some minutes; None without one (dates are not looked at)."""
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return min(seconds, LONGEST_RETRY_AFTER) if seconds > 0 else None
+
+
+def _body(content: bytes, usage: Usage) -> dict:
+    """The JSON object of a reply, its token counts added to `usage`."""
+    try:
+        body = _read_json(content)
+    except ValueError:
+        raise UnreadableReply(f"it is no JSON: {shorten(content.decode('utf-8', 'replace'))!r}") from None
+    if not isinstance(body, dict):
+        raise UnreadableReply(f"it is no JSON object: {shorten(str(body))!r}")
+    tokens = body.get("usage")
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = tokens.get(name) if isinstance(tokens, dict) else None
+        setattr(usage, name, getattr(usage, name) + (count if isinstance(count, int) else 0))
+    return body
 
 
 def _read_json(content: bytes):
@@ -178,10 +259,11 @@ def server_message(error: openai.APIStatusError) -> str:
             inner.get("message") if isinstance(inner, dict) else body.get("message") or inner or body.get("detail")
         )
         if message:
-            return _shorten(str(message))
-    return _shorten(error.response.text or error.message)
+            return shorten(str(message))
+    return shorten(error.response.text or error.message)
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """A text on one line of limited length."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " ..."

@@ -17,10 +17,12 @@ from datasets_loader import DataSet
 from http_client import (
     NEUTRAL_API_KEY,
     OptionError,
+    Patience,
     api_key,
     check_requests,
     check_url,
     make_client,
+    persist,
     request,
     without_password,
 )
@@ -96,9 +98,8 @@ class Judge:
     ):
         self.model = model
         self.where = f"judge {model} at {without_password(host) if host else 'OpenAI'}"
-        self.client = make_client(
-            host, api_key, max_connections=num_threads, request_timeout=request_timeout, max_retries=max_retries
-        )
+        self.client = make_client(host, api_key, max_connections=num_threads, request_timeout=request_timeout)
+        self.patience = Patience(max_retries)
 
     def score(self, record: dict, scoring: str | tuple[str, ...]) -> dict:
         """Scores of one record, with the judge's reasons and name.
@@ -127,8 +128,11 @@ class Judge:
             except (KeyError, IndexError, TypeError):
                 raise UnreadableReply("it has no choices[0].message.content") from None
 
+        def ask() -> str:
+            return request(call, content, where=self.where, client=self.client, usage=Usage())
+
         for _ in range(UNREADABLE_TRIES):
-            text = request(call, content, where=self.where, client=self.client, usage=Usage())
+            text = persist(ask, self.patience, Usage())
             try:
                 return read_judgement(text, scoring) | {"judge": self.model}
             except UnreadableReply:

@@ -16,6 +16,20 @@ class ModelError(Exception):
         self.status = status
 
 
+class TransientError(ModelError):
+    """A failure that may pass: the same request, sent again later or to another server, may be answered.
+
+    `unreachable`: there was no connection, or it was cut. `retry_after`: seconds after which the server wants to be asked again.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, *, unreachable: bool = False, retry_after: float | None = None
+    ):
+        super().__init__(message, status)
+        self.unreachable = unreachable
+        self.retry_after = retry_after
+
+
 class ContextLengthError(ModelError):
     """The prompt leaves too little room in the model's context window for the tokens asked for."""
 

@@ -5,10 +5,11 @@ import time
 
 from datasets_loader import DataSet, Example
 from embedded_server import serve, threads_per_model
-from experiments import PromptWriter, note, sample_prompts
-from http_client import NEUTRAL_API_KEY, api_key
+from experiments import PromptWriter, family_name, note, sample_prompts
+from http_client import NEUTRAL_API_KEY, Patience, api_key, split_hosts
 from language_models import ModelError
-from openai_endpoint import OpenAIEndpoint, ServerReport
+from openai_endpoint import OpenAIEndpoint
+from replicas import Replicas
 from settings import RunSettings
 from utils import count_tokens
 
@@ -22,8 +23,8 @@ def connect(
     examples: list[Example],
     writers: dict[str, PromptWriter],
     servers: contextlib.ExitStack,
-) -> dict[str, tuple[OpenAIEndpoint, ServerReport]]:
-    """The run's models, each probed for what is needed of it; by role.
+) -> dict[str, Replicas]:
+    """The run's models, each server probed for what is needed of it; by role.
 
     Models without a host are served by this process until `servers` is closed.
 
@@ -31,26 +32,32 @@ def connect(
         ModelError: a server does not answer or cannot do what is needed.
         EmbeddedServerError: a GGUF model cannot be served.
     """
-    hosts = embedded_hosts(settings, data_set, examples, writers, servers)
-    endpoints = {}
+    served_here = embedded_hosts(settings, data_set, examples, writers, servers)
+    patience = Patience(settings.max_retries, settings.max_outage)
+    models = {}
     for role, model in settings.models.items():
-        endpoint = OpenAIEndpoint(
-            model.name,
-            model.host or hosts[model.name],
-            api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
-            max_connections=settings.num_threads,
-            request_timeout=settings.request_timeout,
-            max_retries=settings.max_retries,
-            end_names=settings.end_tokens,
-        )
+        option = f"--{role}_host"
+        endpoints = [
+            OpenAIEndpoint(
+                model.name,
+                host,
+                api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
+                max_connections=settings.num_threads,
+                request_timeout=settings.request_timeout,
+                patience=patience,
+                end_names=settings.end_tokens,
+            )
+            for host in split_hosts(model.host or served_here[model.name], option)
+        ]
+        replicas = Replicas(endpoints, patience, note)
         try:
-            report = endpoint.probe(model.logprobs)
+            reports = replicas.probe(model.logprobs, family_name(model.name))
         except ModelError as error:
-            raise ModelError(f"--{role}_host: {error}") from None
-        for warning in report.warnings:
+            raise ModelError(f"{option}: {error}") from None
+        for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
             note(f"warning: {warning}")
-        endpoints[role] = endpoint, report
-    return endpoints
+        models[role] = replicas
+    return models
 
 
 def embedded_hosts(

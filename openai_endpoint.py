@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import openai
 
-from http_client import make_client, request, without_password
-from language_models import Completion, ContextLengthError, ModelError, Usage
+from http_client import Patience, answers, make_client, persist, request, shorten, without_password
+from language_models import Completion, ContextLengthError, LanguageModel, ModelError, TransientError, Usage
 from token_texts import END_NAMES, TokenReader, UnreadableReply, printed_pieces
 
 # Everything that would otherwise be the server's own choice (vLLM takes its defaults from the model's generation_config.json).
@@ -47,20 +47,16 @@ class OpenAIEndpoint:
         api_key: str = "EMPTY",
         max_connections: int = 20,
         request_timeout: float = 600.0,
-        max_retries: int = 8,
+        patience: Patience | None = None,
         end_names: tuple[str, ...] = (),
     ):
         self.name = name
         self.host = host.rstrip("/")
+        self.shown_host = without_password(self.host)
+        self.patience = patience or Patience()
         self.usage = Usage()
-        self.where = f"{name} at {without_password(self.host)}"
-        self.client = make_client(
-            self.host,
-            api_key,
-            max_connections=max_connections,
-            request_timeout=request_timeout,
-            max_retries=max_retries,
-        )
+        self.where = f"{name} at {self.shown_host}"
+        self.client = make_client(self.host, api_key, max_connections=max_connections, request_timeout=request_timeout)
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
         self._lock = threading.Lock()
@@ -69,7 +65,27 @@ class OpenAIEndpoint:
         self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
     ) -> Completion:
         """See LanguageModel."""
-        usage = Usage()
+        usage, options = Usage(), {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
+        try:
+            return persist(lambda: self.attempt(prompt, usage, max_tokens=max_tokens, **options), self.patience, usage)
+        finally:
+            self.count(usage)
+
+    def attempt(
+        self,
+        prompt: str,
+        usage: Usage,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+    ) -> Completion:
+        """Continue a prompt (see LanguageModel) by one request, which is counted in `usage` alone.
+
+        Raises:
+            ContextLengthError, TransientError, ModelError: see http_client.request.
+        """
         options = {} if logprobs is None else {"logprobs": logprobs}
 
         def call():
@@ -88,22 +104,36 @@ class OpenAIEndpoint:
             tokens = () if logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
             return Completion(text, tokens, finish_reason, usage)
 
-        try:
-            return request(call, read, where=self.where, client=self.client, usage=usage)
-        finally:
-            with self._lock:
-                self.usage.add(usage)
+        return request(call, read, where=self.where, client=self.client, usage=usage)
 
-    def probe(self, logprobs: int | None) -> ServerReport:
+    def count(self, usage: Usage) -> None:
+        """Add what was asked of the server to `self.usage`."""
+        with self._lock:
+            self.usage.add(usage)
+
+    def for_sample(self, sample_id: object) -> LanguageModel:
+        """The model as one sample sees it: there is one server only (see Replicas)."""
+        return self
+
+    def answers(self) -> bool:
+        """Whether the server says anything at all, within seconds."""
+        return answers(self.client)
+
+    def adopt(self, other: "OpenAIEndpoint") -> None:
+        """Take over what the probe of another server of the same model has found out."""
+        self.reader, self.neutral_sampling = other.reader, other.neutral_sampling
+
+    def probe(self, logprobs: int | None, family: str = "") -> ServerReport:
         """Find out whether the server can do what a run needs, and how it prints tokens; its requests are not counted.
 
         Args:
             logprobs: how many log-probabilities per position the run needs; None for none.
 
         Raises:
-            ModelError: the server does not answer, does not serve the model, or lacks log-probabilities.
+            TransientError: the server does not answer.
+            ModelError: it does not serve the model, or lacks log-probabilities.
         """
-        report = ServerReport(without_password(self.host), self.name, self._served_models(), logprobs)
+        report = ServerReport(self.shown_host, self.name, self._served_models(), logprobs)
         try:
             self._probe_sampling(report)
             if logprobs is not None:
@@ -122,10 +152,11 @@ class OpenAIEndpoint:
         try:
             return [model.id for model in self.client.with_options(max_retries=1).models.list()]
         except openai.APIConnectionError as error:
-            reason = error.__cause__ or error
-            raise ModelError(
+            reason = shorten(str(error.__cause__ or error))
+            raise TransientError(
                 f"{self.where}: no server answers there ({reason}); is it running, and does the host begin with the right "
-                "one of http:// and https:// and end in /v1?"
+                "one of http:// and https:// and end in /v1?",
+                unreachable=True,
             ) from None
         except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
             return []
@@ -167,7 +198,9 @@ class OpenAIEndpoint:
             )
 
         try:
-            text, finish_reason, shown = request(call, read, where=self.where, client=self.client, usage=Usage())
+            text, finish_reason, shown = persist(
+                lambda: request(call, read, where=self.where, client=self.client, usage=Usage()), self.patience, Usage()
+            )
         except ModelError as error:
             if "logprobs" in str(error) and error.status in (400, 422):
                 raise ModelError(

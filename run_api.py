@@ -25,7 +25,7 @@ from http_client import OptionError
 from judge import Judge, is_scored, judge_for, judge_records
 from language_models import ModelError
 from model_hosts import connect
-from openai_endpoint import OpenAIEndpoint, ServerReport
+from replicas import Replicas
 from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
 from settings import RunSettings, SettingsError, parse_settings
 from stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
@@ -85,14 +85,12 @@ def run(settings: RunSettings) -> int:
             )
         if todo and records:
             note(f"{len(records)} of {len(wanted)} answers are there already, {len(todo)} to go")
-        endpoints = connect(settings, data_set, examples, prompts, servers) if todo else {}
+        models = connect(settings, data_set, examples, prompts, servers) if todo else {}
         if settings.rerun:
             for path in files.set_aside():
                 note(f"moved aside: {path}")
         files.open_log()
-        return answer_and_score(
-            settings, files, examples, todo, prompts, records, endpoints, story, judge, why_no_judge
-        )
+        return answer_and_score(settings, files, examples, todo, prompts, records, models, story, judge, why_no_judge)
 
 
 def answer_and_score(
@@ -102,7 +100,7 @@ def answer_and_score(
     todo: list[int],
     writers: dict[str, PromptWriter],
     records: dict[int, dict],
-    endpoints: dict[str, tuple[OpenAIEndpoint, ServerReport]],
+    models: dict[str, Replicas],
     story: dict,
     judge: Judge | None,
     why_no_judge: str,
@@ -113,13 +111,12 @@ def answer_and_score(
         ResultsError: the results cannot be written.
     """
     data_set = DATA_SETS[settings.dataset_name]
-    models = {role: endpoint for role, (endpoint, _) in endpoints.items()}
     session = {
         "start": now(),
         "versions": versions(),
         "git_commit": git_commit(),
         "command": sys.argv,
-        "servers": {role: asdict(report) for role, (_, report) in endpoints.items()},
+        "servers": {role: model.report for role, model in models.items()},
     }
     if todo:
         story["sessions"].append(session)
@@ -136,6 +133,7 @@ def answer_and_score(
     finally:
         session |= {"end": now(), "seconds": round(time.monotonic() - started, 3)}
         session["usage"] = {role: asdict(model.usage) for role, model in models.items()}
+        session["usage_by_host"] = {role: model.usage_by_host for role, model in models.items()}
         with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
             if todo:
                 files.write_run(story)
@@ -181,7 +179,7 @@ def answer_all(
     examples: list[Example],
     todo: list[int],
     writers: dict[str, PromptWriter],
-    models: dict[str, OpenAIEndpoint],
+    models: dict[str, Replicas],
     records: dict[int, dict],
     files: ResultFiles,
 ) -> int:

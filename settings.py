@@ -12,7 +12,7 @@ from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from datasets_loader import DATA_SETS
 from demo_models import DEMO_MODELS
 from embedded_server import is_gguf
-from http_client import OptionError, api_key, check_url
+from http_client import OptionError, api_key, split_hosts
 from judge import check_judge_options
 from nudging import NudgingSettings
 from utils import INSTRUCT_TEMPLATES
@@ -27,7 +27,7 @@ class SettingsError(OptionError):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model of a run: its role, name as served, base URL, template, and how many log-probabilities are needed of it.
+    """One model of a run: its role, name as served, base URLs, template, and how many log-probabilities are needed of it.
 
     Without a host it is a GGUF file that this process serves.
     """
@@ -80,6 +80,7 @@ class RunSettings:
     num_threads: int = 20
     request_timeout: float = 600.0
     max_retries: int = 8
+    max_outage: float = 300.0
     judge: str = "auto"
     judge_model: str | None = None
     judge_host: str | None = None
@@ -103,7 +104,7 @@ class RunSettings:
         _check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
         self.shard_of  # noqa: B018  raises what is wrong with it
         _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
-        for option in ("base_temperature", "nudging_temperature"):
+        for option in ("base_temperature", "nudging_temperature", "max_outage"):
             _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
         for option in ("base_top_p", "nudging_top_p"):
             _check(0 < getattr(self, option) <= 1, option, "must be above 0 and at most 1", getattr(self, option))
@@ -130,7 +131,7 @@ class RunSettings:
                 f"{' or '.join(DEMO_MODELS)} are served without a host; {model!r} is none)"
             )
         if host:
-            check_url(host, f"--{role}_host")
+            split_hosts(host, f"--{role}_host")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -321,15 +322,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     option("split", "the data set's split (default: the one of the paper's experiments, mostly test)")
     option("data_dir", "read DIR/NAME/SPLIT.jsonl[.gz] in the hub's schema instead of the hub", metavar="DIR")
-    group = parser.add_argument_group("models (names as served; hosts are base URLs such as http://localhost:8000/v1)")
+    group = parser.add_argument_group(
+        "models (names as served; hosts are base URLs such as http://localhost:8000/v1, several servers: URL,URL)"
+    )
     option("base_model", "the large base model", metavar="MODEL")
-    option("base_host", "its host", metavar="URL")
+    option("base_host", "its host", metavar="URL[,URL]")
     option("nudging_model", "the small aligned model", metavar="MODEL")
-    option("nudging_host", "its host", metavar="URL")
+    option("nudging_host", "its host", metavar="URL[,URL]")
     option("proxy_chat_model", "baselines: the small aligned model", metavar="MODEL")
-    option("proxy_chat_host", "its host", "--proxy_nudging_host", metavar="URL")
+    option("proxy_chat_host", "its host", "--proxy_nudging_host", metavar="URL[,URL]")
     option("proxy_base_model", "proxy tuning: the small model before it was aligned", metavar="MODEL")
-    option("proxy_base_host", "its host", metavar="URL")
+    option("proxy_base_host", "its host", metavar="URL[,URL]")
     for owner, models in (
         ("base", "the base model's"),
         ("nudging", "the nudging model's"),
@@ -355,7 +358,10 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("requests")
     option("num_threads", "questions answered side by side", type=int, metavar="N")
     option("request_timeout", "seconds that a server may stay silent", type=float, metavar="S")
-    option("max_retries", "how often a failed request is sent again", type=int, metavar="N")
+    option(
+        "max_retries", "how often a failed request is sent again, after 0.5 s doubling to 8 s", type=int, metavar="N"
+    )
+    option("max_outage", "seconds that a server may be unreachable (restarting) meanwhile", type=float, metavar="S")
     group = parser.add_argument_group("scoring of the judged data sets")
     option("judge", "auto, or none to leave them unscored", metavar="auto|none")
     option("judge_model", "the judge (default: gpt-4o-mini; gpt-4o for coin_flip and just-eval)", metavar="MODEL")

@@ -6,6 +6,7 @@ import time
 import pytest
 from conftest import completion_reply, free_port
 
+from http_client import Patience
 from language_models import ContextLengthError, ModelError
 from openai_endpoint import NEUTRAL_SAMPLING, OpenAIEndpoint
 
@@ -25,7 +26,8 @@ def scripted(completion):
 
 
 def endpoint(server, **options) -> OpenAIEndpoint:
-    return OpenAIEndpoint("lm", server.host, **{"max_retries": 2, "request_timeout": 5.0} | options)
+    retries = options.pop("max_retries", 2)
+    return OpenAIEndpoint("lm", server.host, patience=Patience(retries), **{"request_timeout": 5.0} | options)
 
 
 def complete(model, **options):
@@ -178,7 +180,7 @@ def test_as_many_requests_at_once_as_threads(reply_server):
 
 
 def test_probe_no_server():
-    model = OpenAIEndpoint("lm", f"http://127.0.0.1:{free_port()}/v1", max_retries=0)
+    model = OpenAIEndpoint("lm", f"http://127.0.0.1:{free_port()}/v1", patience=Patience(0))
     with pytest.raises(ModelError, match="no server answers there.*is it running"):
         model.probe(1)
 
@@ -187,7 +189,7 @@ def test_probe_another_model_is_served(reply_server):
     def completion(body, n):
         return 404, {}, {"object": "error", "message": "The model `other` does not exist."}
 
-    model = OpenAIEndpoint("other", reply_server(scripted(completion)).host, max_retries=0)
+    model = OpenAIEndpoint("other", reply_server(scripted(completion)).host, patience=Patience(0))
     with pytest.raises(ModelError, match="does not exist.*it serves: lm"):
         model.probe(1)
 

@@ -146,6 +146,7 @@ class TestContinuing:
     def test_a_server_that_dies_in_mid_run(self, undisturbed, data_dir, tmp_path):
         server = ScriptedServer("--seed", "2", "--request_ms", "10").start()
         options = [*nudging_options(server.host, data_dir, tmp_path / "out"), "--num_threads", 1, "--max_retries", 1]
+        options += ["--max_outage", 0]
         running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
             assert running.poll() is None
