@@ -22,6 +22,7 @@ from http_client import OptionError
 from judge import check_judge_options, is_scored, judge_for, judge_records
 from language_models import Usage
 from results import ResultFiles, ResultsError, read_records, readable_text
+from utils import visible
 
 Z_95 = statistics.NormalDist().inv_cdf(0.975)
 HIGHEST_USUAL_INTERVENTION = 0.2
@@ -237,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         check_judge_options(**options)
         return _score_file(path, DATA_SETS[name], options)
     except (ResultsError, OptionError) as error:
-        print(f"eval_utils.py: error: {error}", file=sys.stderr)
+        print(f"eval_utils.py: error: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("eval_utils.py: interrupted; the scores so far are saved, the same command continues", file=sys.stderr)
@@ -261,7 +262,7 @@ def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
         sessions = files.read_run().get("sessions", [])
         seconds = sum(session.get("seconds", 0) for session in sessions) if sessions else None
         summary = summarise(records, data_set.scoring, seconds, judge.model if judge else None)
-        print(summary)
+        print(visible(str(summary)))
         # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
         files.write_final(records, readable_text(records) if files.has_layout else None)
         if files.has_layout:
@@ -270,7 +271,7 @@ def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
         why_not = ""
     for message in (why_not, failure and f"{summary.fields['unscored']} answers could not be scored: {failure}"):
         if message:
-            print(f"eval_utils.py: {message}", file=sys.stderr)
+            print(f"eval_utils.py: {visible(message)}", file=sys.stderr)
     return 1 if failure else 0
 
 

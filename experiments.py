@@ -11,13 +11,15 @@ from baselines import average_ensemble, proxy_tuning
 from datasets_loader import DataSet, Example
 from demo_models import DEMO_MODELS
 from eval_utils import rule_score
+from http_client import shorten
 from language_models import ContextLengthError, Metered, ModelError
 from nudging import nudge
 from replicas import Replicas
 from settings import RunSettings, SettingsError
-from utils import apply_instruct_template, chat_template_prompt, recognise_family
+from utils import apply_instruct_template, chat_template_prompt, recognise_family, visible
 
 PromptWriter = Callable[[str, str], str]
+LONGEST_SHOWN = 4000
 
 
 def family_name(model_name: str) -> str:
@@ -27,7 +29,12 @@ def family_name(model_name: str) -> str:
 
 def note(message: str) -> None:
     """Say something to the user, above any progress bar."""
-    tqdm.write(f"run_api.py: {message}", file=sys.stderr)
+    tqdm.write(f"run_api.py: {for_terminal(message)}", file=sys.stderr)
+
+
+def for_terminal(text: str) -> str:
+    """A text that others wrote, as a terminal can bear it: without control characters, of limited length."""
+    return visible(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + f" ... ({len(text)} characters)")
 
 
 def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
@@ -83,7 +90,7 @@ def describe(
             f"\n--- {role}: {model.name} at {model.host}, template {template}; the prompt of row {examples[0].id}:"
         )
         lines.append(prompts[role] + "<<<answer>>>")
-    return "\n".join([*lines, "", "dry run: nothing was sent"])
+    return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 
 
 def answer_one(
@@ -115,7 +122,7 @@ def answer_one(
     except ModelError as error:
         record["error"] = str(error)
     except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
-        record["error"] = f"{type(error).__name__}: {error}"
+        record["error"] = shorten(f"{type(error).__name__}: {error}")
     record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}
     record["seconds"] = round(time.monotonic() - started, 3)
     return record
@@ -132,9 +139,8 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
         if settings.print_intermediate_output:
 
             def on_round(number: int, words: str, piece: str) -> None:
-                tqdm.write(
-                    f"[sample {index}, round {number}] nudging {words!r} base {piece[len(words) :]!r}", file=sys.stderr
-                )
+                spoken = f"nudging {words!r} base {piece[len(words) :]!r}"
+                tqdm.write(f"[sample {index}, round {number}] {for_terminal(spoken)}", file=sys.stderr)
 
         result = nudge(
             models["base"], models["nudging"], prompts["base"], prompts["nudging"], settings.nudging_settings, on_round

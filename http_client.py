@@ -36,7 +36,7 @@ class OptionError(ValueError):
 
 def check_url(url: str, option: str) -> None:
     """Raise OptionError unless a base URL is one."""
-    if not re.match(r"https?://[^/\s]+", url):
+    if not re.fullmatch(r"https?://[^/\s]+[^\s?#]*", url):
         raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {url!r}")
 
 
@@ -171,22 +171,26 @@ def request(
         ModelError: any other refusal.
     """
 
-    def plain(message: str) -> str:
+    # Before anything is cut: a part of a key is no longer recognised as one.
+    def without_key(message: str) -> str:
         return message if client.api_key == NEUTRAL_API_KEY else message.replace(client.api_key, "***")
+
+    def plain(message: str) -> str:
+        return f"{where}: {shorten(without_key(message))}"
 
     try:
         raw = call()
         usage.requests += 1
         return read(_body(raw.content, usage))
     except UnreadableReply as error:
-        raise TransientError(plain(f"{where}: the server's reply cannot be read: {error}")) from None
+        raise TransientError(plain(f"the server's reply cannot be read: {error}")) from None
     except openai.APIStatusError as error:
         status, message = error.status_code, server_message(error)
         if status in (400, 413, 422) and is_context_length(error, message):
-            raise ContextLengthError(plain(f"{where}: {message}")) from None
+            raise ContextLengthError(plain(message)) from None
         if status == 401:
-            message += " (is the right key in the environment variable that --..._api_key_env names?)"
-        message = plain(f"{where}: status {status}: {message}")
+            message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
+        message = plain(f"status {status}: {message}")
         if status in (408, 409, 429) or status >= 500:
             raise TransientError(message, status, retry_after=_retry_after(error.response)) from None
         raise ModelError(message, status) from None
@@ -194,8 +198,8 @@ def request(
         in_time = not isinstance(error, openai.APITimeoutError)
         # A machine that is gone lets the connection itself time out.
         unreachable = in_time or isinstance(error.__cause__, httpx2.ConnectTimeout)
-        reason = shorten(str(error.__cause__ or error))
-        message = plain(f"{where}: {'cannot be reached' if in_time else 'no answer in time'} ({reason})")
+        reason = str(error.__cause__ or error)
+        message = plain(f"{'cannot be reached' if in_time else 'no answer in time'} ({reason})")
         raise TransientError(message, unreachable=unreachable) from None
 
 
@@ -224,9 +228,9 @@ def _body(content: bytes, usage: Usage) -> dict:
     try:
         body = _read_json(content)
     except ValueError:
-        raise UnreadableReply(f"it is no JSON: {shorten(content.decode('utf-8', 'replace'))!r}") from None
+        raise UnreadableReply(f"it is no JSON: {content.decode('utf-8', 'replace')!r}") from None
     if not isinstance(body, dict):
-        raise UnreadableReply(f"it is no JSON object: {shorten(str(body))!r}")
+        raise UnreadableReply(f"it is no JSON object: {str(body)!r}")
     tokens = body.get("usage")
     for name in ("prompt_tokens", "completion_tokens"):
         count = tokens.get(name) if isinstance(tokens, dict) else None
@@ -251,7 +255,7 @@ def is_context_length(error: openai.APIStatusError, message: str) -> bool:
 
 
 def server_message(error: openai.APIStatusError) -> str:
-    """What a server says of an error, in one short line."""
+    """What a server says of an error."""
     body = error.body
     if isinstance(body, dict):
         inner = body.get("error")
@@ -259,8 +263,8 @@ def server_message(error: openai.APIStatusError) -> str:
             inner.get("message") if isinstance(inner, dict) else body.get("message") or inner or body.get("detail")
         )
         if message:
-            return shorten(str(message))
-    return shorten(error.response.text or error.message)
+            return str(message)
+    return error.response.text or error.message
 
 
 def shorten(text: str) -> str:

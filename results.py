@@ -18,6 +18,8 @@ from pathlib import Path
 
 import filelock
 
+from utils import visible
+
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers")
 
@@ -154,9 +156,11 @@ class ResultFiles:
         try:
             self.jsonl.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
+            # Where a file system knows no locks, the file itself is the lock, and what it says is filelock's own.
+            if not isinstance(lock, filelock.SoftFileLock):
+                self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
         except filelock.Timeout:
-            holder = self._lock_file.read_text() or "another process"
+            holder = visible(" ".join(self._lock_file.read_text().split()[:8])) or "another process"
             raise ResultsError(
                 f"{self.jsonl} is being written by another run ({holder}); wait for it or stop it"
             ) from None
@@ -252,7 +256,7 @@ def _lines(entries: Iterable[dict]) -> str:
 
 
 def readable_text(records: Iterable[dict]) -> str:
-    """The text of `name.txt`: question, nudging words, answer, score and gold answer of every record."""
+    """The text of `name.txt`: question, nudging words, answer, score and gold answer; control characters as escapes."""
     blocks = []
     for record in records:
         parts = [f"[{record['index']}] {record.get('context', '')}{record.get('q_prefix', '')}{record['question']}"]
@@ -265,7 +269,7 @@ def readable_text(records: Iterable[dict]) -> str:
             parts.append(f"Scores: {json.dumps(record['scores']) if record.get('scores') else 'none'}")
         parts.append(f"Gold answer: {record.get('gold_answer', '')}")
         blocks.append("\n".join(parts))
-    return ("\n" + "-" * 80 + "\n").join(blocks) + "\n"
+    return visible(("\n" + "-" * 80 + "\n").join(blocks) + "\n")
 
 
 def now() -> str:
@@ -277,10 +281,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that figures can depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
 from embedded_server import EmbeddedServerError
 from eval_utils import score_by_rule, summarise
-from experiments import PromptWriter, answer_one, describe, note, prompt_writers
+from experiments import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers
 from http_client import OptionError
 from judge import Judge, is_scored, judge_for, judge_records
 from language_models import ModelError
@@ -29,6 +29,7 @@ from replicas import Replicas
 from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
 from settings import RunSettings, SettingsError, parse_settings
 from stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
+from utils import visible
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(settings)
     except (OptionError, DataError, ModelError, EmbeddedServerError, ResultsError) as error:
-        print(f"run_api.py: error: {error}", file=sys.stderr)
+        print(f"run_api.py: error: {for_terminal(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         note(f"interrupted; what is finished is saved, {the_same_command(settings)} continues")
@@ -146,7 +147,7 @@ def answer_and_score(
     seconds = sum(past.get("seconds", 0) for past in story["sessions"])
     summary = summarise(ordered, data_set.scoring, seconds=seconds, judge_model=judge.model if judge else None)
     files.write_summary(summary.fields)
-    print(summary)
+    print(visible(str(summary)))
     print(f"\nresults: {files.txt} and {files.json}")
     if failed := summary.fields["failed"]:
         error = next(record["error"] for record in ordered if "error" in record)

@@ -14,6 +14,7 @@ from eval_utils import summarise
 from results import ResultFiles, ResultsError, read_records
 from settings import BASELINE_METHODS, EXPERIMENTS
 from shards import shard_of_name
+from utils import visible
 
 MODEL_ROLES = ("base", "nudging", "proxy_chat", "proxy_base")
 KINDS = (*EXPERIMENTS[:3], *BASELINE_METHODS)
@@ -25,7 +26,6 @@ _NAME = re.compile(
 )
 _NUDGING = re.compile(r"(?:.*_)?top_prob_(?P<threshold>[0-9.e-]+)_thres_nudging_(?P<models>.+)", re.S)
 _BASELINE = re.compile(rf"(?:.*_)?(?P<method>{'|'.join(BASELINE_METHODS)})_(?P<models>.+)", re.S)
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 # What of a record may be of any shape in a foreign or damaged file.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -60,15 +60,6 @@ class Run:
         """Which part of a run it is, such as "2/4"; None for a whole run."""
         told = shard_of_name(self.name)
         return told and f"{told[1]}/{told[2]}"
-
-
-def visible(text: str) -> str:
-    """A text in which control characters, lone surrogates and marks that reorder text stand as escapes such as \\x1b."""
-
-    def shown(c: re.Match) -> str:
-        return f"\\x{ord(c[0]):02x}" if ord(c[0]) < 256 else f"\\u{ord(c[0]):04x}"
-
-    return _INVISIBLE.sub(shown, text)
 
 
 def find_runs(paths: Iterable[Path], warn: Callable[[str], None]) -> list[Run]:

@@ -206,7 +206,7 @@ class TokenReader:
         ]
 
     def _token(self, piece: str, name: str, top: list[tuple[str, float]]) -> Token:
-        if not top or any(math.isnan(logprob) for _, logprob in top):
+        if not top or any(math.isnan(logprob) or logprob == math.inf for _, logprob in top):
             raise UnreadableReply(f"a log-probability beside {name!r} is missing or not a number")
         texts: dict[str, float] = {}
         for key, logprob in sorted(top, key=lambda pair: -pair[1]):

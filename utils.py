@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import tiktoken
 
 SHORTEST_REPEATED_SUFFIX = 30
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -181,3 +182,12 @@ def clean_answer(text: str) -> str:
     while length := _repeated_suffix_length(text):
         text = text[:-length]
     return text
+
+
+def visible(text: str) -> str:
+    """A text in which control characters, lone surrogates and marks that reorder text stand as escapes such as \\x1b."""
+
+    def shown(c: re.Match) -> str:
+        return f"\\x{ord(c[0]):02x}" if ord(c[0]) < 256 else f"\\u{ord(c[0]):04x}"
+
+    return _INVISIBLE.sub(shown, text)

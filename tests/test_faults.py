@@ -1,0 +1,273 @@
+"""What goes wrong in runs of days: servers that restart, kills, full disks, stale locks, hostile text, keys."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import (
+    REPOSITORY,
+    ScriptedServer,
+    completion_reply,
+    final_records,
+    nudging_options,
+    one,
+    run_api,
+    run_api_command,
+    write_rows,
+)
+from test_run_api import plain_error, texts, undisturbed
+
+from results import ResultFiles, ResultsError
+
+__all__ = ["undisturbed"]
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m\rover\x00\x08\x7f\u202eabc \ud83d end"
+CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae|\xed[\xa0-\xbf]")
+
+
+def started(options) -> subprocess.Popen:
+    return subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_a_record(folder, running) -> None:
+    while not any(log.stat().st_size for log in folder.rglob("*.jsonl")):
+        assert running.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+class TestServers:
+    def test_a_server_that_is_killed_and_started_again(self, undisturbed, data_dir, tmp_path):
+        """The run waits, goes on by itself, and its result is that of an undisturbed one."""
+        server = ScriptedServer("--seed", "2", "--request_ms", "10").start()
+        options = [*nudging_options(server.host, data_dir, tmp_path / "out"), "--num_threads", 2, "--max_retries", 1]
+        running = started(options)
+        try:
+            wait_for_a_record(tmp_path / "out", running)
+            server.stop()
+            time.sleep(5)  # far more than one retry would bridge
+            assert running.poll() is None
+            server.start()
+            _, stderr = running.communicate(timeout=60)
+        finally:
+            server.stop()
+        assert running.returncode == 0, stderr
+        assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
+        assert stderr.count("asking again for a while") == 2 and stderr.count("answers again") == 2
+
+    def test_a_tenth_of_the_requests_fails_or_is_cut(self, undisturbed, start_server, data_dir, tmp_path):
+        faulty = start_server("--seed", "2", "--fail_every", "20", "--drop_every", "21")
+        finished = run_api(*nudging_options(faulty.host, data_dir, tmp_path / "out"))
+        assert finished.returncode == 0, finished.stderr
+        records = final_records(tmp_path / "out")
+        assert texts(records) == texts(undisturbed[2])
+        usage = [use for record in records for use in record["usage"].values()]
+        share = sum(use["retries"] for use in usage) / sum(use["requests"] for use in usage)
+        assert 0.05 < share < 0.2
+
+    def test_a_server_that_is_slow(self, undisturbed, start_server, data_dir, tmp_path):
+        slow = start_server("--seed", "2", "--request_ms", "400")
+        options = [*nudging_options(slow.host, data_dir, tmp_path / "out"), "--request_timeout", 2]
+        assert run_api(*options).returncode == 0
+        assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
+
+
+@pytest.mark.slow
+def test_kill_9_at_50_random_moments(undisturbed, server, data_dir, tmp_path):
+    wanted = one(undisturbed[1], "*_samples.json")
+    options = nudging_options(server.host, data_dir, tmp_path / "out")[:-2]
+    script = [sys.executable, REPOSITORY / "tests/kill_often.py", "50", "609", wanted, tmp_path / "out", *options]
+    finished = subprocess.run(list(map(str, script)), capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+    print(found)
+    assert found["kills"] == 50 and found["finished"] >= 2
+
+
+class TestLock:
+    """Two runs on one output: the lock goes with its process, whatever the file says."""
+
+    @staticmethod
+    def files(folder) -> ResultFiles:
+        return ResultFiles(folder, "run")
+
+    def test_a_second_holder_is_refused_and_told_who_has_it(self, tmp_path):
+        with self.files(tmp_path).locked():
+            with pytest.raises(ResultsError, match=rf"another run \(process {os.getpid()} on \S+, since"):
+                with self.files(tmp_path).locked():
+                    pass
+
+    @pytest.mark.parametrize("left", ["process 4194399 on here, since long ago", "", "\x1b[2J" * 3, "\udcff"])
+    def test_a_lock_file_without_a_holder_is_no_lock(self, left, tmp_path):
+        files = self.files(tmp_path)
+        files.jsonl.parent.mkdir()
+        files._lock_file.write_bytes(left.encode("utf-8", "surrogateescape"))
+        with files.locked():
+            assert f"process {os.getpid()} on" in files._lock_file.read_text()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("known", [True, False], ids=["flock", "no_flock"])
+    def test_a_holder_that_was_killed_leaves_no_lock(self, known, tmp_path, monkeypatch):
+        """Also where the file system knows no locks (some of clusters' do not): there the file's own process id counts."""
+        code = "import errno, fcntl, pathlib, time\nfrom results import ResultFiles\n"
+        if not known:
+            code += "def no_lock(*_):\n    raise OSError(errno.ENOSYS, 'no locks')\nfcntl.flock = no_lock\n"
+
+            def no_lock(*_):
+                raise OSError(errno.ENOSYS, "no locks")
+
+            monkeypatch.setattr(fcntl, "flock", no_lock)
+        code += f"with ResultFiles(pathlib.Path({str(tmp_path)!r}), 'run').locked():\n    print(flush=True)\n    time.sleep(60)"
+        holder = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY)
+        holder.stdout.readline()
+        with pytest.raises(ResultsError, match=str(holder.pid)), self.files(tmp_path).locked():
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with self.files(tmp_path).locked():
+            pass
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 48 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", folder], capture_output=True)
+    if mounting.returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(undisturbed, server, data_dir, tmp_path, small_disk):
+    with contextlib.suppress(OSError), open(small_disk / "other", "wb", buffering=0) as filler:
+        filler.write(b"x" * 28 * 1024)
+    options = [*nudging_options(server.host, data_dir, small_disk / "out"), "--num_threads", 1]
+    message = run_api(*options)
+    assert message.returncode == 2 and "Traceback" not in message.stderr
+    assert "No space left on device" in message.stderr and "the same command continues" in message.stderr
+    kept = one(small_disk / "out", "*.jsonl").read_bytes().count(b"\n")
+    assert 0 < kept < 6
+    (small_disk / "other").unlink()
+    subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
+    again = run_api(*options)
+    assert again.returncode == 0 and f"{kept} of 6 answers are there already" in again.stderr
+    assert texts(final_records(small_disk / "out")) == texts(undisturbed[2])
+
+
+def models_or(reply):
+    """Replies of a server with one completion."""
+    return lambda path, body: (200, {}, {"data": []} if path.endswith("models") else reply)
+
+
+@pytest.mark.slow
+class TestHostileText:
+    """Model output and server messages reach neither the terminal nor the readable file with control characters."""
+
+    def look(self, finished, folder=None):
+        assert "Traceback" not in finished.stderr
+        for text in (finished.stdout, finished.stderr):
+            # The progress bar goes back to the start of its line by itself.
+            assert not CONTROLS.search(text.replace("\r", "").encode("utf-8", "surrogatepass")), text
+        for path in folder.rglob("*") if folder else ():
+            if path.is_file():
+                assert not CONTROLS.search(path.read_bytes()), path
+
+    def test_of_a_model(self, reply_server, data_dir, tmp_path):
+        text = f" {HOSTILE}\nnext\tline " + "x" * 1_000_000
+        server = reply_server(models_or(completion_reply(text, (text,), "stop")))
+        finished = run_api(*nudging_options(server.host, data_dir, tmp_path / "out"), "--print_intermediate_output")
+        assert finished.returncode == 0, finished.stderr
+        self.look(finished, tmp_path / "out")
+        assert max(map(len, finished.stderr.splitlines())) < 10_000
+        readable = one(tmp_path / "out", "*.txt").read_text()
+        assert "\\x1b[2J" in readable and "\nnext\tline" in readable
+        # What is for programs has the text itself (half a character is none).
+        assert final_records(tmp_path / "out")[0]["raw_answer"] == text.replace("\ud83d", "\ufffd").strip()
+
+    @pytest.mark.parametrize("status", [200, 400, 500])
+    def test_of_an_error_page(self, status, reply_server, data_dir, tmp_path):
+        page = ("<html>" + HOSTILE * 20_000).encode("utf-8", "replace")
+        server = reply_server(lambda path, body: (status, {"Content-Type": "text/html"}, page))
+        finished = run_api(*nudging_options(server.host, data_dir, tmp_path / "out"), "--max_retries", 0)
+        assert len(plain_error(finished)) < 1000
+        self.look(finished)
+
+    def test_of_names_of_models_and_of_a_failing_sample(self, reply_server, data_dir, tmp_path):
+        names = {"data": [{"id": HOSTILE * 10_000, "object": "model", "created": 0, "owned_by": ""}]}
+        count = iter(range(1000))
+
+        def reply(path, body):
+            if path.endswith("models"):
+                return 200, {}, names
+            broken = {"error": {"message": HOSTILE}}
+            return (200, {}, completion_reply(tokens=["hello"])) if next(count) < 30 else (403, {}, broken)
+
+        server = reply_server(reply)
+        options = [*nudging_options(server.host, data_dir, tmp_path / "out"), "--num_threads", 1]
+        finished = run_api(*options)
+        assert finished.returncode == 1 and "samples failed" in finished.stderr
+        self.look(finished, tmp_path / "out")
+        assert len(finished.stderr) < 50_000
+
+    def test_of_a_data_set_in_a_dry_run(self, tmp_path):
+        data = write_rows(tmp_path / "data", "gsm8k", [{"question": HOSTILE, "answer": "1"}])
+        finished = run_api(*nudging_options("http://127.0.0.1:9/v1", data, tmp_path / "out"), "--dry_run")
+        assert finished.returncode == 0 and "\\x1b[2J" in finished.stdout
+        self.look(finished)
+
+
+@pytest.mark.slow
+class TestKeys:
+    KEY = "sk-test-0123456789abcdefghijklmnopqrstuvwxyz"
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            (401, {}, {"error": {"message": "x" * 280 + KEY}}),  # where messages are cut, no half of a key stays
+            (400, {}, {"detail": [KEY]}),
+            (500, {}, b"<html>" + KEY.encode()),
+            (200, {}, b"<html>" + b"x" * 260 + KEY.encode()),
+            (200, {}, {"choices": KEY}),
+            (200, {}, completion_reply(text="other", tokens=(KEY,), text_offset=None)),
+        ],
+        ids=["401", "400", "500", "html", "shape", "tokens"],
+    )
+    def test_a_key_that_a_server_repeats(self, reply, reply_server, data_dir, tmp_path):
+        count = iter(range(1000))
+        fine = completion_reply(tokens=["hello"])
+
+        def answer(path, body):
+            if path.endswith("models"):
+                return 200, {}, {"data": []}
+            return (200, {}, fine) if next(count) < 30 else reply
+
+        for skipped, code in ((30, 2), (0, 1)):  # in the probe, and in samples
+            count = iter(range(skipped, 1000))
+            server = reply_server(answer)
+            options = [*nudging_options(server.host, data_dir, tmp_path / str(code)), "--num_threads", 1]
+            options += ["--max_retries", 0, "--base_api_key_env", "MY_KEY", "--nudging_api_key_env", "MY_KEY"]
+            finished = run_api(*options, env={"MY_KEY": self.KEY})
+            assert finished.returncode == code, finished.stderr
+            written = "".join(p.read_text() for p in (tmp_path / str(code)).rglob("*") if p.is_file())
+            for text in (finished.stdout, finished.stderr, written):
+                assert self.KEY[:12] not in text
+
+    def test_run_json_and_the_log_hold_none(self, server, data_dir, tmp_path):
+        host = server.host.replace("http://", "http://user:hunter2@")
+        options = nudging_options(f"{host},{server.host.replace('127.0.0.1', 'localhost')}", data_dir, tmp_path / "out")
+        finished = run_api(*options, "--base_api_key_env", "MY_KEY", env={"MY_KEY": self.KEY})
+        assert finished.returncode == 0, finished.stderr
+        written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())
+        for text in (finished.stdout, finished.stderr, written):
+            assert self.KEY not in text and "hunter2" not in text
+        assert "MY_KEY" in written
