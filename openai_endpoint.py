@@ -1,12 +1,13 @@
 """A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
 
 import threading
-from dataclasses import dataclass, field
 
+import httpx2
 import openai
 
 from http_client import Patience, answers, make_client, persist, request, shorten, without_password
 from language_models import Completion, ContextLengthError, LanguageModel, ModelError, TransientError, Usage
+from server_probe import PROBE_PROMPT, ServerReport, find_abilities
 from token_texts import END_NAMES, TokenReader, UnreadableReply, printed_pieces
 
 # Everything that would otherwise be the server's own choice (vLLM takes its defaults from the model's generation_config.json).
@@ -19,21 +20,7 @@ NEUTRAL_SAMPLING = (
 # Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
 FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
 PROBE_TOKENS = 16
-PROBE_PROMPT = "Question: What is 2 + 3?\nAnswer: 2 + 3 = 5.\n\nQuestion: What is the capital of France?\nAnswer:"
-
-
-@dataclass
-class ServerReport:
-    """What the probe found out about a server."""
-
-    host: str
-    model: str
-    served_models: list[str] = field(default_factory=list)
-    logprobs: int | None = None
-    prints_tokens_as: str = "text"
-    end_names_seen: list[str] = field(default_factory=list)
-    neutral_sampling: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+PROBE_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
 
 
 class OpenAIEndpoint:
@@ -54,6 +41,7 @@ class OpenAIEndpoint:
         self.host = host.rstrip("/")
         self.shown_host = without_password(self.host)
         self.patience = patience or Patience()
+        self.probe_timeout = min(request_timeout, PROBE_SECONDS)
         self.usage = Usage()
         self.where = f"{name} at {self.shown_host}"
         self.client = make_client(self.host, api_key, max_connections=max_connections, request_timeout=request_timeout)
@@ -128,6 +116,7 @@ class OpenAIEndpoint:
 
         Args:
             logprobs: how many log-probabilities per position the run needs; None for none.
+            family: the name that says of which family the model is, where its own does not.
 
         Raises:
             TransientError: the server does not answer.
@@ -138,6 +127,7 @@ class OpenAIEndpoint:
             self._probe_sampling(report)
             if logprobs is not None:
                 self._probe_logprobs(report, logprobs)
+            find_abilities(self._ask_briefly, report, family or self.name)
         except ContextLengthError as error:
             raise ModelError(f"{error}; its context window is too short for a prompt of a few words") from None
         if report.served_models and self.name not in report.served_models:
@@ -160,6 +150,16 @@ class OpenAIEndpoint:
             ) from None
         except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
             return []
+
+    def _ask_briefly(self, fields: dict) -> str | None:
+        """The text of the reply to a request of the probe; None where the server refuses it."""
+
+        client = self.client.with_options(max_retries=1, timeout=self.probe_timeout)
+        body = {"model": self.name, "temperature": 0.0} | fields
+        try:
+            return client.post("/completions", cast_to=httpx2.Response, body=body).text
+        except openai.APIError:
+            return None
 
     def _probe_sampling(self, report: ServerReport) -> None:
         for i, options in enumerate(NEUTRAL_SAMPLING):

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 
 from http_client import Patience, persist
 from language_models import Completion, LanguageModel, TransientError, Usage
-from openai_endpoint import OpenAIEndpoint, ServerReport
+from openai_endpoint import OpenAIEndpoint
+from server_probe import ServerReport
 
 FAILURES_IN_A_ROW = 3
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 300.0  # seconds that a replica is left out, doubling

@@ -105,7 +105,7 @@ def align(shown: Sequence[str], text: str) -> list[str] | None:
 
 def offset_slices(offsets: Sequence[int], text: str) -> list[str] | None:
     """Cut a text at a server's text_offset; None if the offsets cannot be right for it."""
-    if not offsets:
+    if not offsets or min(offsets) < 0:  # SGLang's are all -1
         return None
     starts = [offset - offsets[0] for offset in offsets] + [len(text)]
     if any(a > b for a, b in itertools.pairwise(starts)):
@@ -172,7 +172,9 @@ class TokenReader:
                 tokens = self._chat_shape(logprobs["content"], text, ended)
             else:
                 tokens = self._completions_shape(logprobs, text, ended)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except UnreadableReply:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise UnreadableReply(
                 f"its log-probabilities have an unknown shape ({type(error).__name__}: {error})"
             ) from None

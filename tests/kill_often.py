@@ -6,6 +6,7 @@ Each run is a process of its own, forked from this one, which has loaded everyth
 work of a run and not over its imports.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -25,6 +26,8 @@ def start(options: list[str]) -> int:
     child = os.fork()
     if child:
         return child
+    # A run that hangs says where, and ends.
+    faulthandler.dump_traceback_later(60, exit=True, file=os.fdopen(os.dup(2), "w"))
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)

@@ -192,7 +192,8 @@ class TestHostileText:
         readable = one(tmp_path / "out", "*.txt").read_text()
         assert "\\x1b[2J" in readable and "\nnext\tline" in readable
         # What is for programs has the text itself (half a character is none).
-        assert final_records(tmp_path / "out")[0]["raw_answer"] == text.replace("\ud83d", "\ufffd").strip()
+        said = text.replace("\ud83d", "\ufffd").strip()[:100]
+        assert final_records(tmp_path / "out")[0]["raw_answer"].startswith(said)
 
     @pytest.mark.parametrize("status", [200, 400, 500])
     def test_of_an_error_page(self, status, reply_server, data_dir, tmp_path):
@@ -210,7 +211,7 @@ class TestHostileText:
             if path.endswith("models"):
                 return 200, {}, names
             broken = {"error": {"message": HOSTILE}}
-            return (200, {}, completion_reply(tokens=["hello"])) if next(count) < 30 else (403, {}, broken)
+            return (200, {}, completion_reply(tokens=["hello"])) if next(count) < 20 else (403, {}, broken)
 
         server = reply_server(reply)
         options = [*nudging_options(server.host, data_dir, tmp_path / "out"), "--num_threads", 1]
@@ -249,9 +250,9 @@ class TestKeys:
         def answer(path, body):
             if path.endswith("models"):
                 return 200, {}, {"data": []}
-            return (200, {}, fine) if next(count) < 30 else reply
+            return (200, {}, fine) if next(count) < 20 else reply
 
-        for skipped, code in ((30, 2), (0, 1)):  # in the probe, and in samples
+        for skipped, code in ((20, 2), (0, 1)):  # in the probe, and in samples
             count = iter(range(skipped, 1000))
             server = reply_server(answer)
             options = [*nudging_options(server.host, data_dir, tmp_path / str(code)), "--num_threads", 1]

@@ -1,0 +1,144 @@
+"""What a server of /v1/completions can do beyond a plain completion: found out by one short request for each ability."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from utils import name_parts
+
+PROBE_PROMPT = "Question: What is 2 + 3?\nAnswer: 2 + 3 = 5.\n\nQuestion: What is the capital of France?\nAnswer:"
+CAPITAL = "Paris"
+# Where servers are known to stop: OpenAI and Fireworks AI at 5, vLLM (by default) and Together AI at 20.
+LOGPROBS_STEPS = (100, 20, 5)
+# Families that write nonsense without the beginning-of-sequence token, and what it is called.
+NEEDS_BOS = {"gemma": "<bos>"}
+# One token in every vocabulary: a prompt of it has two tokens where a BOS is added.
+ONE_TOKEN = "a"
+
+# Sends the fields of a request and returns the reply's text; None where the server refuses or breaks off.
+Ask = Callable[[dict], str | None]
+
+
+@dataclass
+class ServerReport:
+    """What the probe found out about a server.
+
+    `logprobs` is how many a run needs, `max_logprobs` how many the server gives (0: none; None: not looked at).
+    `adds_bos` is looked at for model families that need it.
+    """
+
+    host: str
+    model: str
+    served_models: list[str] = field(default_factory=list)
+    logprobs: int | None = None
+    max_logprobs: int | None = None
+    prints_tokens_as: str = "text"
+    end_names_seen: list[str] = field(default_factory=list)
+    neutral_sampling: dict[str, float] = field(default_factory=dict)
+    prompt_list: bool | None = None
+    streams_logprobs: bool | None = None
+    echo: bool | None = None
+    prompt_logprobs: bool | None = None
+    token_ids: bool | None = None
+    adds_bos: bool | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def find_abilities(ask: Ask, report: ServerReport, family: str) -> None:
+    """Fill in what a server can do; a refusal or an odd reply means that it cannot.
+
+    Args:
+        ask: sends a request, with few retries.
+        family: the name that says of which family the model is.
+    """
+    report.prompt_list = _takes_a_list(ask)
+    report.streams_logprobs = _streams_logprobs(ask)
+    report.echo = _echoes(ask)
+    report.prompt_logprobs = _gives(ask, {"prompt_logprobs": 1}, "prompt_logprobs")
+    report.token_ids = _gives(ask, {"return_token_ids": True}, "token_ids")
+    report.max_logprobs = _max_logprobs(ask)
+    if report.logprobs and report.max_logprobs and report.max_logprobs < report.logprobs:
+        report.warnings.append(
+            f"{report.host} gives {report.max_logprobs} log-probabilities per token where {report.logprobs} were asked for: "
+            "the baselines compare fewer tokens than they should"
+        )
+    if bos := next((bos for part, bos in NEEDS_BOS.items() if any(p.startswith(part) for p in name_parts(family))), ""):
+        report.adds_bos = _adds_bos(ask, bos)
+        if report.adds_bos is False:
+            report.warnings.append(
+                f"{report.host} puts no {bos} in front of prompts, and {report.model} writes nonsense without it: "
+                "serve the model with its own tokenizer (tokenizer_config.json with add_bos_token true)"
+            )
+
+
+def _choices(reply: str | None) -> list[dict]:
+    """The choices of a reply; empty where there are none that could be read."""
+    try:
+        choices = json.loads(reply or "")["choices"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    if not isinstance(choices, list):
+        return []
+    return [choice for choice in choices if isinstance(choice, dict)]
+
+
+def _tokens(choice: dict) -> list:
+    """What stands per token in the log-probabilities of a choice, in either of the two shapes; empty for none."""
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, dict):
+        return []
+    found = logprobs.get("content") or logprobs.get("tokens")
+    return found if isinstance(found, list) else []
+
+
+def _takes_a_list(ask: Ask) -> bool:
+    choices = _choices(ask({"prompt": [PROBE_PROMPT, "Once upon a time"], "max_tokens": 1}))
+    return len(choices) == 2 and sorted(str(choice.get("index")) for choice in choices) == ["0", "1"]
+
+
+def _streams_logprobs(ask: Ask) -> bool:
+    reply = ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": 1, "stream": True}) or ""
+    events = [line.removeprefix("data:").strip() for line in reply.splitlines() if line.startswith("data:")]
+    return any(_tokens(choice) for event in events for choice in _choices(event))
+
+
+def _echoes(ask: Ask) -> bool:
+    choices = _choices(ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": 1, "echo": True}))
+    return bool(choices) and str(choices[0].get("text")).startswith(PROBE_PROMPT) and len(_tokens(choices[0])) > 2
+
+
+def _gives(ask: Ask, fields: dict, name: str) -> bool:
+    choices = _choices(ask({"prompt": PROBE_PROMPT, "max_tokens": 1} | fields))
+    return bool(choices) and isinstance(choices[0].get(name), list)
+
+
+def _max_logprobs(ask: Ask) -> int:
+    """The largest number of log-probabilities per token that is known to be given."""
+    for asked, less in zip(LOGPROBS_STEPS, (*LOGPROBS_STEPS[1:], 0), strict=True):
+        choices = _choices(ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": asked}))
+        tokens = _tokens(choices[0]) if choices else []
+        if not tokens:
+            continue
+        logprobs = choices[0]["logprobs"]
+        tops = logprobs.get("top_logprobs") if not logprobs.get("content") else [tokens[0].get("top_logprobs")]
+        found = len(tops[0]) if tops and isinstance(tops[0], dict | list) else 1
+        # Some fewer are keys that have collapsed; many fewer are a limit that is not spoken of.
+        return asked if found > less else max(1, found)
+    return 0
+
+
+def _adds_bos(ask: Ask, bos: str) -> bool | None:
+    """Whether a server adds the beginning of sequence to prompts; None where this cannot be known."""
+    reply = ask({"prompt": ONE_TOKEN, "max_tokens": 1})
+    try:
+        count = json.loads(reply or "")["usage"]["prompt_tokens"]
+    except (ValueError, KeyError, TypeError):
+        count = None
+    if isinstance(count, int) and count > 0:
+        return count > 1
+    # Without a count: is the answer known only where the token is written in front?
+    knows = [
+        any(CAPITAL in str(choice.get("text")) for choice in _choices(ask({"prompt": prompt, "max_tokens": 8})))
+        for prompt in (PROBE_PROMPT, bos + PROBE_PROMPT)
+    ]
+    return True if knows[0] else False if knows[1] else None

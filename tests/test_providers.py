@@ -1,0 +1,196 @@
+"""Replies of hosted providers and other servers, in the shapes of their public API descriptions."""
+
+import math
+
+import pytest
+
+from language_models import ModelError
+from openai_endpoint import OpenAIEndpoint
+
+MODELS = {"object": "list", "data": []}
+
+
+def completion(text, finish_reason, logprobs, **more) -> dict:
+    return {"choices": [{"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": logprobs, **more}]}
+
+
+TOGETHER = completion(
+    " Paris.",
+    "eos",
+    {
+        "tokens": [" Paris", ".", "</s>"],
+        "token_ids": [3681, 29889, 2],
+        "token_logprobs": [-0.25, -0.5, -0.75],
+        "top_logprobs": [{" Paris": -0.25}, {".": -0.5}, {"</s>": -0.75}],
+    },
+    seed=1,
+) | {"prompt": [], "object": "text.completion", "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+
+TOGETHER_WITHOUT_TOP = completion(
+    " Paris.", "eos", {"tokens": [" Paris", ".", "</s>"], "token_logprobs": [-0.25, -0.5, -0.75], "top_logprobs": None}
+)
+
+FIREWORKS = completion(
+    " Paris.",
+    "stop",
+    {
+        "tokens": [" Paris", ".", ""],
+        "token_ids": [3681, 29889, 2],
+        "text_offset": [40, 46, 47],
+        "token_logprobs": [-0.25, -0.5, -0.75],
+        "top_logprobs": [{" Paris": -0.25, " Lyon": -2.0}, {".": -0.5, "!": -1.5}, {"": -0.75, " It": -1.0}],
+    },
+    raw_output={"completion": " Paris.", "completion_token_ids": [3681, 29889, 2], "prompt_token_ids": [1]},
+)
+
+FIREWORKS_NEW = completion(
+    " Paris.",
+    "stop",
+    {
+        "content": [
+            {
+                "token": " Paris",
+                "bytes": [32, 80, 97, 114, 105, 115],
+                "logprob": -0.25,
+                "token_id": 3681,
+                "top_logprobs": [],
+            },
+            {"token": ".", "bytes": [46], "logprob": -0.5, "token_id": 29889, "top_logprobs": []},
+            {"token": "</s>", "bytes": [], "logprob": -0.75, "token_id": 2, "top_logprobs": []},
+        ]
+    },
+)
+
+# text_offset is -1 throughout; two tokens of the same text are one key.
+SGLANG = completion(
+    " Paris.",
+    "stop",
+    {
+        "tokens": [" Paris", ".", "</s>"],
+        "text_offset": [-1, -1, -1],
+        "token_logprobs": [-0.25, -0.5, -0.75],
+        "top_logprobs": [{" Paris": -3.0, "": -4.0}, {".": -0.5}, {"</s>": -0.75}],
+    },
+    matched_stop=2,
+)
+
+# Decoded one id at a time: SentencePiece's space is lost, and with it the difference between "Paris" and " Paris".
+SGLANG_LOST_SPACES = completion(
+    " Paris.",
+    "stop",
+    {
+        "tokens": ["Paris", ".", "</s>"],
+        "text_offset": [-1, -1, -1],
+        "token_logprobs": [-0.25, -0.5, -0.75],
+        "top_logprobs": [{"Paris": -3.0}, {".": -0.5}, {"</s>": -0.75}],
+    },
+)
+
+LLAMA_CPP = completion(
+    " Paris.",
+    "stop",
+    {
+        "content": [
+            {
+                "id": 3681,
+                "token": " Paris",
+                "bytes": [32, 80, 97, 114, 105, 115],
+                "logprob": -0.25,
+                "top_logprobs": [{"id": 3681, "token": " Paris", "bytes": [], "logprob": -0.25}],
+            },
+            {
+                "id": 29889,
+                "token": ".",
+                "bytes": [46],
+                "logprob": -0.5,
+                "top_logprobs": [{"id": 29889, "token": ".", "bytes": [46], "logprob": -0.5}],
+            },
+            {
+                "id": 2,
+                "token": "",
+                "bytes": [],
+                "logprob": -0.75,
+                "top_logprobs": [{"id": 2, "token": "", "bytes": [], "logprob": -0.75}],
+            },
+        ]
+    },
+)
+
+
+def vllm(tokens, offsets) -> dict:
+    return completion(
+        " Paris.",
+        "stop",
+        {
+            "tokens": tokens,
+            "text_offset": offsets,
+            "token_logprobs": [-0.25, -0.5, -0.75],
+            "top_logprobs": [{token: logprob} for token, logprob in zip(tokens, (-0.25, -0.5, -0.75), strict=True)],
+        },
+        stop_reason=None,
+        prompt_logprobs=None,
+    )
+
+
+REPLIES = {
+    "together": TOGETHER,
+    "together_without_top": TOGETHER_WITHOUT_TOP,
+    "fireworks": FIREWORKS,
+    "fireworks_new": FIREWORKS_NEW,
+    "sglang": SGLANG,
+    "sglang_lost_spaces": SGLANG_LOST_SPACES,
+    "llama_cpp": LLAMA_CPP,
+    "vllm_0.6": vllm([" Paris", ".", ""], [0, 6, 7]),
+    "vllm_0.8_byte_level": vllm(["ĠParis", ".", "<|endoftext|>"], [0, 6, 7]),
+    "vllm_0.9_sentencepiece": vllm(["▁Paris", ".", "</s>"], [0, 6, 7]),
+    "vllm_lost_space": vllm(["Paris", ".", "</s>"], [0, 5, 6]),
+}
+
+
+def endpoint(reply_server, reply) -> OpenAIEndpoint:
+    server = reply_server(lambda path, body: (200, {}, MODELS if path.endswith("/models") else reply))
+    return OpenAIEndpoint("lm", server.host, request_timeout=5)
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_the_same_tokens_from_every_server(name, reply_server):
+    model = endpoint(reply_server, REPLIES[name])
+    model.probe(1)
+    found = model.complete("Hi", max_tokens=3, temperature=0.0, logprobs=1)
+    assert (found.text, found.finish_reason) == (" Paris.", "stop")
+    assert [token.text for token in found.tokens] == [" Paris", ".", ""]
+    expected = [math.exp(logprob) for logprob in (-0.25, -0.5, -0.75)]
+    assert [token.top_prob for token in found.tokens] == pytest.approx(expected)
+
+
+def test_offsets_that_say_nothing_are_not_believed(reply_server):
+    """SGLang's -1 throughout would make the whole text the last token's."""
+    logprobs = {"tokens": ["\ufffd?", "\ufffd?"], "text_offset": [-1, -1], "token_logprobs": [-0.1, -0.1]}
+    model = endpoint(reply_server, completion("ab", "length", logprobs))
+    model.patience = type(model.patience)(0)
+    with pytest.raises(ModelError, match="do not fit its text"):
+        model.complete("Hi", max_tokens=2, temperature=0.0, logprobs=1)
+
+
+def test_top_lists_that_are_shorter_than_the_tokens_are_no_crash(reply_server):
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.1], "top_logprobs": [{"a": -0.1}]}
+    model = endpoint(reply_server, completion("ab", "length", logprobs))
+    model.patience = type(model.patience)(0)
+    with pytest.raises(ModelError, match="cannot be read"):
+        model.complete("Hi", max_tokens=2, temperature=0.0, logprobs=1)
+
+
+def test_tgi_has_no_log_probabilities_there(reply_server):
+    model = endpoint(reply_server, completion(" Paris.", "eos_token", None))
+    with pytest.raises(ModelError, match="no log-probabilities on /v1/completions"):
+        model.probe(1)
+    assert model.probe(None).max_logprobs == 0
+    assert model.complete("Hi", max_tokens=3, temperature=0.0).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("value", [-math.inf, -9999.0])
+def test_a_probability_of_0(value, reply_server):
+    logprobs = {"tokens": ["ab"], "token_logprobs": [value], "top_logprobs": [{"ab": value, "c": value}]}
+    model = endpoint(reply_server, completion("ab", "length", logprobs))
+    (token,) = model.complete("Hi", max_tokens=1, temperature=0.0, logprobs=1).tokens
+    assert token.top_prob == 0
