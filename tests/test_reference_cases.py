@@ -75,9 +75,9 @@ def test_same_text_as_the_published_program(name, form, case_servers, tmp_path):
     if form == "printed_empty":
         for model, published in case["published_program"].items():
             after, earlier = server.stats()[model], before.get(model, {})
-            # The probe's few requests come on top of the published program's, two more where log-probabilities are needed.
-            roles = [role for role, name in models_of(case).items() if name == model]
-            probing = sum(
-                7 + 2 * (case["exp"] == "baseline" or (case["exp"], role) == ("nudging", "base")) for role in roles
-            )
+            # The probe's requests come on top: seven, two more where log-probabilities are needed, one more for a BOS.
+            probing = 0
+            for role, name in models_of(case).items():
+                needs_logprobs = case["exp"] == "baseline" or (case["exp"], role) == ("nudging", "base")
+                probing += (name == model) * (7 + 2 * needs_logprobs + ("gemma" in name))
             assert after["requests"] - earlier.get("requests", 0) == published["requests"] + probing
