@@ -33,8 +33,9 @@ SchedulerParameters=batch_sched_delay=0
 KillWait=10
 MinJobAge=300
 ReturnToService=2
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={port1} CPUs=1 RealMemory=200
-NodeName=node2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={port2} CPUs=1 RealMemory=200
+GresTypes=gpu
+NodeName=node1 Gres=gpu:8 NodeHostname=localhost NodeAddr=127.0.0.1 Port={port1} CPUs=1 RealMemory=200
+NodeName=node2 Gres=gpu:8 NodeHostname=localhost NodeAddr=127.0.0.1 Port={port2} CPUs=1 RealMemory=200
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -52,7 +53,7 @@ def _path() -> str:
 
 
 class SlurmCluster:
-    """Two nodes of one CPU each; `environment` is what Slurm's commands need to talk to it."""
+    """Two nodes of one CPU and eight GPUs that are plain files; `environment` is what Slurm's commands need to talk to it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -65,6 +66,9 @@ class SlurmCluster:
         ports = {"controller_port": free_port(), "port1": free_port(), "port2": free_port()}
         (self.folder / "slurm.conf").write_text(CONFIGURATION.format(folder=self.folder, **ports))
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
+        (self.folder / "gres.conf").write_text(f"NodeName=node[1-2] Name=gpu File={self.folder}/gpu[0-7]\n")
+        for i in range(8):
+            (self.folder / f"gpu{i}").touch()
         subprocess.run(["mungekey", "-c", "-k", self.folder / "munge.key"], env=self.environment, check=True)
         files = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed", "key-file": "key"}
         self._start("munged", "--foreground", "--force", *(f"--{o}={self.folder}/munge.{f}" for o, f in files.items()))

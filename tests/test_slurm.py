@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
-from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
+from conftest import REPOSITORY, final_records, free_port, gsm8k_rows, one, run_api, write_rows
 
 pytestmark = pytest.mark.slow
 if slurm_cluster.missing() and not os.environ.get("CI"):
@@ -154,3 +154,69 @@ def test_every_task_hosts_its_pair_and_stops_it(slurm, server, tmp_path):
     assert len(asked) == len(list(tmp_path.glob("stopped-*"))) == 2
     assert all(words[:2] == ["base-lm", "llama-2-chat"] and words[-2:] == ["--base_gpus", "0"] for words in asked)
     assert texts(final_records(tmp_path / "out put")) == undisturbed(server, tmp_path)
+
+
+VLLM = """\
+#!/usr/bin/env bash
+echo "$SLURMD_NODENAME $*" >>{folder}/started
+while [ $# -gt 0 ]; do [ "$1" != --port ] || port=$2; shift; done
+[ -n "$port" ] || exec sleep 1000
+exec {python} {repository}/tests/scripted_lm_server.py --host 0.0.0.0 --seed 2 --port "$port"
+"""
+
+
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A folder in which the batch files find what they find in the repository."""
+    write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(2))
+    folder = tmp_path / "work"
+    write_program(folder / ".venv/bin/python", f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    for name in ("scripts", "run_api.py"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder
+
+
+def run_batch_file(slurm, name: str, work: Path, environment: dict, *options: str) -> list[dict]:
+    """Submit a batch file as it is, but for its ports, and wait for the answers."""
+    script = (REPOSITORY / "scripts/slurm" / name).read_text()
+    for port in ("8000", "8001"):
+        script = script.replace(f"_port={port}", f"_port={free_port()}")
+    (work / name).write_text(script)
+    command = ["sbatch", "--cpus-per-task=1", "--time=5", *options, name, "--data_dir", str(work.parent / "data")]
+    command += ["--max_token_total", "64", "--output_dir", str(work.parent / "out")]
+    done = subprocess.run(command, cwd=work, env=slurm.environment | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    slurm.wait_until_empty()
+    logs = "".join(path.read_text() for path in work.glob("slurm-*.log"))
+    assert "answers " in logs and "Traceback" not in logs, logs
+    return final_records(work.parent / "out")
+
+
+def test_host_and_run(slurm, server, work):
+    hosts = f"BASE_HOST={server.host}\\nNUDGING_HOST={server.host}\\n"
+    write_program(
+        work / "serve",
+        f'#!/usr/bin/env bash\nwhile [ "$1" != --ready_file ]; do shift; done\nprintf \'{hosts}\' >"$2"\nexec sleep 1000\n',
+    )
+    records = run_batch_file(slurm, "host_and_run.sbatch", work, {"SERVE_MODELS": str(work / "serve")})
+    assert len(records) == 2 and all(record["raw_answer"] for record in records)
+
+
+def test_two_nodes(slurm, work):
+    """vLLM is a stand-in: what it is called with on which node, and that the job ends with its servers."""
+    write_program(work / "bin/vllm", VLLM.format(folder=work, python=sys.executable, repository=REPOSITORY))
+    path = f"{work}/bin:{slurm.environment['PATH']}"
+    records = run_batch_file(slurm, "two_nodes.sbatch", work, {"PATH": path})
+    assert len(records) == 2 and all(record["raw_answer"] for record in records)
+    nudging, *base = (work / "started").read_text().splitlines()
+    assert nudging.startswith("node1 serve meta-llama/Llama-3.1-8B-Instruct ")
+    first, second = sorted(base)
+    assert first.startswith("node1 serve meta-llama/Llama-3.1-405B ") and "--nnodes 2 " in first
+    assert "--node-rank 0 --port" in first and second.startswith("node2 ")
+    assert second.endswith("--node-rank 1 --headless")
