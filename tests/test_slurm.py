@@ -88,8 +88,8 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def processes_of(log: Path) -> list[int]:
-    """The run_api.py processes that write to a folder."""
+def processes_of(log: Path) -> list[tuple[int, str]]:
+    """The run_api.py processes that write to a folder, each with its shard."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
