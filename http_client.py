@@ -36,7 +36,7 @@ class OptionError(ValueError):
 
 def check_url(url: str, option: str) -> None:
     """Raise OptionError unless a base URL is one."""
-    if not re.fullmatch(r"https?://[^/\s]+[^\s?#]*", url):
+    if not re.fullmatch(r"https?://[^/\s,?#]+[^\s,?#]*", url):
         raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {url!r}")
 
 
