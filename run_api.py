@@ -17,6 +17,7 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
+from command_line import parse_settings
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
 from embedded_server import EmbeddedServerError
 from eval_utils import score_by_rule, summarise
@@ -27,7 +28,7 @@ from language_models import ModelError
 from model_hosts import connect
 from replicas import Replicas
 from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
-from settings import RunSettings, SettingsError, parse_settings
+from settings import RunSettings, SettingsError
 from stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
 from utils import visible
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from command_line import build_parser
 from datasets_loader import DATA_SETS
 from http_client import OptionError
 from judge import is_scored, judge_for
 from results import ResultFiles, ResultsError
-from settings import RunSettings, build_parser
+from settings import RunSettings
 
 # What a config calls an experiment: run_api.py's options, and the roles of the pair's models in them.
 EXPERIMENTS = {

@@ -180,7 +180,9 @@ class TestJudge:
 
     def test_wrong_key_is_not_tried_again(self, server, judge_named):
         server.replies = [(401, {})]
-        with pytest.raises(ModelError, match=r"judge small-judge at http://.*: status 401: .*api_key_env names.*scripted 401") as error:
+        with pytest.raises(
+            ModelError, match=r"judge small-judge at http://.*: status 401: .*api_key_env names.*scripted 401"
+        ) as error:
             judge_named().score(record(), "judge")
         assert error.value.status == 401
         assert len(server.requests) == 1

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from command_line import parse_settings
 from datasets_loader import DATA_SETS
 from nudging import NudgingSettings
-from settings import EXPERIMENTS, RunSettings, SettingsError, parse_settings
+from settings import EXPERIMENTS, RunSettings, SettingsError
 from utils import INSTRUCT_TEMPLATES
 
 REPOSITORY = Path(__file__).parents[1]
