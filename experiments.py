@@ -11,7 +11,7 @@ from baselines import average_ensemble, proxy_tuning
 from datasets_loader import DataSet, Example
 from demo_models import DEMO_MODELS
 from eval_utils import rule_score
-from http_client import shorten
+from http_client import shorten, without_password
 from language_models import ContextLengthError, Metered, ModelError
 from nudging import nudge
 from replicas import Replicas
@@ -83,12 +83,11 @@ def describe(
     ]
     prompts = sample_prompts(data_set, examples[0], writers)
     for role, model in settings.models.items():
+        where = f"at {without_password(model.host)}" if model.host else "served by this process"
         template = (
             recognise_family(family_name(model.name)) + " (by name)" if model.template == "auto" else model.template
         )
-        lines.append(
-            f"\n--- {role}: {model.name} at {model.host}, template {template}; the prompt of row {examples[0].id}:"
-        )
+        lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {examples[0].id}:")
         lines.append(prompts[role] + "<<<answer>>>")
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 

@@ -37,7 +37,7 @@ class OptionError(ValueError):
 def check_url(url: str, option: str) -> None:
     """Raise OptionError unless a base URL is one."""
     if not re.fullmatch(r"https?://[^/\s,?#]+[^\s,?#]*", url):
-        raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {url!r}")
+        raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {without_password(url)!r}")
 
 
 def split_hosts(hosts: str, option: str) -> list[str]:
@@ -145,7 +145,7 @@ def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
 def _seconds_to_wait(error: TransientError, tries: int) -> float:
     if error.retry_after is not None:
         return error.retry_after
-    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * random.uniform(0.75, 1)
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1)
 
 
 def request(

@@ -160,7 +160,10 @@ class ResultFiles:
             if not isinstance(lock, filelock.SoftFileLock):
                 self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
         except filelock.Timeout:
-            holder = visible(" ".join(self._lock_file.read_text().split()[:8])) or "another process"
+            try:
+                holder = visible(" ".join(self._lock_file.read_text(errors="replace").split()[:8])) or "another process"
+            except OSError:  # it has just ended
+                holder = "another process"
             raise ResultsError(
                 f"{self.jsonl} is being written by another run ({holder}); wait for it or stop it"
             ) from None
@@ -200,6 +203,7 @@ class ResultFiles:
         try:
             self._log.write(_lines([entry]).encode())
             self._log.flush()
+            os.fsync(self._log.fileno())  # a record costs seconds of computing, this costs milliseconds
         except OSError as error:
             self.close_log()
             raise ResultsError(

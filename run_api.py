@@ -22,7 +22,7 @@ from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_example
 from embedded_server import EmbeddedServerError
 from eval_utils import score_by_rule, summarise
 from experiments import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers
-from http_client import OptionError
+from http_client import OptionError, without_password
 from judge import Judge, is_scored, judge_for, judge_records
 from language_models import ModelError
 from model_hosts import connect
@@ -233,7 +233,8 @@ def answer_all(
                     bar.update()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return stop.exit_code if done < len(todo) else 0
+    # With all samples answered there is nothing to stop, unless a judge would follow.
+    return stop.exit_code if done < len(todo) or data_set.scoring != "rule" else 0
 
 
 def earlier_answers(settings: RunSettings, files: ResultFiles, examples: list[Example]) -> tuple[dict, dict[int, dict]]:
@@ -279,7 +280,7 @@ def scoring_command(settings: RunSettings, files: ResultFiles) -> str:
     words = ["python", "eval_utils.py", str(files.json), "--dataset_name", settings.dataset_name]
     for option in ("judge_model", "judge_host"):
         if value := getattr(settings, option):
-            words += [f"--{option}", value]
+            words += [f"--{option}", without_password(value)]
     if settings.judge_api_key_env != RunSettings.judge_api_key_env:
         words += ["--judge_api_key_env", settings.judge_api_key_env]
     return shlex.join(words)

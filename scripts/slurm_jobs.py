@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -32,9 +33,15 @@ def submit(sweep: Sweep, tasks: list[Task], more_options: list[str]) -> tuple[st
     Raises:
         SlurmError: the folder cannot be written, or sbatch refuses.
     """
+    if len(tasks) > (most := largest_array()):
+        raise SlurmError(
+            f"{len(tasks)} tasks are more than the {most} of an array on this cluster (MaxArraySize); "
+            "submit them in parts with --only, or use fewer shards"
+        )
     folder = sweep.output_dir.absolute() / "slurm" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     try:
         folder.mkdir(parents=True)
+        folder.chmod(0o700)  # hosts may hold a password
         (folder / "tasks.jsonl").write_text("".join(_task_line(task) for task in tasks))
         (folder / "serve.txt").write_text("".join(_serve_line(task) + "\n" for task in tasks))
         if setup := sweep.slurm.get("setup"):
@@ -47,6 +54,16 @@ def submit(sweep: Sweep, tasks: list[Task], more_options: list[str]) -> tuple[st
         raise SlurmError(f"the jobs cannot be written to {folder} ({error})") from None
     job = _sbatch(str(array))
     return job, _sbatch(f"--dependency=afterany:{job}", str(table)), folder
+
+
+def largest_array() -> int:
+    """How many tasks an array may have on this cluster: MaxArraySize - 1, which is 1000 where nothing else is set."""
+    try:
+        shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        shown = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.M)
+    return int(found[1]) - 1 if found else 1000
 
 
 def _task_line(task: Task) -> str:

@@ -197,6 +197,10 @@ def _model_options(path: Path, name: str, pair: dict, served: bool, experiment: 
 def _further_options(path: Path, options: dict) -> list[str]:
     line = []
     for name, value in options.items():
+        if name in ("rerun", "dry_run"):
+            raise ConfigError(
+                f"{path}: {name} cannot stand in a sweep, which continues what is there; give it to run_api.py"
+            )
         if name in _OURS:
             raise ConfigError(f"{path}: {name} is no further option; the config has a key of its own for it")
         if value is True:

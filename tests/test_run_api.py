@@ -472,3 +472,6 @@ def test_api_keys_come_from_the_named_variables(data_dir, tmp_path, reply_server
     finished = run_api(*options[:5], host, *options[6:], "--rerun", env={"MY_KEY": "secret-5\n"})
     assert "wrong key ***" in plain_error(finished) and "secret-5" not in finished.stderr + finished.stdout
     assert "hunter2" not in finished.stderr + finished.stdout
+    finished = run_api(*options[:5], host, *options[6:], "--dry_run", env={"MY_KEY": "secret-5"})
+    assert finished.returncode == 0 and "***@127.0.0.1" in finished.stdout and "hunter2" not in finished.stdout
+    assert "hunter2" not in plain_error(run_api(*options[:5], host + "?x", *options[6:]))

@@ -49,13 +49,25 @@ class TestConfig:
             *("small: svamp base_only", "small: svamp nudging 0.2", "small: svamp nudging 0.4"),
         ]
 
+    @pytest.mark.parametrize("option", ["rerun = true", "dry_run = true"])
+    def test_what_would_undo_continuing_is_refused(self, tmp_path, option):
+        with pytest.raises(ConfigError, match="cannot stand in a sweep"):
+            read_sweep(write(tmp_path, f"[options]\n{option}\n"))
+
+    def test_an_array_too_large_for_the_cluster_is_refused_before_anything_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(slurm_jobs, "largest_array", lambda: 1)
+        found = read_sweep(write(tmp_path, "thresholds = [0.2, 0.4]\n"))
+        with pytest.raises(slurm_jobs.SlurmError, match="2 tasks are more than the 1 of an array"):
+            slurm_jobs.submit(found, found.tasks, [])
+        assert not (tmp_path / "out").exists()
+
     def test_a_run_is_a_command_of_run_api(self, tmp_path):
-        text = 'num_samples = 5\n[options]\nnum_threads = 3\nend_tokens = ["a", "b"]\nrerun = false\n'
+        text = 'num_samples = 5\n[options]\nnum_threads = 3\nend_tokens = ["a", "b"]\njudge = "none"\n'
         (task,) = read_sweep(write(tmp_path, text)).tasks
         assert command_line(task) == (
             "python run_api.py --dataset_name gsm8k --exp nudging --base_model base-lm --base_host http://localhost:1/v1 "
             "--nudging_model llama-2-chat --nudging_host http://localhost:1/v1 --top_prob_thres 0.3 "
-            f"--output_dir {tmp_path}/out --num_samples 5 --data_dir {tmp_path} --num_threads 3 --end_tokens a b"
+            f"--output_dir {tmp_path}/out --num_samples 5 --data_dir {tmp_path} --num_threads 3 --end_tokens a b --judge none"
         )
         assert task.settings.end_tokens == ("a", "b")
 
