@@ -5,14 +5,17 @@ at once and walk along them for as long as the models agree.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from language_models import Completion, ContextLengthError, LanguageModel, Token
+from continuations import Continuation, Writer
+from language_models import END_OF_SEQUENCE, ContextLengthError, LanguageModel, Token
 from utils import count_tokens
 
 TOKENS_PER_CALL = 16
 ENSEMBLE_LOGPROBS = 5
 PROXY_TUNING_LOGPROBS = 100
+CHAT = 1  # the chat model's place among the models
 
 
 @dataclass
@@ -39,20 +42,20 @@ def proxy_tuning_choice(base: Token, chat: Token, proxy_base: Token) -> str | No
     return max(scores, key=scores.__getitem__) if scores else None
 
 
-def walk_ensemble(base: Completion, chat: Completion) -> str:
-    """The text that an average ensemble accepts of two completions of the same text."""
+def walk_ensemble(base: Iterable[Token], chat: Iterable[Token]) -> str:
+    """The text that an average ensemble accepts of two models' tokens after the same text."""
     accepted = ""
-    for base_token, chat_token in zip(base.tokens, chat.tokens, strict=False):
+    for base_token, chat_token in zip(base, chat, strict=False):
         if base_token.text != chat_token.text:
             return accepted + ensemble_choice(base_token, chat_token)
         accepted += base_token.text
     return accepted
 
 
-def walk_proxy_tuning(base: Completion, chat: Completion, proxy_base: Completion) -> str:
-    """The text that proxy tuning accepts of three completions of the same text."""
+def walk_proxy_tuning(base: Iterable[Token], chat: Iterable[Token], proxy_base: Iterable[Token]) -> str:
+    """The text that proxy tuning accepts of three models' tokens after the same text."""
     accepted = ""
-    for tokens in zip(base.tokens, chat.tokens, proxy_base.tokens, strict=False):
+    for tokens in zip(base, chat, proxy_base, strict=False):
         choice = proxy_tuning_choice(*tokens)
         if choice is None:
             return accepted + tokens[0].text
@@ -62,36 +65,135 @@ def walk_proxy_tuning(base: Completion, chat: Completion, proxy_base: Completion
     return accepted
 
 
-def _first_text(*completions: Completion) -> str:
-    return next((token.text for completion in completions for token in completion.tokens if token.text), "")
+class PublishedCalls:
+    """The published program's requests: every model writes TOKENS_PER_CALL tokens in each turn."""
+
+    def __init__(self, writers: list[Writer]):
+        self._writers = writers
+
+    def begin_turn(self, text: str) -> None:
+        """Ask every model for its tokens after the answer text so far."""
+        self._completions = [
+            writer.model.complete(writer.prompt + text, max_tokens=writer.call_tokens, **writer.options)
+            for writer in self._writers
+        ]
+
+    def last_words(self) -> str | None:
+        """The chat model's words where they end the answer."""
+        chat = self._completions[CHAT]
+        return chat.text if chat.finish_reason == "stop" else None
+
+    def tokens(self, i: int) -> Iterator[Token]:
+        """The tokens of model i in this turn."""
+        return iter(self._completions[i].tokens)
+
+    def restart(self) -> bool:
+        """Whether the turn can be begun again by smaller calls."""
+        return False
+
+    def close(self) -> None:
+        """End all writing."""
+
+
+class StreamedCalls(PublishedCalls):
+    """The same tokens from streams, which go on in the next turn where what was accepted is what a model has written.
+
+    Of the chat model all tokens of a turn are read, since they may end the answer; of the others those that the walk looks at.
+    """
+
+    def __init__(self, writers: list[Writer]):
+        super().__init__(writers)
+        self._text = ""
+        self._continuations: list[Continuation | None] = [None] * len(writers)
+        self._read: list[list[Token]] = [[] for _ in writers]
+
+    def begin_turn(self, text: str) -> None:
+        self._text = text
+        for i, writer in enumerate(self._writers):
+            continuation = self._continuations[i]
+            if continuation is not None:
+                continuation.put_back(self._read[i])
+                if writer.near_limit or not continuation.follow(text):
+                    continuation.close()
+                    continuation = None
+            self._continuations[i], self._read[i] = continuation or Continuation(writer, text), []
+        self._open_all()
+
+    def _open_all(self) -> None:
+        """Have all models begin before the first is waited for."""
+        for continuation in self._continuations:
+            continuation.open()
+
+    def last_words(self) -> str | None:
+        chat = "".join(token.text for token in self.tokens(CHAT))
+        return chat if self._continuations[CHAT].ended else None
+
+    def tokens(self, i: int) -> Iterator[Token]:
+        read, source = self._read[i], self._continuations[i]
+        for n in range(TOKENS_PER_CALL):
+            if n == len(read):
+                # A call without a token counts as an end of sequence.
+                token = source.read() or (None if read else END_OF_SEQUENCE)
+                if token is None:
+                    return
+                read.append(token)
+            yield read[n]
+
+    def restart(self) -> bool:
+        self.close()
+        self._continuations = [Continuation(writer, self._text) for writer in self._writers]
+        self._read = [[] for _ in self._writers]
+        self._open_all()
+        return True
+
+    def close(self) -> None:
+        for continuation in self._continuations:
+            if continuation is not None:
+                continuation.close()
 
 
 def _decode(
-    models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature
+    models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, calls
 ) -> BaselineResult:
+    options = {"temperature": temperature, "logprobs": logprobs}
+    writers = [
+        Writer(model, prompt, TOKENS_PER_CALL, max_token_total, options)
+        for model, prompt in zip(models, prompts, strict=True)
+    ]
+    asking = {"published": PublishedCalls, "streamed": StreamedCalls}[calls](writers)
     result = BaselineResult()
+
+    def turn() -> tuple[str, bool]:
+        """The text that is added, and whether the chat model ends the answer with it."""
+        last_words = asking.last_words()
+        if last_words is not None:
+            return last_words, True
+        accepted = walk(*(asking.tokens(i) for i in range(len(models))))
+        return accepted or _first_text(asking.tokens(0), asking.tokens(CHAT)), False
+
     try:
         while count_tokens(result.text) < max_token_total:
-            completions = [
-                model.complete(
-                    prompt + result.text, max_tokens=TOKENS_PER_CALL, temperature=temperature, logprobs=logprobs
-                )
-                for model, prompt in zip(models, prompts, strict=True)
-            ]
-            base, chat = completions[:2]
-            if chat.finish_reason == "stop":
-                result.text += chat.text
-                result.stop_reason = "chat_model_stop"
-                return result
-            added = walk(*completions) or _first_text(base, chat)
-            if not added:
-                result.stop_reason = "no_new_text"
-                return result
+            try:
+                asking.begin_turn(result.text)
+                added, ended = turn()
+            except ContextLengthError:
+                if not asking.restart():
+                    raise
+                added, ended = turn()
             result.text += added
+            if ended or not added:
+                result.stop_reason = "chat_model_stop" if ended else "no_new_text"
+                return result
         result.stop_reason = "length"
     except ContextLengthError:
         result.stop_reason = "context_length"
+    finally:
+        asking.close()
     return result
+
+
+def _first_text(*tokens: Iterator[Token]) -> str:
+    return next((token.text for source in tokens for token in source if token.text), "")
 
 
 def average_ensemble(
@@ -102,6 +204,7 @@ def average_ensemble(
     *,
     max_token_total: int = 512,
     temperature: float = 0.0,
+    calls: str = "published",
 ) -> BaselineResult:
     """Answer one prompt with the average of two models' token probabilities (nudging paper, section 4.1).
 
@@ -110,6 +213,7 @@ def average_ensemble(
         base_prompt, chat_prompt: the prompt in each model's own template, before any answer text.
         max_token_total: length of the answer in cl100k_base tokens.
         temperature: of every call.
+        calls: "published" or "streamed", how the models are asked; the answer does not depend on it.
 
     Returns:
         The answer; stop_reason is one of chat_model_stop, length, no_new_text, context_length.
@@ -118,7 +222,7 @@ def average_ensemble(
         ModelError: a model did not answer, after all retries.
     """
     prompts = [base_prompt, chat_prompt]
-    return _decode([base, chat], prompts, walk_ensemble, ENSEMBLE_LOGPROBS, max_token_total, temperature)
+    return _decode([base, chat], prompts, walk_ensemble, ENSEMBLE_LOGPROBS, max_token_total, temperature, calls)
 
 
 def proxy_tuning(
@@ -131,6 +235,7 @@ def proxy_tuning(
     *,
     max_token_total: int = 512,
     temperature: float = 0.0,
+    calls: str = "published",
 ) -> BaselineResult:
     """Answer one prompt by proxy tuning: the base model shifted by what tuning did to a small model (Liu et al. 2024, section 2).
 
@@ -139,6 +244,7 @@ def proxy_tuning(
         base_prompt, chat_prompt, proxy_base_prompt: the prompt in each model's own template, before any answer text.
         max_token_total: length of the answer in cl100k_base tokens.
         temperature: of every call.
+        calls: "published" or "streamed", how the models are asked; the answer does not depend on it.
 
     Returns:
         The answer; stop_reason as for `average_ensemble`.
@@ -147,4 +253,4 @@ def proxy_tuning(
         ModelError: a model did not answer, after all retries.
     """
     models, prompts = [base, chat, proxy_base], [base_prompt, chat_prompt, proxy_base_prompt]
-    return _decode(models, prompts, walk_proxy_tuning, PROXY_TUNING_LOGPROBS, max_token_total, temperature)
+    return _decode(models, prompts, walk_proxy_tuning, PROXY_TUNING_LOGPROBS, max_token_total, temperature, calls)

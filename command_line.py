@@ -5,7 +5,7 @@ import sys
 
 from datasets_loader import DATA_SETS
 from http_client import OptionError
-from settings import BASELINE_METHODS, EXPERIMENTS, RunSettings
+from settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
 from utils import INSTRUCT_TEMPLATES
 
 
@@ -101,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
         option(name, "sampling", type=float, metavar="X")
     group = parser.add_argument_group("requests")
     option("num_threads", "questions answered side by side", type=int, metavar="N")
+    option(
+        "calls",
+        "how the models are asked: streamed (fast), published (the requests of the published program), or auto: streamed where the "
+        "servers can; the answers are the same",
+        metavar="|".join(CALLS),
+    )
     option("request_timeout", "seconds that a server may stay silent", type=float, metavar="S")
     option(
         "max_retries", "how often a failed request is sent again, after 0.5 s doubling to 8 s", type=int, metavar="N"

@@ -92,6 +92,22 @@ def describe(
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 
 
+def used_calls(settings: RunSettings, models: dict[str, Replicas]) -> str:
+    """How the models of a run are asked: "streamed" or "published".
+
+    Raises:
+        ModelError: --calls asks for streams, and a server has none.
+    """
+    if settings.calls == "published":
+        return "published"
+    without = [role for role, model in models.items() if not model.streams(settings.models[role].logprobs is not None)]
+    if without and settings.calls == "streamed":
+        raise ModelError(
+            f"--calls streamed: the server of --{without[0]}_model streams no tokens with log-probabilities; use --calls auto"
+        )
+    return "published" if without else "streamed"
+
+
 def answer_one(
     settings: RunSettings,
     data_set: DataSet,
@@ -142,7 +158,13 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
                 tqdm.write(f"[sample {index}, round {number}] {for_terminal(spoken)}", file=sys.stderr)
 
         result = nudge(
-            models["base"], models["nudging"], prompts["base"], prompts["nudging"], settings.nudging_settings, on_round
+            models["base"],
+            models["nudging"],
+            prompts["base"],
+            prompts["nudging"],
+            settings.nudging_settings,
+            on_round,
+            settings.calls,
         )
         return {
             "raw_answer": result.answer,
@@ -157,6 +179,7 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
             *prompts.values(),
             max_token_total=settings.max_token_total,
             temperature=settings.base_temperature,
+            calls=settings.calls,
         )
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
     (role,) = settings.roles

@@ -1,11 +1,12 @@
 """The one HTTP client of this program: an OpenAI client with a connection pool of the right size, retries, and plain errors."""
 
+import contextlib
 import json
 import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -139,10 +140,11 @@ def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
                 if failures > patience.retries:
                     raise
             usage.retries += 1
-            time.sleep(_seconds_to_wait(error, failures + misses))
+            time.sleep(seconds_to_wait(error, failures + misses))
 
 
-def _seconds_to_wait(error: TransientError, tries: int) -> float:
+def seconds_to_wait(error: TransientError, tries: int) -> float:
+    """How long to wait after a failure, the `tries`-th in a row."""
     if error.retry_after is not None:
         return error.retry_after
     return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1)
@@ -171,6 +173,16 @@ def request(
         ModelError: any other refusal.
     """
 
+    with plain_errors(where, client):
+        raw = call()
+        usage.requests += 1
+        return read(_body(raw.content, usage))
+
+
+@contextlib.contextmanager
+def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
+    """Turn what goes wrong between a client and its server into the errors of `request`, which name the model and its host."""
+
     # Before anything is cut: a part of a key is no longer recognised as one.
     def without_key(message: str) -> str:
         return message if client.api_key == NEUTRAL_API_KEY else message.replace(client.api_key, "***")
@@ -179,9 +191,7 @@ def request(
         return f"{where}: {shorten(without_key(message))}"
 
     try:
-        raw = call()
-        usage.requests += 1
-        return read(_body(raw.content, usage))
+        yield
     except UnreadableReply as error:
         raise TransientError(plain(f"the server's reply cannot be read: {error}")) from None
     except openai.APIStatusError as error:
@@ -194,12 +204,13 @@ def request(
         if status in (408, 409, 429) or status >= 500:
             raise TransientError(message, status, retry_after=_retry_after(error.response)) from None
         raise ModelError(message, status) from None
-    except openai.APIConnectionError as error:
-        in_time = not isinstance(error, openai.APITimeoutError)
+    except (openai.APIConnectionError, httpx2.TransportError) as error:
+        # While a stream is read, the errors are httpx2's own.
+        cause = error if isinstance(error, httpx2.TransportError) else error.__cause__
+        in_time = not isinstance(error, openai.APITimeoutError | httpx2.TimeoutException)
         # A machine that is gone lets the connection itself time out.
-        unreachable = in_time or isinstance(error.__cause__, httpx2.ConnectTimeout)
-        reason = str(error.__cause__ or error)
-        message = plain(f"{'cannot be reached' if in_time else 'no answer in time'} ({reason})")
+        unreachable = in_time or isinstance(cause, httpx2.ConnectTimeout)
+        message = plain(f"{'cannot be reached' if in_time else 'no answer in time'} ({cause or error})")
         raise TransientError(message, unreachable=unreachable) from None
 
 
@@ -225,12 +236,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
 
 def _body(content: bytes, usage: Usage) -> dict:
     """The JSON object of a reply, its token counts added to `usage`."""
-    try:
-        body = _read_json(content)
-    except ValueError:
-        raise UnreadableReply(f"it is no JSON: {content.decode('utf-8', 'replace')!r}") from None
-    if not isinstance(body, dict):
-        raise UnreadableReply(f"it is no JSON object: {str(body)!r}")
+    body = json_object(content)
     tokens = body.get("usage")
     for name in ("prompt_tokens", "completion_tokens"):
         count = tokens.get(name) if isinstance(tokens, dict) else None
@@ -238,9 +244,18 @@ def _body(content: bytes, usage: Usage) -> dict:
     return body
 
 
-def _read_json(content: bytes):
-    """The JSON value of a reply; halves of characters, which some servers escape, become replacement characters."""
-    body = json.loads(content)
+def json_object(content: bytes) -> dict:
+    """The JSON object of a reply; halves of characters, which some servers escape, become replacement characters.
+
+    Raises:
+        UnreadableReply: it is none.
+    """
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise UnreadableReply(f"it is no JSON: {content.decode('utf-8', 'replace')!r}") from None
+    if not isinstance(body, dict):
+        raise UnreadableReply(f"it is no JSON object: {str(body)!r}")
     if b"\\ud" not in content.lower():
         return body
     text = json.dumps(body, ensure_ascii=False)

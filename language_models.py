@@ -1,6 +1,7 @@
 """What the decoding loops talk to: tokens, completions, and the interface of a language model."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -84,10 +85,35 @@ class Completion:
     usage: Usage
 
 
+class TokenStream(Protocol):
+    """A continuation that is read token by token; closing it ends the writing of further tokens.
+
+    `finish_reason` is None until the last token has been read, then "stop" (after an end of sequence, itself a token with the
+    text "") or "length". Where no log-probabilities were asked for, `top` of the tokens is empty, and several tokens may come as
+    one. `usage` is what was asked of the model up to now. Reading raises what `LanguageModel.stream` does.
+    """
+
+    finish_reason: str | None
+    usage: Usage
+
+    def __iter__(self) -> Iterator[Token]: ...
+
+    def __next__(self) -> Token: ...
+
+    def close(self) -> None:
+        """End the writing; harmless where it has ended."""
+        ...
+
+
 class LanguageModel(Protocol):
-    """A model that continues a text. Implementations can be called from many threads at once."""
+    """A model that continues a text. Implementations can be called from many threads at once.
+
+    `runs_ahead`: the tokens of a stream are written whether they are read or not (a server's), rather than each when it is asked
+    for (a model's in this process).
+    """
 
     name: str
+    runs_ahead: bool
 
     def complete(
         self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
@@ -103,6 +129,28 @@ class LanguageModel(Protocol):
         Raises:
             ContextLengthError: prompt and max_tokens do not fit into the context window.
             ModelError: no answer after all retries.
+        """
+        ...
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+        draft: str = "",
+    ) -> TokenStream:
+        """Continue a prompt token by token.
+
+        Args:
+            prompt, max_tokens, temperature, top_p, logprobs: as for `complete`.
+            draft: a text with which the continuation may well begin. A model that reads several tokens as fast as it writes one
+                can look at it; what is written does not depend on it.
+
+        Raises:
+            ContextLengthError, ModelError: as `complete`, here or while the stream is read.
         """
         ...
 
@@ -123,3 +171,47 @@ class Metered:
         completion = self.model.complete(prompt, **options)
         self.usage.add(completion.usage)
         return completion
+
+    @property
+    def runs_ahead(self) -> bool:
+        return self.model.runs_ahead
+
+    def stream(self, prompt: str, **options) -> "MeteredStream":
+        """As the model's own `stream`, counted when it ends or is closed."""
+        return MeteredStream(self.model.stream(prompt, **options), self.usage)
+
+
+class MeteredStream:
+    """A token stream whose usage is added to a sample's once it is over."""
+
+    def __init__(self, stream: TokenStream, total: Usage):
+        self.stream = stream
+        self._total: Usage | None = total
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.stream.finish_reason
+
+    @property
+    def usage(self) -> Usage:
+        return self.stream.usage
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        try:
+            return next(self.stream)
+        except BaseException:
+            self._count()
+            raise
+
+    def close(self) -> None:
+        """End the writing, and count."""
+        self.stream.close()
+        self._count()
+
+    def _count(self) -> None:
+        if self._total is not None:
+            self._total.add(self.stream.usage)
+            self._total = None

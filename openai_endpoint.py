@@ -6,9 +6,18 @@ import httpx2
 import openai
 
 from http_client import Patience, answers, make_client, persist, request, shorten, without_password
-from language_models import Completion, ContextLengthError, LanguageModel, ModelError, TransientError, Usage
+from language_models import (
+    Completion,
+    ContextLengthError,
+    LanguageModel,
+    ModelError,
+    TokenStream,
+    TransientError,
+    Usage,
+)
 from server_probe import PROBE_PROMPT, ServerReport, find_abilities
-from token_texts import END_NAMES, TokenReader, UnreadableReply, printed_pieces
+from token_streams import EventStream, ResumedStream
+from token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
 
 # Everything that would otherwise be the server's own choice (vLLM takes its defaults from the model's generation_config.json).
 # Servers refuse what they do not know, so the probe finds the longest of these that is accepted.
@@ -17,14 +26,14 @@ NEUTRAL_SAMPLING = (
     {"presence_penalty": 0.0, "frequency_penalty": 0.0},
     {},
 )
-# Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
-FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
 PROBE_TOKENS = 16
 PROBE_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
 
 
 class OpenAIEndpoint:
     """One model on one server; safe to call from many threads. `usage` counts all requests since the probe."""
+
+    runs_ahead = True
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class OpenAIEndpoint:
         self.client = make_client(self.host, api_key, max_connections=max_connections, request_timeout=request_timeout)
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
+        self.stream_options: dict[str, bool] = {}
         self._lock = threading.Lock()
 
     def complete(
@@ -88,11 +98,66 @@ class OpenAIEndpoint:
             )
 
         def read(body: dict) -> Completion:
-            text, finish_reason, choice = _choice(body)
+            text, finish_reason, choice = completion_choice(body)
             tokens = () if logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
             return Completion(text, tokens, finish_reason, usage)
 
         return request(call, read, where=self.where, client=self.client, usage=usage)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+        draft: str = "",
+    ) -> TokenStream:
+        """See LanguageModel; a draft is not looked at."""
+        options = {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
+
+        def open_at(text: str, read: int, usage: Usage) -> EventStream:
+            return persist(
+                lambda: self.attempt_stream(prompt + text, max_tokens=max_tokens - read, **options),
+                self.patience,
+                usage,
+            )
+
+        return ResumedStream(open_at, self.patience.retries)
+
+    def attempt_stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+    ) -> EventStream:
+        """Continue a prompt (see LanguageModel.stream) by one request.
+
+        Raises:
+            ContextLengthError, TransientError, ModelError: see http_client.request; here or while the stream is read.
+        """
+        fields = {"stream_options": self.stream_options} if self.stream_options else {}
+        if logprobs is not None:
+            fields["logprobs"] = logprobs
+
+        def respond():
+            return self.client.completions.with_streaming_response.create(
+                model=self.name,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                stream=True,
+                extra_body=self.neutral_sampling,
+                **fields,
+            )
+
+        reader = None if logprobs is None else self.reader
+        return EventStream(respond, reader, where=self.where, client=self.client, count=self.count)
 
     def count(self, usage: Usage) -> None:
         """Add what was asked of the server to `self.usage`."""
@@ -110,6 +175,7 @@ class OpenAIEndpoint:
     def adopt(self, other: "OpenAIEndpoint") -> None:
         """Take over what the probe of another server of the same model has found out."""
         self.reader, self.neutral_sampling = other.reader, other.neutral_sampling
+        self.stream_options = other.stream_options
 
     def probe(self, logprobs: int | None, family: str = "") -> ServerReport:
         """Find out whether the server can do what a run needs, and how it prints tokens; its requests are not counted.
@@ -128,6 +194,7 @@ class OpenAIEndpoint:
             if logprobs is not None:
                 self._probe_logprobs(report, logprobs)
             find_abilities(self._ask_briefly, report, family or self.name)
+            self.stream_options = report.stream_options
         except ContextLengthError as error:
             raise ModelError(f"{error}; its context window is too short for a prompt of a few words") from None
         if report.served_models and self.name not in report.served_models:
@@ -181,7 +248,7 @@ class OpenAIEndpoint:
 
     def _probe_logprobs(self, report: ServerReport, logprobs: int) -> None:
         def read(body: dict) -> tuple[str, str, list[str]]:
-            text, finish_reason, choice = _choice(body)
+            text, finish_reason, choice = completion_choice(body)
             found = choice.get("logprobs") or {}
             content = found.get("content")
             shown = [entry["token"] for entry in content] if content else found.get("tokens")
@@ -213,17 +280,3 @@ class OpenAIEndpoint:
         self.reader = TokenReader(self.reader.end_names | set(report.end_names_seen), report.prints_tokens_as)
         # A reply that cannot be read is found out here rather than in every sample.
         self.complete(PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs)
-
-
-def _choice(body: dict) -> tuple[str, str, dict]:
-    """The text, the finish reason ("stop" or "length") and the whole of a reply's only choice."""
-    try:
-        choice = body["choices"][0]
-        text, reason = choice["text"], choice["finish_reason"]
-    except (KeyError, IndexError, TypeError):
-        raise UnreadableReply(f"it has no choices[0] with text and finish_reason, only {sorted(body)}") from None
-    if not isinstance(text, str):
-        raise UnreadableReply("its text is no string")
-    if reason not in FINISH_REASONS:
-        raise UnreadableReply(f"the server broke the completion off (finish_reason {reason!r})")
-    return text, FINISH_REASONS[reason], choice

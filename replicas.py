@@ -8,11 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from http_client import Patience, persist
-from language_models import Completion, LanguageModel, TransientError, Usage
+from language_models import Completion, LanguageModel, ModelError, TokenStream, TransientError, Usage
 from openai_endpoint import OpenAIEndpoint
 from server_probe import ServerReport
+from token_streams import EventStream, ResumedStream
+
+T = TypeVar("T")
 
 FAILURES_IN_A_ROW = 3
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 300.0  # seconds that a replica is left out, doubling
@@ -81,6 +85,11 @@ class Replicas:
         found = [asdict(report) for report in self.reports]
         return found if len(found) > 1 else found[0]
 
+    def streams(self, logprobs: bool) -> bool:
+        """Whether completions can be streamed from every server that was probed, with log-probabilities if need be."""
+        found = [report.streams_logprobs if logprobs else report.streams for report in self.reports]
+        return all(can for can in found if can is not None)
+
     def for_sample(self, sample_id: object) -> LanguageModel:
         """The model as one sample sees it."""
         return _SampleView(self, preference(sample_id, [endpoint.host for endpoint in self.endpoints]))
@@ -111,14 +120,60 @@ class Replicas:
     def complete(self, order: list[int], prompt: str, **options) -> Completion:
         """Continue a prompt (see LanguageModel) on the first server of an order that answers."""
         usage = Usage()
-        return persist(lambda: self._ask_in_turn(order, prompt, usage, options), self.patience, Usage())
 
-    def _ask_in_turn(self, order: list[int], prompt: str, usage: Usage, options: dict) -> Completion:
+        def ask(i: int) -> Completion:
+            spent = Usage()
+            try:
+                return self.endpoints[i].attempt(prompt, spent, **options)
+            except TransientError:
+                spent.retries += 1
+                raise
+            finally:
+                self.endpoints[i].count(spent)
+                usage.add(spent)
+
+        completion = persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
+        return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
+
+    def stream(self, order: list[int], prompt: str, *, max_tokens: int, draft: str = "", **options) -> TokenStream:
+        """Continue a prompt token by token (see LanguageModel) on the first server of an order that answers.
+
+        Where a stream breaks off, the next server in order goes on.
+        """
+        asked = order[0]
+
+        def open_at(text: str, read: int, usage: Usage) -> EventStream:
+            def ask(i: int) -> EventStream:
+                nonlocal asked
+                asked = i
+                try:
+                    return self.endpoints[i].attempt_stream(prompt + text, max_tokens=max_tokens - read, **options)
+                except TransientError:
+                    usage.retries += 1
+                    self.endpoints[i].count(Usage(retries=1))
+                    raise
+
+            return persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
+
+        def failed(error: TransientError) -> None:
+            self.endpoints[asked].count(Usage(retries=1))
+            self._failed(asked, error)
+
+        return ResumedStream(open_at, self.patience.retries, failed)
+
+    def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
         for i in self._worth_asking(order):
             try:
-                return self._ask(i, prompt, usage, options)
+                answer = ask(i)
             except TransientError as error:
                 failure = error
+                self._failed(i, error)
+            except ModelError:  # an answer all the same
+                self._answered(i)
+                raise
+            else:
+                self._answered(i)
+                return answer
         raise failure
 
     def _worth_asking(self, order: list[int]) -> Iterator[int]:
@@ -140,23 +195,6 @@ class Replicas:
                 return False
             self._leave_out(i, health)  # the others wait for what this one request finds out
             return True
-
-    def _ask(self, i: int, prompt: str, usage: Usage, options: dict) -> Completion:
-        endpoint, spent, failed = self.endpoints[i], Usage(), None
-        try:
-            completion = endpoint.attempt(prompt, spent, **options)
-        except TransientError as error:
-            spent.retries += 1
-            failed = error
-            raise
-        finally:
-            endpoint.count(spent)
-            usage.add(spent)
-            if failed:
-                self._failed(i, failed)
-            else:
-                self._answered(i)
-        return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
 
     def _answered(self, i: int) -> None:
         health = self._health[i]
@@ -197,5 +235,12 @@ class _SampleView:
     def name(self) -> str:
         return self.replicas.name
 
+    @property
+    def runs_ahead(self) -> bool:
+        return True
+
     def complete(self, prompt: str, **options) -> Completion:
         return self.replicas.complete(self.order, prompt, **options)
+
+    def stream(self, prompt: str, **options) -> TokenStream:
+        return self.replicas.stream(self.order, prompt, **options)

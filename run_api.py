@@ -7,6 +7,7 @@ Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decod
 """
 
 import contextlib
+import dataclasses
 import os
 import queue
 import shlex
@@ -21,7 +22,7 @@ from command_line import parse_settings
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
 from embedded_server import EmbeddedServerError
 from eval_utils import score_by_rule, summarise
-from experiments import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers
+from experiments import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers, used_calls
 from http_client import OptionError, without_password
 from judge import Judge, is_scored, judge_for, judge_records
 from language_models import ModelError
@@ -88,6 +89,7 @@ def run(settings: RunSettings) -> int:
         if todo and records:
             note(f"{len(records)} of {len(wanted)} answers are there already, {len(todo)} to go")
         models = connect(settings, data_set, examples, prompts, servers) if todo else {}
+        settings = dataclasses.replace(settings, calls=used_calls(settings, models))
         if settings.rerun:
             for path in files.set_aside():
                 note(f"moved aside: {path}")
@@ -118,6 +120,7 @@ def answer_and_score(
         "versions": versions(),
         "git_commit": git_commit(),
         "command": sys.argv,
+        "calls": settings.calls,
         "servers": {role: model.report for role, model in models.items()},
     }
     if todo:

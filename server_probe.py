@@ -12,6 +12,8 @@ CAPITAL = "Paris"
 LOGPROBS_STEPS = (100, 20, 5)
 # Families that write nonsense without the beginning-of-sequence token, and what it is called.
 NEEDS_BOS = {"gemma": "<bos>"}
+# vLLM reports the prompt's tokens with every chunk of a stream, for those that are closed before their end; some servers refuse.
+STREAM_OPTIONS: tuple[dict[str, bool], ...] = ({"include_usage": True, "continuous_usage_stats": True}, {})
 # One token in every vocabulary: a prompt of it has two tokens where a BOS is added.
 ONE_TOKEN = "a"
 
@@ -36,7 +38,9 @@ class ServerReport:
     end_names_seen: list[str] = field(default_factory=list)
     neutral_sampling: dict[str, float] = field(default_factory=dict)
     prompt_list: bool | None = None
+    streams: bool | None = None
     streams_logprobs: bool | None = None
+    stream_options: dict[str, bool] = field(default_factory=dict)
     echo: bool | None = None
     prompt_logprobs: bool | None = None
     token_ids: bool | None = None
@@ -52,7 +56,11 @@ def find_abilities(ask: Ask, report: ServerReport, family: str) -> None:
         family: the name that says of which family the model is.
     """
     report.prompt_list = _takes_a_list(ask)
-    report.streams_logprobs = _streams_logprobs(ask)
+    for options in STREAM_OPTIONS:
+        report.streams, report.streams_logprobs = _streams(ask, options)
+        if report.streams:
+            report.stream_options = options
+            break
     report.echo = _echoes(ask)
     report.prompt_logprobs = _gives(ask, {"prompt_logprobs": 1}, "prompt_logprobs")
     report.token_ids = _gives(ask, {"return_token_ids": True}, "token_ids")
@@ -96,10 +104,13 @@ def _takes_a_list(ask: Ask) -> bool:
     return len(choices) == 2 and sorted(str(choice.get("index")) for choice in choices) == ["0", "1"]
 
 
-def _streams_logprobs(ask: Ask) -> bool:
-    reply = ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": 1, "stream": True}) or ""
+def _streams(ask: Ask, options: dict) -> tuple[bool, bool]:
+    """Whether a completion can be streamed, and whether with log-probabilities."""
+    fields = {"stream_options": options} if options else {}
+    reply = ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": 1, "stream": True} | fields) or ""
     events = [line.removeprefix("data:").strip() for line in reply.splitlines() if line.startswith("data:")]
-    return any(_tokens(choice) for event in events for choice in _choices(event))
+    choices = [choice for event in events for choice in _choices(event)]
+    return bool(choices), any(_tokens(choice) for choice in choices)
 
 
 def _echoes(ask: Ask) -> bool:

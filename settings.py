@@ -17,6 +17,7 @@ from utils import INSTRUCT_TEMPLATES
 
 EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
 BASELINE_METHODS = ("ensemble", "proxy_tuning")
+CALLS = ("auto", "streamed", "published")
 
 
 class SettingsError(OptionError):
@@ -76,6 +77,7 @@ class RunSettings:
     nudging_temperature: float = 0.0
     nudging_top_p: float = 0.9
     num_threads: int = 20
+    calls: str = "auto"
     request_timeout: float = 600.0
     max_retries: int = 8
     max_outage: float = 300.0
@@ -93,6 +95,7 @@ class RunSettings:
         _check_choice("dataset_name", self.dataset_name, DATA_SETS)
         _check_choice("exp", self.exp, EXPERIMENTS)
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
+        _check_choice("calls", self.calls, CALLS)
         check_judge_options(**self.judge_options)
         for option in ("base_template", "nudging_template"):
             if not getattr(self, option).startswith("tokenizer:"):

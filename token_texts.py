@@ -25,10 +25,16 @@ END_NAMES = frozenset(
 _SPECIAL_NAME = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\ufffd"
+# Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
+FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
 
 
 class UnreadableReply(ValueError):
-    """A reply whose tokens and text do not fit together, or which lacks what was asked for."""
+    """A reply that lacks what was asked for, or cannot be made sense of."""
+
+
+class TextMismatch(UnreadableReply):
+    """Tokens and text of a reply do not fit together."""
 
 
 @functools.cache
@@ -126,7 +132,7 @@ def token_slices(shown: Sequence[str], text: str, *, ended: bool, offsets: Seque
         One slice per token; joined they are the text.
 
     Raises:
-        UnreadableReply: neither strings nor offsets fit the text.
+        TextMismatch: neither strings nor offsets fit the text.
     """
     if ended and shown and shown[-1] and "".join(shown) != text:
         # The end of sequence is preferred to a reading of its name as text.
@@ -137,7 +143,7 @@ def token_slices(shown: Sequence[str], text: str, *, ended: bool, offsets: Seque
     if slices is None and offsets:
         slices = offset_slices(offsets, text)
     if slices is None:
-        raise UnreadableReply(f"its tokens {list(shown)[:8]} do not fit its text {text[:60]!r}")
+        raise TextMismatch(f"its tokens {list(shown)[:8]} do not fit its text {text[:60]!r}")
     return slices
 
 
@@ -233,3 +239,17 @@ def printed_pieces(shown: Sequence[str], text: str) -> str:
     if any(mark in printed and mark not in text for mark in "ĠĊ"):
         return "byte_level"
     return "sentencepiece" if "▁" in printed and "▁" not in text else "text"
+
+
+def completion_choice(body: dict) -> tuple[str, str, dict]:
+    """The text, the finish reason ("stop" or "length") and the whole of a reply's only choice."""
+    try:
+        choice = body["choices"][0]
+        text, reason = choice["text"], choice["finish_reason"]
+    except (KeyError, IndexError, TypeError):
+        raise UnreadableReply(f"it has no choices[0] with text and finish_reason, only {sorted(body)}") from None
+    if not isinstance(text, str):
+        raise UnreadableReply("its text is no string")
+    if reason not in FINISH_REASONS:
+        raise UnreadableReply(f"the server broke the completion off (finish_reason {reason!r})")
+    return text, FINISH_REASONS[reason], choice

@@ -13,7 +13,7 @@ from baselines import (
     walk_ensemble,
     walk_proxy_tuning,
 )
-from language_models import Completion, ContextLengthError, Token, Usage
+from language_models import ContextLengthError, Token
 
 
 def token(**probabilities: float) -> Token:
@@ -24,8 +24,8 @@ def token(**probabilities: float) -> Token:
     return Token(pairs[0][0], tuple(pairs))
 
 
-def told(*tokens: Token) -> Completion:
-    return Completion("".join(t.text for t in tokens), tokens, "length", Usage())
+def told(*tokens: Token) -> tuple[Token, ...]:
+    return tokens
 
 
 def test_ensemble_choice_counts_what_is_absent_as_0():
@@ -47,12 +47,13 @@ def test_walks_go_on_while_the_models_agree_and_stop_at_the_shortest():
     assert walk_proxy_tuning(both, both, told(token(c=0.9))) == "a"  # nothing shared: the base model's token
 
 
+@pytest.mark.parametrize("calls", ["published", "streamed"])
 @pytest.mark.parametrize("loop", [average_ensemble, proxy_tuning])
-def test_stop_reasons(loop):
+def test_stop_reasons(loop, calls):
     count = 2 if loop is average_ensemble else 3
 
     def run(answers: dict, **options):
-        return loop(*[Scripted("P:", answers)] * count, *["P:"] * count, **options)
+        return loop(*[Scripted("P:", answers)] * count, *["P:"] * count, calls=calls, **options)
 
     ended = run({"": completion(" a", " b"), " a b": completion(" c", "", stop=True)})
     assert (ended.text, ended.stop_reason) == (" a b c", "chat_model_stop")
@@ -62,9 +63,14 @@ def test_stop_reasons(loop):
     assert (full.text, full.stop_reason) == (" a", "context_length")
 
 
-def test_an_empty_choice_gives_way_to_the_first_text():
+@pytest.mark.parametrize("calls", ["published", "streamed"])
+def test_an_empty_choice_gives_way_to_the_first_text(calls):
     base, chat = completion(("", 0.9), " b"), completion((" c", 0.5))
     result = average_ensemble(
-        Scripted("B:", {"": base, " b": completion("")}), Scripted("C:", {"": chat, " b": completion("")}), "B:", "C:"
+        Scripted("B:", {"": base, " b": completion("")}),
+        Scripted("C:", {"": chat, " b": completion("")}),
+        "B:",
+        "C:",
+        calls=calls,
     )
     assert (result.text, result.stop_reason) == (" b", "no_new_text")

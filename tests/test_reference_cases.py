@@ -1,7 +1,9 @@
 """The recorded outputs of the published program, through the real command line against the running scripted server."""
 
+import json
+
 import pytest
-from conftest import CASES, final_records, run_api, write_rows
+from conftest import CASES, final_records, one, run_api, write_rows
 
 pytestmark = pytest.mark.slow  # runs the command line, many times
 
@@ -52,8 +54,9 @@ CASES_AND_FORMS = [
 ]
 
 
+@pytest.mark.parametrize("calls", ["published", "streamed"])
 @pytest.mark.parametrize(("name", "form"), CASES_AND_FORMS)
-def test_same_text_as_the_published_program(name, form, case_servers, tmp_path):
+def test_same_text_as_the_published_program(name, form, calls, case_servers, tmp_path):
     case = CASES[name]
     server = case_servers(case["seed"], form)
     rows = [{"question": record["question"], "answer": "#### 0"} for record in case["records"]]
@@ -64,6 +67,8 @@ def test_same_text_as_the_published_program(name, form, case_servers, tmp_path):
         part for role in ("base", "nudging", "proxy_chat", "proxy_base") for part in (f"--{role}_host", server.host)
     ]
     before = server.stats()
+    # The fast way is what a user gets who does not ask for another.
+    options += ["--calls", "published"] if calls == "published" else []
     finished = run_api(*options, "--data_dir", write_rows(tmp_path, "gsm8k", rows), "--output_dir", tmp_path / "out")
     assert finished.returncode == 0, finished.stderr
     records = final_records(tmp_path / "out")
@@ -72,7 +77,11 @@ def test_same_text_as_the_published_program(name, form, case_servers, tmp_path):
         for key in RECORDED:
             if key in wanted:
                 assert record[key] == wanted[key], f"sample {record['index']}: {key}"
-    if form == "printed_empty":
+    if form != "printed_empty":
+        return
+    if calls == "streamed":
+        assert json.loads(one(tmp_path / "out", "*.run.json").read_text())["sessions"][0]["calls"] == "streamed"
+    else:
         for model, published in case["published_program"].items():
             after, earlier = server.stats()[model], before.get(model, {})
             # The probe's requests come on top: seven, two more where log-probabilities are needed, one more for a BOS.

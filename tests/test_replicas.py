@@ -20,7 +20,7 @@ from conftest import (
     write_rows,
 )
 
-from http_client import LONGEST_WAIT, OptionError, Patience, _seconds_to_wait, split_hosts
+from http_client import LONGEST_WAIT, OptionError, Patience, seconds_to_wait, split_hosts
 from language_models import ContextLengthError, ModelError, TransientError
 from openai_endpoint import OpenAIEndpoint
 from replicas import Replicas, preference
@@ -181,7 +181,7 @@ def test_a_server_that_is_not_up_yet_is_left_out_at_the_start(reply_server):
 
 def test_the_wait_between_tries_is_bounded_however_many_there_were():
     error = TransientError("gone", unreachable=True)
-    assert all(_seconds_to_wait(error, tries) <= LONGEST_WAIT for tries in (1, 10, 1026, 10**6))
+    assert all(seconds_to_wait(error, tries) <= LONGEST_WAIT for tries in (1, 10, 1026, 10**6))
 
 
 def test_lists_of_hosts():

@@ -64,7 +64,7 @@ def probed(reply_server, completion, logprobs=1, name="lm"):
         (able_server, (True, True, True, True, True, 100), 9),
         (lambda body: able_server(body, 20), (True, True, True, True, True, 20), 10),
         (lambda body: able_server(body, 5), (True, True, True, True, True, 5), 11),
-        (strict_server, (False, False, False, False, False, 5), 11),
+        (strict_server, (False, False, False, False, False, 5), 12),
     ],
     ids=["all", "vllm_default", "openai", "strict"],
 )

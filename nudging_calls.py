@@ -1,0 +1,308 @@
+"""How the nudging loop asks its two models: by the calls of the published program, or by streams that end where nobody reads on.
+
+Both bring the same tokens to the same decisions. The streams save what the published calls throw away: base tokens after the first
+uncertain one, and time in which only one of the two models writes.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from continuations import Continuation, Writer
+from language_models import END_OF_SEQUENCE, Completion, LanguageModel, Token, TokenStream
+
+# The base model's stream is left open while the nudging model writes its first word if it goes on by this many tokens at most.
+MOST_AHEAD = 1.5
+
+
+@dataclass(frozen=True)
+class NudgingSettings:
+    """Settings of the nudging loop; the names are those of the command-line options.
+
+    `top_prob_thres` (gamma in the paper) is a probability: below it the base model counts as uncertain.
+    `completion_token_num` and `completion_token_num_nudging` are the tokens asked for per call, in each model's own tokens;
+    `max_token_total` is the length of the answer in cl100k_base tokens.
+    """
+
+    top_prob_thres: float = 0.3
+    completion_token_num: int = 16
+    completion_token_num_nudging: int = 16
+    max_token_total: int = 512
+    base_temperature: float = 0.0
+    base_top_p: float = 0.9
+    nudging_temperature: float = 0.0
+
+
+def candidate_heads(nudging_text: str) -> Iterator[str]:
+    """The texts after which the base model may take over from the nudging model: before each of its words but the first.
+
+    Words are what single spaces separate; newlines stay inside words, empty words (of double spaces) are no places.
+    """
+    spaces, words = _split_words(nudging_text)
+    for i in range(1, len(words)):
+        if words[i]:
+            yield spaces + " ".join(words[:i])
+
+
+def all_but_last_word(nudging_text: str) -> str:
+    """The text without its last word, which a token limit may have cut; the whole text if it is one word only."""
+    spaces, words = _split_words(nudging_text)
+    return spaces + " ".join(words[:-1]) if len(words) > 1 else nudging_text
+
+
+def _split_words(text: str) -> tuple[str, list[str]]:
+    rest = text.lstrip(" ")
+    return text[: len(text) - len(rest)], rest.split(" ")
+
+
+class Proposal:
+    """The nudging model's next words, read as far as they were needed. `finish_reason` is None until all are."""
+
+    def __init__(self, source: Completion | TokenStream):
+        self.text = ""
+        self.finish_reason: str | None = None
+        self._stream: TokenStream | None = None
+        if isinstance(source, Completion):
+            self.text, self.finish_reason = source.text, source.finish_reason
+        else:
+            self._stream = source
+
+    def _read(self) -> None:
+        token = next(self._stream, None)
+        self.text += token.text if token else ""
+        self.finish_reason = self._stream.finish_reason
+
+    def read_all(self) -> None:
+        """Wait until the nudging model has written everything."""
+        while self.finish_reason is None:
+            self._read()
+
+    def heads(self) -> Iterator[str]:
+        """See `candidate_heads`; each as soon as it is known."""
+        n = 0
+        while True:
+            heads = list(candidate_heads(self.text))
+            if n < len(heads):
+                yield heads[n]
+                n += 1
+            elif self.finish_reason is None:
+                self._read()
+            else:
+                return
+
+    def next_word_starts_with(self, head: str, text: str) -> bool:
+        """Whether the word after a head, with its space, starts with a text."""
+        while True:
+            rest = self.text[len(head) :]
+            end = rest.find(" ", 1)
+            word = rest if end < 0 else rest[:end]
+            # A word that is not yet whole can decide it, too.
+            if word.startswith(text) or not text.startswith(word) or end >= 0 or self.finish_reason is not None:
+                return word.startswith(text)
+            self._read()
+
+    def close(self) -> None:
+        """End the writing."""
+        if self._stream is not None:
+            self._stream.close()
+
+
+class PublishedCalls:
+    """The published program's requests: each asks for a number of tokens and waits for all of them."""
+
+    def __init__(
+        self,
+        base: LanguageModel,
+        nudging: LanguageModel,
+        base_prompt: str,
+        nudging_prompt: str,
+        settings: NudgingSettings,
+    ):
+        self.base, self.nudging = base, nudging
+        self.base_prompt, self.nudging_prompt = base_prompt, nudging_prompt
+        self.settings = settings
+
+    def propose(self, text: str) -> Proposal:
+        """The nudging model's next words after an answer text."""
+        s = self.settings
+        return Proposal(
+            self.nudging.complete(
+                self.nudging_prompt + text,
+                max_tokens=s.completion_token_num_nudging,
+                temperature=s.nudging_temperature,
+            )
+        )
+
+    def base_run(self, text: str, draft: str) -> "CompletionRun":
+        """The base model's tokens after an answer text."""
+        return CompletionRun(self, text)
+
+    def complete(self, text: str) -> Completion:
+        """The base model's next call after an answer text."""
+        s = self.settings
+        return self.base.complete(
+            self.base_prompt + text,
+            max_tokens=s.completion_token_num,
+            temperature=s.base_temperature,
+            top_p=s.base_top_p,
+            logprobs=1,
+        )
+
+    def base_run_over(self, run: "CompletionRun | None") -> None:
+        """Nothing more of a run is wanted in this round. Here, nothing of it is left."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class CompletionRun:
+    """The base model's tokens after a text, chunk by chunk, each chunk from one call. See StreamRun."""
+
+    def __init__(self, calls: PublishedCalls, text: str):
+        self._calls, self._text = calls, text
+        self._completion = calls.complete(text)
+        self.first = self._completion.tokens[0]
+        self._chunk: tuple[Token, ...] | None = self._completion.tokens[1:]
+
+    @property
+    def empty(self) -> bool:
+        return not self._completion.text
+
+    @property
+    def ended(self) -> bool:
+        return self._completion.finish_reason == "stop"
+
+    def chunk(self) -> Iterator[Token]:
+        if self._chunk is None:
+            self._completion = self._calls.complete(self._text)
+            self._chunk = self._completion.tokens
+        tokens, self._chunk = self._chunk, None
+        # Only an accepted chunk is followed by another, and it was accepted whole then.
+        self._text += self._completion.text
+        return iter(tokens)
+
+    def put_back(self, tokens: list[Token]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class StreamedCalls(PublishedCalls):
+    """Streams of both models: each token is looked at as it comes, and a stream is closed where nothing of it is needed any more.
+
+    - The base model is asked as soon as the nudging model's first word is known, while that one still writes on.
+    - The base model's stream stays open beyond its uncertain token: if the nudging model writes that very token, the next ones
+      are on their way already. (Only where the nudging model is quick enough, see MOST_AHEAD.)
+    - Of a model in this process, which writes only when it is read, the whole proposal is known first and is handed on as a draft.
+    """
+
+    def __init__(
+        self,
+        base: LanguageModel,
+        nudging: LanguageModel,
+        base_prompt: str,
+        nudging_prompt: str,
+        settings: NudgingSettings,
+    ):
+        super().__init__(base, nudging, base_prompt, nudging_prompt, settings)
+        options = {"temperature": settings.base_temperature, "top_p": settings.base_top_p, "logprobs": 1}
+        self._writer = Writer(base, base_prompt, settings.completion_token_num, settings.max_token_total, options)
+        self._run: StreamRun | None = None
+        self._tail: Continuation | None = None  # what a run that is over for this round leaves to the next one
+        self._proposal: Proposal | None = None
+        self._asked_at: float | None = None
+        self._wait = math.inf  # seconds that the nudging model needed for its first word, the last time
+
+    def propose(self, text: str) -> Proposal:
+        s = self.settings
+        self._asked_at = time.monotonic()
+        self._proposal = Proposal(
+            self.nudging.stream(
+                self.nudging_prompt + text,
+                max_tokens=s.completion_token_num_nudging,
+                temperature=s.nudging_temperature,
+            )
+        )
+        if not self.base.runs_ahead:
+            self._proposal.read_all()
+        return self._proposal
+
+    def base_run(self, text: str, draft: str) -> "StreamRun":
+        if self._asked_at is not None:
+            self._wait, self._asked_at = time.monotonic() - self._asked_at, None
+        tail, self._tail = self._tail, None
+        if tail is not None and not tail.follow(text):
+            tail.close()
+            tail = None
+        self._run = StreamRun(tail or Continuation(self._writer, text, draft))
+        return self._run
+
+    def base_run_over(self, run: "StreamRun | None") -> None:
+        """Keep what has been read too much, for the next round could begin with it."""
+        if run is None:
+            return
+        keep = self.settings.base_temperature == 0 and not self._writer.near_limit
+        too_slow = self.base.runs_ahead and self._wait > MOST_AHEAD * self._writer.seconds_per_token
+        if not keep or too_slow:
+            run.close()
+        if keep:
+            self._tail = run.tokens
+
+    def close(self) -> None:
+        for open_one in (self._tail, self._run, self._proposal):
+            if open_one is not None:
+                open_one.close()
+
+
+class StreamRun:
+    """The base model's tokens after a text, in chunks as long as the published calls', each token read when it is needed."""
+
+    def __init__(self, tokens: Continuation):
+        self.tokens = tokens
+        self._size = tokens.writer.call_tokens
+        self.first = tokens.read() or END_OF_SEQUENCE
+        self._in_first_call = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether the first call's text is empty: the base model considers the answer finished."""
+        read: list[Token] = []
+        found = bool(self.first.text)
+        while not found and len(read) < self._size - 1 and (token := self.tokens.read()):
+            read.append(token)
+            found = bool(token.text)
+        self.tokens.put_back(read)
+        return not found
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call whose tokens were read ended with the end of sequence."""
+        return self.tokens.ended
+
+    def chunk(self) -> Iterator[Token]:
+        """The tokens of the next call; of the first call all but `first`."""
+        token, size = self.first, self._size
+        if self._in_first_call:
+            size -= 1
+        elif self.ended:
+            self.tokens.ask_again()
+        for i in range(size):
+            if self.ended and (i or self._in_first_call):
+                break
+            token = self.tokens.read()
+            if token is None:
+                break
+            yield token
+        self._in_first_call = False
+        if token is not None and not token.text and not self.ended:
+            self.tokens.ask_again()  # half a character: the next call writes it anew
+
+    def put_back(self, tokens: list[Token]) -> None:
+        """Have the last tokens be read again, in the next round."""
+        self.tokens.put_back(tokens)
+
+    def close(self) -> None:
+        """End the writing; what was put back stays."""
+        self.tokens.close()
