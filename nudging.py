@@ -32,11 +32,13 @@ class NudgingResult:
     """An answer in the making and its record.
 
     `nudging_words[i]` are the words of the nudging model that open `pieces[i]`; the pieces joined are the uncleaned answer.
+    `base_tokens` counts the base model's tokens in it.
     """
 
     pieces: list[str] = field(default_factory=list)
     nudging_words: list[str] = field(default_factory=list)
     stop_reason: str = ""
+    base_tokens: int = 0
 
     @property
     def text(self) -> str:
@@ -68,12 +70,12 @@ class _Nudging:
             run.close()
         return all_but_last_word(proposal.text), None
 
-    def base_goes_on(self, output: str, run: Run) -> Iterator[str]:
-        """The base model's words after an answer text, piece by piece, until it is uncertain, repeats itself, or ends."""
+    def base_goes_on(self, output: str, run: Run) -> Iterator[list[Token]]:
+        """The base model's tokens after an answer text, piece by piece, until it is uncertain, repeats itself, or ends."""
         s = self.settings
         limit = s.max_token_total - count_tokens(output)
         added = run.first.text
-        yield added
+        yield [run.first]
         first_call = True
         while count_tokens(added) < limit:
             chunk = run.chunk()
@@ -95,7 +97,7 @@ class _Nudging:
             if repeated:
                 return
             added += accepted
-            yield accepted
+            yield read[:uncertain]
             # The end of the call that brought the nudging words to their end does not count as an ending.
             if uncertain is not None or (run.ended and not first_call):
                 return
@@ -114,8 +116,8 @@ class _Nudging:
                     words, run = self.take_over(output, proposal)
                     repeats = repeats + 1 if words == last_words else 0
                     if repeats < MAX_REPEATS and run is not None and not run.empty:
-                        for piece in self.base_goes_on(output + words, run):
-                            spoken.append(piece)
+                        for tokens in self.base_goes_on(output + words, run):
+                            spoken += tokens
                 except ContextLengthError as error:
                     no_room = error
                 self.calls.base_run_over(run)
@@ -131,7 +133,8 @@ class _Nudging:
             if words is not None and repeats < MAX_REPEATS:
                 last_words = words
                 result.nudging_words.append(words)
-                result.pieces.append(words + "".join(spoken))
+                result.pieces.append(words + _text(spoken))
+                result.base_tokens += len(spoken)
             if no_room:
                 raise no_room
             if repeats >= MAX_REPEATS:

@@ -1,0 +1,258 @@
+"""Nudging by the published program's requests and by streams, side by side on the same servers; and the base model alone.
+
+    python benchmarks/nudging_speed.py scripted --cases nudging_gamma0.4 nudging_gamma0.5_small_chunks --threads 1 16
+    python benchmarks/nudging_speed.py servers --base_model BASE --base_host http://localhost:8001/v1 \\
+        --nudging_model CHAT --nudging_host http://localhost:8002/v1 --data_dir DIR --samples 20 --threads 4
+
+`scripted` starts the tests' scripted server twice: the base model with 20 ms per request and 30 ms per token, the small model
+with 8 ms and 5 ms. The base model alone decodes as many tokens as each nudged answer has. Tokens are the servers' own counts (the
+scripted server's /stats, vLLM's /metrics), with those that were written and thrown away; else the client's.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tabulate import tabulate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+
+from datasets_loader import DATA_SETS, Example, load_examples  # noqa: E402
+from experiments import prompt_writers, sample_prompts  # noqa: E402
+from language_models import Metered  # noqa: E402
+from model_hosts import connect  # noqa: E402
+from nudging import nudge  # noqa: E402
+from replicas import Replicas  # noqa: E402
+from settings import RunSettings  # noqa: E402
+from utils import count_tokens  # noqa: E402
+
+BASE_SPEED = ("--request_ms", "20", "--latency_ms", "30")
+SMALL_SPEED = ("--request_ms", "8", "--latency_ms", "5")
+CASE_OPTIONS = (
+    *("base_model", "nudging_model", "top_prob_thres", "completion_token_num"),
+    *("completion_token_num_nudging", "max_token_total"),
+)
+
+
+@dataclasses.dataclass
+class Measured:
+    """One pattern on all samples: latency per answer and wall-clock time in seconds, requests and tokens of all answers."""
+
+    seconds: float
+    wall: float
+    requests: int
+    base_decoded: int
+    nudging_decoded: int
+    answers: list
+
+
+def decoded(model: Replicas) -> int:
+    """The tokens that a model's servers have written so far."""
+    total = 0
+    for endpoint in model.endpoints:
+        root = endpoint.host.removesuffix("/v1")
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            with urllib.request.urlopen(root + "/stats", timeout=10) as reply:
+                total += json.load(reply)[model.name]["completion_tokens"]
+            continue
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(root + "/metrics", timeout=10) as reply:
+                counts = re.findall(r"^vllm:generation_tokens_total\S* (\S+)$", reply.read().decode(), re.M)
+            total += int(sum(map(float, counts)))
+            continue
+        total += endpoint.usage.completion_tokens
+    return total
+
+
+def measure(models: dict[str, Replicas], threads: int, jobs: list) -> Measured:
+    """Run jobs (functions of the models as a sample sees them) side by side."""
+
+    def timed(number_and_job):
+        number, job = number_and_job
+        views = {role: Metered(model.for_sample(number)) for role, model in models.items()}
+        began = time.monotonic()
+        answer = job(views)
+        return answer, time.monotonic() - began, sum(view.usage.requests for view in views.values())
+
+    before = {role: decoded(model) for role, model in models.items()}
+    began = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        answers, seconds, requests = zip(*pool.map(timed, enumerate(jobs)), strict=True)
+    wall = time.monotonic() - began
+    time.sleep(0.2)  # servers notice a closed stream a moment later
+    after = {role: decoded(model) - before[role] for role, model in models.items()}
+    return Measured(sum(seconds), wall, sum(requests), after["base"], after.get("nudging", 0), list(answers))
+
+
+def base_alone(prompt: str, tokens: int, settings: RunSettings):
+    """A job: the base model writes so many tokens; after an early end it begins again."""
+
+    def job(views) -> None:
+        left = tokens
+        while left > 0:
+            usage = views["base"].usage
+            before = usage.completion_tokens
+            views["base"].complete(prompt, max_tokens=left, temperature=0.0, top_p=settings.base_top_p)
+            left -= max(1, usage.completion_tokens - before)
+
+    return job
+
+
+def nudged(prompts: dict[str, str], settings: RunSettings, calls: str):
+    """A job: nudging by one pattern."""
+    return lambda views: nudge(
+        views["base"],
+        views["nudging"],
+        prompts["base"],
+        prompts["nudging"],
+        settings.nudging_settings,
+        calls=calls,
+    )
+
+
+def compare(settings: RunSettings, models: dict[str, Replicas], prompts: list[dict[str, str]], threads: int) -> dict:
+    """Both patterns and the base model alone, measured one after the other: the rows of the table, and answers that differ."""
+    runs = {
+        calls: measure(models, threads, [nudged(texts, settings, calls) for texts in prompts])
+        for calls in ("published", "streamed")
+    }
+    results = runs["streamed"].answers
+    lengths = [result.base_tokens + count_tokens("".join(result.nudging_words)) for result in results]
+    jobs = [base_alone(texts["base"], n, settings) for texts, n in zip(prompts, lengths, strict=True)]
+    alone = measure(models, threads, jobs)
+    rows = [row("base alone", alone, alone, None, len(prompts))]
+    rows += [row(calls, run, alone, runs["published"], len(prompts)) for calls, run in runs.items()]
+    return {"rows": rows, "differing": differing(runs["published"].answers, results)}
+
+
+def row(name: str, run: Measured, alone: Measured, published: Measured | None, samples: int) -> dict:
+    """One line of the table."""
+    found = {"calls": name, "s/answer": run.seconds / samples, "answers/min": 60 * samples / run.wall}
+    found |= {"requests": run.requests / samples, "base tokens": run.base_decoded / samples}
+    if published is not None:
+        kept = sum(result.base_tokens for result in run.answers)
+        rounds = sum(len(result.nudging_words) for result in run.answers)
+        words = sum(count_tokens("".join(result.nudging_words)) for result in run.answers)
+        same = sum(a.pieces == b.pieces for a, b in zip(run.answers, published.answers, strict=True))
+        found |= {
+            "decoded/kept": run.base_decoded / kept,
+            "decoded/(kept + rounds)": run.base_decoded / (kept + rounds),
+            "nudging decoded/kept": run.nudging_decoded / max(1, words),
+            "identical": f"{same}/{samples}",
+            "x published": run.seconds / published.seconds,
+        }
+    return found | {"x base alone": run.seconds / alone.seconds}
+
+
+def differing(first: list, second: list) -> list[dict]:
+    """The answers that differ, and where."""
+    found = []
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        if a.pieces != b.pieces:
+            at = next((n for n in range(min(len(a.text), len(b.text))) if a.text[n] != b.text[n]), -1)
+            found.append({"sample": i, "at": at, "published": a.text[at : at + 30], "streamed": b.text[at : at + 30]})
+            found[-1]["before"] = a.text[:at]
+    return found
+
+
+def near_tie(models: dict[str, Replicas], texts: dict[str, str], found: dict) -> str:
+    """What both models say of the place where two answers part: their two most probable tokens' log-probabilities."""
+    said = []
+    for role, model in models.items():
+        view = model.for_sample(0)
+        token = view.complete(texts[role] + found["before"], max_tokens=1, temperature=0.0, logprobs=2).tokens[0]
+        top = ", ".join(f"{text!r} p={math.exp(logprob):.4f}" for text, logprob in token.top[:2])
+        said.append(f"{role}: {top}")
+    return "; ".join(said)
+
+
+def show(title: str, rows: list[dict]) -> None:
+    """Print a table for a README."""
+    print(f"\n{title}\n")
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f"), flush=True)
+
+
+def scripted(options: argparse.Namespace) -> None:
+    """The recorded cases on scripted servers of fixed speeds."""
+    from conftest import CASES, ScriptedServer, gsm8k_rows
+
+    questions = list(dict.fromkeys(record["question"] for case in CASES.values() for record in case["records"]))
+    questions += [made["question"] for made in gsm8k_rows(options.samples)]
+    for name in options.cases:
+        case = CASES[name]
+        servers = [ScriptedServer("--seed", str(case["seed"]), *speed).start() for speed in (BASE_SPEED, SMALL_SPEED)]
+        try:
+            settings = RunSettings(
+                exp="nudging",
+                base_host=servers[0].host,
+                nudging_host=servers[1].host,
+                num_threads=max(options.threads),
+                **{option: case[option] for option in CASE_OPTIONS},
+            )
+            examples = [
+                Example(id=str(i), question=question, gold="0")
+                for i, question in enumerate(questions[: options.samples])
+            ]
+            run_all(settings, examples, options.threads, name)
+        finally:
+            for server in servers:
+                server.stop()
+
+
+def run_all(settings: RunSettings, examples: list[Example], threads: list[int], title: str) -> None:
+    """Compare the patterns for each number of threads."""
+    data_set = DATA_SETS[settings.dataset_name]
+    writers = prompt_writers(settings)
+    prompts = [sample_prompts(data_set, example, writers) for example in examples]
+    with contextlib.ExitStack() as stack:
+        models = connect(settings, data_set, examples, writers, stack)
+        for n in threads:
+            found = compare(settings, models, prompts, n)
+            show(f"{title}: {len(prompts)} answers, {n} threads", found["rows"])
+            for difference in found["differing"]:
+                shown = {name: value for name, value in difference.items() if name != "before"}
+                print(f"differs: {shown}\n  {near_tie(models, prompts[difference['sample']], difference)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind in ("scripted", "servers"):
+        command = kinds.add_parser(kind)
+        command.add_argument("--samples", type=int, default=20)
+        command.add_argument("--threads", type=int, nargs="+", default=[1, 16])
+        if kind == "scripted":
+            cases = ["nudging_gamma0.4", "nudging_gamma0.5_small_chunks"]
+            command.add_argument("--cases", nargs="+", default=cases)
+            continue
+        for option in ("base_model", "base_host", "nudging_model", "nudging_host"):
+            command.add_argument(f"--{option}", required=True)
+        command.add_argument("--data_dir")
+        command.add_argument("--dataset_name", default="gsm8k")
+        command.add_argument("--top_prob_thres", type=float, default=0.4)
+        command.add_argument("--max_token_total", type=int, default=256)
+    options = parser.parse_args()
+    if options.kind == "scripted":
+        scripted(options)
+        return
+    names = [f.name for f in dataclasses.fields(RunSettings)]
+    settings = RunSettings(
+        exp="nudging",
+        num_threads=max(options.threads),
+        **{name: value for name, value in vars(options).items() if name in names},
+    )
+    examples = load_examples(settings.dataset_name, num_samples=options.samples, data_dir=settings.data_dir)
+    run_all(settings, examples, options.threads, f"{settings.base_model} + {settings.nudging_model}")
+
+
+if __name__ == "__main__":
+    main()
