@@ -21,6 +21,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from tabulate import tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,17 +95,29 @@ def measure(models: dict[str, Replicas], threads: int, jobs: list) -> Measured:
 
 
 def base_alone(prompt: str, tokens: int, settings: RunSettings):
-    """A job: the base model writes so many tokens; after an early end it begins again."""
+    """A job: the base model writes so many tokens, from the start again after an early end. Its requests: [(seconds, tokens)]."""
 
-    def job(views) -> None:
-        left = tokens
+    def job(views) -> list[tuple[float, int]]:
+        left, requests = tokens, []
         while left > 0:
-            usage = views["base"].usage
-            before = usage.completion_tokens
+            before, began = views["base"].usage.completion_tokens, time.monotonic()
             views["base"].complete(prompt, max_tokens=left, temperature=0.0, top_p=settings.base_top_p)
-            left -= max(1, usage.completion_tokens - before)
+            written = max(1, views["base"].usage.completion_tokens - before)
+            requests.append((time.monotonic() - began, written))
+            left -= written
+        return requests
 
     return job
+
+
+def without_restarts(alone: Measured, lengths: list[int]) -> Measured:
+    """The base model's time if every answer were one request: seconds per request and per token, fitted to what was measured."""
+    requests = np.array([request for requests in alone.answers for request in requests])
+    per_request, per_token = np.linalg.lstsq(
+        np.stack([np.ones(len(requests)), requests[:, 1]], axis=1), requests[:, 0], rcond=None
+    )[0]
+    seconds = sum(per_request + per_token * n for n in lengths)
+    return dataclasses.replace(alone, seconds=seconds, wall=alone.wall * seconds / alone.seconds)
 
 
 def nudged(prompts: dict[str, str], settings: RunSettings, calls: str):
@@ -128,7 +141,7 @@ def compare(settings: RunSettings, models: dict[str, Replicas], prompts: list[di
     results = runs["streamed"].answers
     lengths = [result.base_tokens + count_tokens("".join(result.nudging_words)) for result in results]
     jobs = [base_alone(texts["base"], n, settings) for texts, n in zip(prompts, lengths, strict=True)]
-    alone = measure(models, threads, jobs)
+    alone = without_restarts(measure(models, threads, jobs), lengths)
     rows = [row("base alone", alone, alone, None, len(prompts))]
     rows += [row(calls, run, alone, runs["published"], len(prompts)) for calls, run in runs.items()]
     return {"rows": rows, "differing": differing(runs["published"].answers, results)}
@@ -137,13 +150,14 @@ def compare(settings: RunSettings, models: dict[str, Replicas], prompts: list[di
 def row(name: str, run: Measured, alone: Measured, published: Measured | None, samples: int) -> dict:
     """One line of the table."""
     found = {"calls": name, "s/answer": run.seconds / samples, "answers/min": 60 * samples / run.wall}
-    found |= {"requests": run.requests / samples, "base tokens": run.base_decoded / samples}
+    found["base tokens"] = run.base_decoded / samples
     if published is not None:
         kept = sum(result.base_tokens for result in run.answers)
         rounds = sum(len(result.nudging_words) for result in run.answers)
         words = sum(count_tokens("".join(result.nudging_words)) for result in run.answers)
         same = sum(a.pieces == b.pieces for a, b in zip(run.answers, published.answers, strict=True))
         found |= {
+            "requests": run.requests / samples,
             "decoded/kept": run.base_decoded / kept,
             "decoded/(kept + rounds)": run.base_decoded / (kept + rounds),
             "nudging decoded/kept": run.nudging_decoded / max(1, words),
