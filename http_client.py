@@ -100,22 +100,41 @@ class Patience:
     outage_seconds: float = 0.0
 
 
-def make_client(host: str | None, api_key: str, *, max_connections: int, request_timeout: float) -> openai.OpenAI:
-    """An OpenAI client that really allows `max_connections` requests at once, and sends each of them once (see `persist`).
+def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
+    """A connection pool that really allows `max_connections` requests at once.
 
-    Args:
-        host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
-        request_timeout: seconds that a server may stay silent.
+    `request_timeout`: seconds that a server may stay silent.
     """
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     timeout = httpx2.Timeout(request_timeout, connect=min(CONNECT_SECONDS, request_timeout), pool=None)
-    return openai.OpenAI(
-        base_url=host,
-        api_key=api_key,
-        max_retries=0,
-        timeout=timeout,
-        http_client=openai.DefaultHttpxClient(limits=limits, timeout=timeout),
-    )
+    return openai.DefaultHttpxClient(limits=limits, timeout=timeout)
+
+
+def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.OpenAI:
+    """An OpenAI client that sends each request once (see `persist`).
+
+    Args:
+        host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
+        http: what it sends them through.
+    """
+    return openai.OpenAI(base_url=host, api_key=api_key, max_retries=0, timeout=http.timeout, http_client=http)
+
+
+def checked(response: httpx2.Response) -> httpx2.Response:
+    """A response that is no error.
+
+    Raises:
+        openai.APIStatusError: it is one.
+    """
+    if response.is_error:
+        response.read()
+        try:
+            body = response.json()
+        except ValueError:
+            body = response.text
+        inner = body.get("error", body) if isinstance(body, dict) else body
+        raise openai.APIStatusError(f"status {response.status_code}", response=response, body=inner)
+    return response
 
 
 def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
@@ -161,7 +180,7 @@ def request(
     """Send a request once and read its reply.
 
     Args:
-        call: sends the request through an OpenAI client's `with_raw_response`.
+        call: sends the request; its value has the reply as `content`.
         read: turns the reply's JSON object into what the caller wants; raises UnreadableReply if it cannot.
         where: the model and its host, for messages.
         client: the client that `call` uses; its key is kept out of messages.

@@ -22,6 +22,7 @@ from http_client import (
     check_requests,
     check_url,
     make_client,
+    make_http,
     persist,
     request,
     without_password,
@@ -98,7 +99,7 @@ class Judge:
     ):
         self.model = model
         self.where = f"judge {model} at {without_password(host) if host else 'OpenAI'}"
-        self.client = make_client(host, api_key, max_connections=num_threads, request_timeout=request_timeout)
+        self.client = make_client(host, api_key, make_http(num_threads, request_timeout))
         self.patience = Patience(max_retries)
 
     def score(self, record: dict, scoring: str | tuple[str, ...]) -> dict:

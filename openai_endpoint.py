@@ -5,7 +5,7 @@ import threading
 import httpx2
 import openai
 
-from http_client import Patience, answers, make_client, persist, request, shorten, without_password
+from http_client import Patience, answers, checked, make_client, make_http, persist, request, shorten, without_password
 from language_models import (
     Completion,
     ContextLengthError,
@@ -53,7 +53,12 @@ class OpenAIEndpoint:
         self.probe_timeout = min(request_timeout, PROBE_SECONDS)
         self.usage = Usage()
         self.where = f"{name} at {self.shown_host}"
-        self.client = make_client(self.host, api_key, max_connections=max_connections, request_timeout=request_timeout)
+        # Completions go through the connection pool itself: openai's own handling of a request takes longer than all the rest here.
+        self.http = make_http(max_connections, request_timeout)
+        self.client = make_client(self.host, api_key, self.http)
+        headers = self.client.default_headers | self.client.auth_headers
+        self.headers = {name: value for name, value in headers.items() if isinstance(value, str)}
+        self.completions_url = self.host + "/completions"
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
         self.stream_options: dict[str, bool] = {}
@@ -84,18 +89,10 @@ class OpenAIEndpoint:
         Raises:
             ContextLengthError, TransientError, ModelError: see http_client.request.
         """
-        options = {} if logprobs is None else {"logprobs": logprobs}
+        body = self._body(prompt, max_tokens, temperature, top_p, logprobs)
 
         def call():
-            return self.client.completions.with_raw_response.create(
-                model=self.name,
-                prompt=prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                extra_body=self.neutral_sampling,
-                **options,
-            )
+            return checked(self.http.post(self.completions_url, json=body, headers=self.headers))
 
         def read(body: dict) -> Completion:
             text, finish_reason, choice = completion_choice(body)
@@ -140,24 +137,25 @@ class OpenAIEndpoint:
         Raises:
             ContextLengthError, TransientError, ModelError: see http_client.request; here or while the stream is read.
         """
-        fields = {"stream_options": self.stream_options} if self.stream_options else {}
-        if logprobs is not None:
-            fields["logprobs"] = logprobs
+        body = self._body(prompt, max_tokens, temperature, top_p, logprobs) | {"stream": True}
+        if self.stream_options:
+            body["stream_options"] = self.stream_options
 
         def respond():
-            return self.client.completions.with_streaming_response.create(
-                model=self.name,
-                prompt=prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                stream=True,
-                extra_body=self.neutral_sampling,
-                **fields,
-            )
+            return self.http.stream("POST", self.completions_url, json=body, headers=self.headers)
 
         reader = None if logprobs is None else self.reader
         return EventStream(respond, reader, where=self.where, client=self.client, count=self.count)
+
+    def _body(self, prompt: str, max_tokens: int, temperature: float, top_p: float, logprobs: int | None) -> dict:
+        body = {
+            "model": self.name,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
+        return body | self.neutral_sampling | ({} if logprobs is None else {"logprobs": logprobs})
 
     def count(self, usage: Usage) -> None:
         """Add what was asked of the server to `self.usage`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import openai
 
-from http_client import json_object, plain_errors, seconds_to_wait
+from http_client import checked, json_object, plain_errors, seconds_to_wait
 from language_models import END_OF_SEQUENCE, Token, TransientError, Usage
 from token_texts import TextMismatch, TokenReader, UnreadableReply, completion_choice
 
@@ -86,7 +86,7 @@ class EventStream:
         """Send the request, and wait until the server accepts it.
 
         Args:
-            respond: sends it; returns a context manager whose value is a response with `iter_bytes`.
+            respond: sends it; returns a context manager whose value is the response.
             reader: None where no log-probabilities were asked for.
             where, client: see http_client.request.
             count: is told the usage once the stream is over.
@@ -104,7 +104,7 @@ class EventStream:
         self._received = 0
         with plain_errors(where, client):
             self._context = respond()
-            self._events = data_lines(self._context.__enter__().iter_bytes())
+            self._events = data_lines(checked(self._context.__enter__()).iter_bytes())
             self.usage.requests += 1
 
     @property
@@ -141,6 +141,8 @@ class EventStream:
             if event is None or event == b"[DONE]":
                 if self._finish is None:
                     raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=event is None)
+                for _ in self._events:
+                    pass  # a connection that is read to its end can be used again
                 self.close()
                 return
             self._read(json_object(event))
@@ -165,7 +167,7 @@ class EventStream:
         self._ready.extend(tokens)
         if finish_reason:
             self._finish = finish_reason
-            # What comes now is at hand, and a connection that is read to its end can be used again.
+            # What comes now is at hand.
             while not self._over:
                 self._pull()
 

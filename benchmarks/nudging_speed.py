@@ -27,11 +27,12 @@ from tabulate import tabulate
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
+from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, Example, load_examples  # noqa: E402
 from experiments import prompt_writers, sample_prompts  # noqa: E402
 from language_models import Metered  # noqa: E402
 from model_hosts import connect  # noqa: E402
-from nudging import nudge  # noqa: E402
+from nudging import NudgingResult, nudge  # noqa: E402
 from replicas import Replicas  # noqa: E402
 from settings import RunSettings  # noqa: E402
 from utils import count_tokens  # noqa: E402
@@ -39,20 +40,19 @@ from utils import count_tokens  # noqa: E402
 BASE_SPEED = ("--request_ms", "20", "--latency_ms", "30")
 SMALL_SPEED = ("--request_ms", "8", "--latency_ms", "5")
 CASE_OPTIONS = (
-    *("base_model", "nudging_model", "top_prob_thres", "completion_token_num"),
-    *("completion_token_num_nudging", "max_token_total"),
+    *("exp", "baseline_method", "base_model", "nudging_model", "proxy_chat_model", "proxy_base_model"),
+    *("top_prob_thres", "completion_token_num", "completion_token_num_nudging", "max_token_total"),
 )
 
 
 @dataclasses.dataclass
 class Measured:
-    """One pattern on all samples: latency per answer and wall-clock time in seconds, requests and tokens of all answers."""
+    """One pattern on all samples: latency per answer and wall-clock time in seconds, requests, and tokens by role, of all answers."""
 
     seconds: float
     wall: float
     requests: int
-    base_decoded: int
-    nudging_decoded: int
+    decoded: dict[str, int]
     answers: list
 
 
@@ -91,7 +91,7 @@ def measure(models: dict[str, Replicas], threads: int, jobs: list) -> Measured:
     wall = time.monotonic() - began
     time.sleep(0.2)  # servers notice a closed stream a moment later
     after = {role: decoded(model) - before[role] for role, model in models.items()}
-    return Measured(sum(seconds), wall, sum(requests), after["base"], after.get("nudging", 0), list(answers))
+    return Measured(sum(seconds), wall, sum(requests), after, list(answers))
 
 
 def base_alone(prompt: str, tokens: int, settings: RunSettings):
@@ -120,58 +120,67 @@ def without_restarts(alone: Measured, lengths: list[int]) -> Measured:
     return dataclasses.replace(alone, seconds=seconds, wall=alone.wall * seconds / alone.seconds)
 
 
-def nudged(prompts: dict[str, str], settings: RunSettings, calls: str):
-    """A job: nudging by one pattern."""
-    return lambda views: nudge(
-        views["base"],
-        views["nudging"],
-        prompts["base"],
-        prompts["nudging"],
-        settings.nudging_settings,
-        calls=calls,
-    )
+def answer_job(prompts: dict[str, str], settings: RunSettings, calls: str):
+    """A job: the loop of the experiment, by one pattern."""
+    if settings.exp == "nudging":
+        return lambda views: nudge(*views.values(), *prompts.values(), settings.nudging_settings, calls=calls)
+    loop = proxy_tuning if settings.baseline_method == "proxy_tuning" else average_ensemble
+    rest = {"max_token_total": settings.max_token_total, "calls": calls}
+    return lambda views: loop(*views.values(), *prompts.values(), **rest)
 
 
 def compare(settings: RunSettings, models: dict[str, Replicas], prompts: list[dict[str, str]], threads: int) -> dict:
     """Both patterns and the base model alone, measured one after the other: the rows of the table, and answers that differ."""
     runs = {
-        calls: measure(models, threads, [nudged(texts, settings, calls) for texts in prompts])
+        calls: measure(models, threads, [answer_job(texts, settings, calls) for texts in prompts])
         for calls in ("published", "streamed")
     }
-    results = runs["streamed"].answers
-    lengths = [result.base_tokens + count_tokens("".join(result.nudging_words)) for result in results]
+    lengths = [answer_length(result) for result in runs["streamed"].answers]
     jobs = [base_alone(texts["base"], n, settings) for texts, n in zip(prompts, lengths, strict=True)]
     alone = without_restarts(measure(models, threads, jobs), lengths)
     rows = [row("base alone", alone, alone, None, len(prompts))]
     rows += [row(calls, run, alone, runs["published"], len(prompts)) for calls, run in runs.items()]
-    return {"rows": rows, "differing": differing(runs["published"].answers, results)}
+    return {"rows": rows, "differing": differing(runs["published"].answers, runs["streamed"].answers)}
+
+
+def answer_length(result) -> int:
+    """The tokens of an answer: the base model's and cl100k_base's of the nudging words; of a baseline all in cl100k_base's."""
+    if isinstance(result, NudgingResult):
+        return result.base_tokens + count_tokens("".join(result.nudging_words))
+    return max(1, count_tokens(result.text))
 
 
 def row(name: str, run: Measured, alone: Measured, published: Measured | None, samples: int) -> dict:
     """One line of the table."""
     found = {"calls": name, "s/answer": run.seconds / samples, "answers/min": 60 * samples / run.wall}
-    found["base tokens"] = run.base_decoded / samples
-    if published is not None:
+    if published is None:
+        return found | {"x base alone": 1.0}
+    found["x base alone"] = run.seconds / alone.seconds
+    found["x published"] = run.seconds / published.seconds
+    found["identical"] = f"{sum(map(same, run.answers, published.answers))}/{samples}"
+    found["requests"] = run.requests / samples
+    if isinstance(run.answers[0], NudgingResult):
         kept = sum(result.base_tokens for result in run.answers)
         rounds = sum(len(result.nudging_words) for result in run.answers)
         words = sum(count_tokens("".join(result.nudging_words)) for result in run.answers)
-        same = sum(a.pieces == b.pieces for a, b in zip(run.answers, published.answers, strict=True))
-        found |= {
-            "requests": run.requests / samples,
-            "decoded/kept": run.base_decoded / kept,
-            "decoded/(kept + rounds)": run.base_decoded / (kept + rounds),
-            "nudging decoded/kept": run.nudging_decoded / max(1, words),
-            "identical": f"{same}/{samples}",
-            "x published": run.seconds / published.seconds,
-        }
-    return found | {"x base alone": run.seconds / alone.seconds}
+        found["base decoded/kept"] = run.decoded["base"] / kept
+        found["base decoded/(kept + rounds)"] = run.decoded["base"] / (kept + rounds)
+        found["nudging decoded/kept"] = run.decoded["nudging"] / max(1, words)
+        return found
+    length = sum(map(answer_length, run.answers))
+    return found | {f"{role} decoded/answer token": n / length for role, n in run.decoded.items()}
+
+
+def same(a, b) -> bool:
+    """Whether two answers are the same to the character, and of the same pieces."""
+    return a.text == b.text and getattr(a, "pieces", None) == getattr(b, "pieces", None)
 
 
 def differing(first: list, second: list) -> list[dict]:
     """The answers that differ, and where."""
     found = []
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        if a.pieces != b.pieces:
+        if not same(a, b):
             at = next((n for n in range(min(len(a.text), len(b.text))) if a.text[n] != b.text[n]), -1)
             found.append({"sample": i, "at": at, "published": a.text[at : at + 30], "streamed": b.text[at : at + 30]})
             found[-1]["before"] = a.text[:at]
@@ -205,12 +214,12 @@ def scripted(options: argparse.Namespace) -> None:
         case = CASES[name]
         servers = [ScriptedServer("--seed", str(case["seed"]), *speed).start() for speed in (BASE_SPEED, SMALL_SPEED)]
         try:
+            small = {f"{role}_host": servers[1].host for role in ("nudging", "proxy_chat", "proxy_base")}
             settings = RunSettings(
-                exp="nudging",
                 base_host=servers[0].host,
-                nudging_host=servers[1].host,
                 num_threads=max(options.threads),
-                **{option: case[option] for option in CASE_OPTIONS},
+                **small,
+                **{option: case[option] for option in CASE_OPTIONS if case.get(option) is not None},
             )
             examples = [
                 Example(id=str(i), question=question, gold="0")
@@ -245,7 +254,7 @@ def main() -> None:
         command.add_argument("--samples", type=int, default=20)
         command.add_argument("--threads", type=int, nargs="+", default=[1, 16])
         if kind == "scripted":
-            cases = ["nudging_gamma0.4", "nudging_gamma0.5_small_chunks"]
+            cases = ["nudging_gamma0.4", "nudging_gamma0.5_small_chunks", "ensemble", "proxy_tuning"]
             command.add_argument("--cases", nargs="+", default=cases)
             continue
         for option in ("base_model", "base_host", "nudging_model", "nudging_host"):
