@@ -5,7 +5,17 @@ import threading
 import httpx2
 import openai
 
-from http_client import Patience, answers, checked, make_client, make_http, persist, request, shorten, without_password
+from http_client import (
+    Patience,
+    answers,
+    checked,
+    make_client,
+    make_http,
+    persist,
+    request,
+    shorten,
+    without_password,
+)
 from language_models import (
     Completion,
     ContextLengthError,
@@ -141,8 +151,9 @@ class OpenAIEndpoint:
         if self.stream_options:
             body["stream_options"] = self.stream_options
 
-        def respond():
-            return self.http.stream("POST", self.completions_url, json=body, headers=self.headers)
+        def respond() -> httpx2.Response:
+            sent = self.http.build_request("POST", self.completions_url, json=body, headers=self.headers)
+            return checked(self.http.send(sent, stream=True))
 
         reader = None if logprobs is None else self.reader
         return EventStream(respond, reader, where=self.where, client=self.client, count=self.count)

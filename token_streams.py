@@ -4,11 +4,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+import httpx2
 import openai
 
-from http_client import checked, json_object, plain_errors, seconds_to_wait
+from http_client import json_object, plain_errors, seconds_to_wait
 from language_models import END_OF_SEQUENCE, Token, TransientError, Usage
 from token_texts import TextMismatch, TokenReader, UnreadableReply, completion_choice
+
+# llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.
+CLOSES_AFTER_STREAMS = "llama.cpp"
 
 
 class ChunkReader:
@@ -76,7 +80,7 @@ class EventStream:
 
     def __init__(
         self,
-        respond: Callable,
+        respond: Callable[[], httpx2.Response],
         reader: TokenReader | None,
         *,
         where: str,
@@ -86,7 +90,7 @@ class EventStream:
         """Send the request, and wait until the server accepts it.
 
         Args:
-            respond: sends it; returns a context manager whose value is the response.
+            respond: sends it; returns the response, of which nothing has been read.
             reader: None where no log-probabilities were asked for.
             where, client: see http_client.request.
             count: is told the usage once the stream is over.
@@ -103,8 +107,8 @@ class EventStream:
         self._over = False
         self._received = 0
         with plain_errors(where, client):
-            self._context = respond()
-            self._events = data_lines(checked(self._context.__enter__()).iter_bytes())
+            self._response = respond()
+            self._events = data_lines(self._response.iter_bytes())
             self.usage.requests += 1
 
     @property
@@ -129,7 +133,7 @@ class EventStream:
     def close(self) -> None:
         """End the writing: the server notices that nobody listens."""
         self._over = True
-        self._context.__exit__(None, None, None)
+        self._response.close()
         if self._tell:
             self._tell(self.usage)
             self._tell = None
@@ -141,8 +145,9 @@ class EventStream:
             if event is None or event == b"[DONE]":
                 if self._finish is None:
                     raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=event is None)
-                for _ in self._events:
-                    pass  # a connection that is read to its end can be used again
+                if self._response.headers.get("server") != CLOSES_AFTER_STREAMS:
+                    for _ in self._events:
+                        pass  # a connection that is read to its end can be used again
                 self.close()
                 return
             self._read(json_object(event))

@@ -47,7 +47,7 @@ CASE_OPTIONS = (
 
 @dataclasses.dataclass
 class Measured:
-    """One pattern on all samples: latency per answer and wall-clock time in seconds, requests, and tokens by role, of all answers."""
+    """One pattern on all samples: latencies and wall-clock time in seconds, requests, and tokens by role, of all answers."""
 
     seconds: float
     wall: float
