@@ -120,7 +120,7 @@ class Summary:
             rows.append(
                 [
                     f"{role} model, per answer",
-                    f"{use['requests']:.1f} requests, {use['prompt_tokens']:.0f} + {use['completion_tokens']:.0f} tokens",
+                    f"{use['requests']:.1f} requests, {prompt_count(use['prompt_tokens'])} + {use['completion_tokens']:.0f} tokens",
                 ]
             )
             if use["retries"]:
@@ -147,6 +147,11 @@ class Summary:
             f"warning: the nudging model wrote {100 * rate:.0f} % of the words (about 10 % in the paper): "
             "is the threshold too high, or the base model's prompt unusual for it?",
         ]
+
+
+def prompt_count(tokens: float) -> str:
+    """How a mean number of prompt tokens is shown: not every server counts those of a stream that is closed before its end."""
+    return f"{tokens:,.0f}" if tokens else "?"
 
 
 def summarise(

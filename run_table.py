@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from datasets_loader import DATA_SETS
-from eval_utils import summarise
+from eval_utils import prompt_count, summarise
 from results import ResultFiles, ResultsError, read_records
 from settings import BASELINE_METHODS, EXPERIMENTS
 from shards import shard_of_name
@@ -274,7 +274,7 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Tokens per answer, in + out": role_lines(
                     row,
                     lambda role, row=row: (
-                        f"{row[f'prompt_tokens_{role}']:,.0f} + {row[f'completion_tokens_{role}']:,.0f}"
+                        f"{prompt_count(row[f'prompt_tokens_{role}'])} + {row[f'completion_tokens_{role}']:,.0f}"
                     ),
                 ),
                 "Stop reasons": row["stop_reasons"].replace(", ", "\n").replace("_", " "),
