@@ -147,6 +147,11 @@ def ask(host: str, **body: object) -> dict:
         return json.load(reply)["choices"][0]
 
 
+def streamed_texts(model: OpenAIEndpoint, prompt: str, max_tokens: int) -> list[str]:
+    """The tokens of a greedy completion as they are streamed."""
+    return [token.text for token in model.stream(prompt, max_tokens=max_tokens, temperature=0.0, logprobs=5)]
+
+
 def answers(options: tuple, data_dir: Path, output: Path) -> list[dict]:
     """The records of a whole run, each with an answer in which nothing but text is."""
     finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", output, timeout=300)
@@ -173,13 +178,24 @@ class TestExperiments:
         records = answers(("--exp", "nudging_only", *hosts.nudging_options), data_dir, tmp_path)
         assert records[0]["full_prefix_nudging"].startswith("<|im_start|>system")
 
-    def test_nudging(self, hosts, data_dir, tmp_path):
+    @pytest.mark.parametrize("calls", ["published", "auto"])
+    def test_nudging(self, hosts, data_dir, tmp_path, calls):
         options = ("--exp", "nudging", *hosts.base_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
-        records = answers(options, data_dir, tmp_path)
+        records = answers((*options, "--calls", calls), data_dir, tmp_path)
         self.check_nudges(records, hosts.base, "demo-base")
+        streamed = calls == "auto"
+        assert json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]["calls"] == (
+            "streamed" if streamed else "published"
+        )
         for record in records:
             assert record["raw_answer"] == "".join(record["all_completions"])
-            assert record["usage"]["base"]["requests"] > record["usage"]["nudging"]["requests"] > 1
+            base, nudging = record["usage"]["base"], record["usage"]["nudging"]
+            assert nudging["requests"] > 1 and base["prompt_tokens"] > 0
+            # Each published call asks for 16 tokens; a stream is closed at the first uncertain one.
+            if streamed:
+                assert base["completion_tokens"] < 16 * base["requests"]
+            else:
+                assert base["requests"] > nudging["requests"]
 
     def check_nudges(self, records: list[dict], host: str, model: str) -> None:
         """Wherever nudging words follow words of the base model, it was uncertain, or repeated itself."""
@@ -228,6 +244,7 @@ class TestLlama2Tokenizer:
         model.probe(logprobs=5)
         completion = model.complete(prompt, max_tokens=64, temperature=0.0, logprobs=5)
         texts = [token.text for token in completion.tokens]
+        assert texts == streamed_texts(model, prompt, 64)
         assert completion.text.strip() and "".join(texts) == completion.text
         assert sum(text.startswith(" ") for text in texts) >= completion.text.count(" ") - 2
         assert all(text.count(" ") <= 1 for text in texts)
@@ -260,6 +277,7 @@ class TestOddText:
                 completion = endpoint.complete(prompt, max_tokens=length, temperature=0.0, logprobs=5)
                 assert "".join(token.text for token in completion.tokens) == completion.text
                 assert REPLACEMENT not in completion.text
+                assert "".join(streamed_texts(endpoint, prompt, length)) == completion.text
                 beyond_ascii += not completion.text.isascii()
         assert beyond_ascii >= 8
 
