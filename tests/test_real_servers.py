@@ -193,7 +193,7 @@ class TestExperiments:
             assert nudging["requests"] > 1 and base["prompt_tokens"] > 0
             # Each published call asks for 16 tokens; a stream is closed at the first uncertain one.
             if streamed:
-                assert base["completion_tokens"] < 16 * base["requests"]
+                assert base["completion_tokens"] < 100  # of an answer of 20
             else:
                 assert base["requests"] > nudging["requests"]
 
