@@ -70,6 +70,11 @@ class Continuation:
         """Whether the last token that was read is the end of sequence."""
         return not self._pending and self._stream is not None and self._stream.finish_reason == "stop"
 
+    @property
+    def at_hand(self) -> str:
+        """The text of the tokens that were put back."""
+        return "".join(token.text for token in self._pending)
+
     def read(self, reopen: bool = True) -> Token | None:
         """The next token; None after the end of sequence, and where the model has no room for more.
 

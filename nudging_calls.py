@@ -4,7 +4,6 @@ Both bring the same tokens to the same decisions. The streams save what the publ
 uncertain one, and time in which only one of the two models writes.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from continuations import Continuation, Writer
 from language_models import END_OF_SEQUENCE, Completion, LanguageModel, Token, TokenStream
 
-# The base model's stream is left open while the nudging model writes its first word if it goes on by this many tokens at most.
+# The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.
 MOST_AHEAD = 1.5
 
 
@@ -68,7 +67,8 @@ class Proposal:
         else:
             self._stream = source
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Wait for one token more."""
         token = next(self._stream, None)
         self.text += token.text if token else ""
         self.finish_reason = self._stream.finish_reason
@@ -76,7 +76,7 @@ class Proposal:
     def read_all(self) -> None:
         """Wait until the nudging model has written everything."""
         while self.finish_reason is None:
-            self._read()
+            self.read()
 
     def heads(self) -> Iterator[str]:
         """See `candidate_heads`; each as soon as it is known."""
@@ -87,7 +87,7 @@ class Proposal:
                 yield heads[n]
                 n += 1
             elif self.finish_reason is None:
-                self._read()
+                self.read()
             else:
                 return
 
@@ -100,7 +100,7 @@ class Proposal:
             # A word that is not yet whole can decide it, too.
             if word.startswith(text) or not text.startswith(word) or end >= 0 or self.finish_reason is not None:
                 return word.startswith(text)
-            self._read()
+            self.read()
 
     def close(self) -> None:
         """End the writing."""
@@ -212,12 +212,10 @@ class StreamedCalls(PublishedCalls):
         self._run: StreamRun | None = None
         self._tail: Continuation | None = None  # what a run that is over for this round leaves to the next one
         self._proposal: Proposal | None = None
-        self._asked_at: float | None = None
-        self._wait = math.inf  # seconds that the nudging model needed for its first word, the last time
+        self._wait = 0.0  # seconds that the nudging model needed for its first token, the last time
 
     def propose(self, text: str) -> Proposal:
         s = self.settings
-        self._asked_at = time.monotonic()
         self._proposal = Proposal(
             self.nudging.stream(
                 self.nudging_prompt + text,
@@ -227,11 +225,23 @@ class StreamedCalls(PublishedCalls):
         )
         if not self.base.runs_ahead:
             self._proposal.read_all()
+        elif self._tail is not None:
+            self._watch(self._proposal, self._tail)
         return self._proposal
 
+    def _watch(self, proposal: Proposal, tail: Continuation) -> None:
+        """Read the first word, and close the base model's stream as soon as it is another one than it has written."""
+        began = time.monotonic()
+        while proposal.finish_reason is None and next(candidate_heads(proposal.text), None) is None:
+            proposal.read()
+            if began:
+                self._wait, began = time.monotonic() - began, 0.0
+            coming = tail.at_hand
+            if not (coming.startswith(proposal.text) or proposal.text.startswith(coming)):
+                tail.close()
+                return
+
     def base_run(self, text: str, draft: str) -> "StreamRun":
-        if self._asked_at is not None:
-            self._wait, self._asked_at = time.monotonic() - self._asked_at, None
         tail, self._tail = self._tail, None
         if tail is not None and not tail.follow(text):
             tail.close()
