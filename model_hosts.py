@@ -15,6 +15,7 @@ from utils import count_tokens
 
 # Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
 TOKENS_PER_CL100K_TOKEN = 2
+STREAMS_PER_SAMPLE = 2  # the nudging model may begin its next proposal before the last one has ended
 
 
 def connect(
@@ -42,7 +43,7 @@ def connect(
                 model.name,
                 host,
                 api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
-                max_connections=settings.num_threads,
+                max_connections=STREAMS_PER_SAMPLE * settings.num_threads,
                 request_timeout=settings.request_timeout,
                 patience=patience,
                 end_names=settings.end_tokens,

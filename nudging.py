@@ -106,9 +106,11 @@ class _Nudging:
     def run(self, on_round: Callable[[int, str, str], None] | None) -> NudgingResult:
         result, s = self.result, self.settings
         last_words, repeats, rounds = "", 0, 0
+        upcoming: Proposal | None = None
         while count_tokens(output := result.text) < s.max_token_total and rounds < MAX_ROUNDS:
             rounds += 1
-            proposal = self.calls.propose(output)
+            proposal = upcoming or self.calls.propose(output)
+            upcoming = None
             run, words, spoken, no_room = None, None, [], None
             if proposal.finish_reason != "stop":
                 # Where the models are streamed, the proposal may still turn out to be the answer's end: nothing counts before.
@@ -121,6 +123,10 @@ class _Nudging:
                 except ContextLengthError as error:
                     no_room = error
                 self.calls.base_run_over(run)
+                if not no_room and repeats < MAX_REPEATS and rounds < MAX_ROUNDS:
+                    coming = output + words + _text(spoken)
+                    if count_tokens(coming) < s.max_token_total:
+                        upcoming = self.calls.propose_early(proposal, coming)
                 proposal.read_all()
             if proposal.finish_reason == "stop":
                 if proposal.text:

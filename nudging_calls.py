@@ -5,7 +5,7 @@ uncertain one, and time in which only one of the two models writes.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from continuations import Continuation, Writer
@@ -13,6 +13,7 @@ from language_models import END_OF_SEQUENCE, Completion, LanguageModel, Token, T
 
 # The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.
 MOST_AHEAD = 1.5
+NOTICEABLE = 0.002  # seconds: who waited that long had to wait
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Proposal:
     def __init__(self, source: Completion | TokenStream):
         self.text = ""
         self.finish_reason: str | None = None
+        self.asked_at = time.monotonic()
         self._stream: TokenStream | None = None
         if isinstance(source, Completion):
             self.text, self.finish_reason = source.text, source.finish_reason
@@ -134,6 +136,10 @@ class PublishedCalls:
             )
         )
 
+    def propose_early(self, current: Proposal, text: str) -> Proposal | None:
+        """The next proposal, after an answer text that counts only if the current one does not end the answer; None: not yet."""
+        return None
+
     def base_run(self, text: str, draft: str) -> "CompletionRun":
         """The base model's tokens after an answer text."""
         return CompletionRun(self, text)
@@ -193,6 +199,7 @@ class StreamedCalls(PublishedCalls):
     """Streams of both models: each token is looked at as it comes, and a stream is closed where nothing of it is needed any more.
 
     - The base model is asked as soon as the nudging model's first word is known, while that one still writes on.
+    - The nudging model is asked for its next proposal as soon as the base model has written, while it still writes the last one.
     - The base model's stream stays open beyond its uncertain token: if the nudging model writes that very token, the next ones
       are on their way already. (Only where the nudging model is quick enough, see MOST_AHEAD.)
     - Of a model in this process, which writes only when it is read, the whole proposal is known first and is handed on as a draft.
@@ -211,23 +218,30 @@ class StreamedCalls(PublishedCalls):
         self._writer = Writer(base, base_prompt, settings.completion_token_num, settings.max_token_total, options)
         self._run: StreamRun | None = None
         self._tail: Continuation | None = None  # what a run that is over for this round leaves to the next one
-        self._proposal: Proposal | None = None
+        self._proposals: list[Proposal] = []  # the last two
+        self._proposal_seconds = 0.0  # that the nudging model needs for a whole proposal
         self._wait = 0.0  # seconds that the nudging model needed for its first token, the last time
 
     def propose(self, text: str) -> Proposal:
         s = self.settings
-        self._proposal = Proposal(
+        proposal = Proposal(
             self.nudging.stream(
                 self.nudging_prompt + text,
                 max_tokens=s.completion_token_num_nudging,
                 temperature=s.nudging_temperature,
             )
         )
+        self._proposals = [*self._proposals[-1:], proposal]
         if not self.base.runs_ahead:
-            self._proposal.read_all()
+            proposal.read_all()
         elif self._tail is not None:
-            self._watch(self._proposal, self._tail)
-        return self._proposal
+            self._watch(proposal, self._tail)
+        return proposal
+
+    def propose_early(self, current: Proposal, text: str) -> Proposal | None:
+        if current.finish_reason is not None or not self.nudging.runs_ahead:
+            return None
+        return self.propose(text)
 
     def _watch(self, proposal: Proposal, tail: Continuation) -> None:
         """Read the first word, and close the base model's stream as soon as it is another one than it has written."""
@@ -246,8 +260,19 @@ class StreamedCalls(PublishedCalls):
         if tail is not None and not tail.follow(text):
             tail.close()
             tail = None
-        self._run = StreamRun(tail or Continuation(self._writer, text, draft))
+        proposal = self._proposals[-1]
+        self._run = StreamRun(tail or Continuation(self._writer, text, draft), lambda: self._ends_the_answer(proposal))
         return self._run
+
+    def _ends_the_answer(self, proposal: Proposal) -> bool:
+        """Whether a proposal has turned out to be the answer's end; it is not waited for before it should be there."""
+        began = time.monotonic()
+        if proposal.finish_reason is None and began - proposal.asked_at >= self._proposal_seconds:
+            proposal.read_all()
+            waited = time.monotonic() - began > NOTICEABLE
+            took = time.monotonic() - proposal.asked_at
+            self._proposal_seconds = took if waited else min(took, self._proposal_seconds)
+        return proposal.finish_reason == "stop"
 
     def base_run_over(self, run: "StreamRun | None") -> None:
         """Keep what has been read too much, for the next round could begin with it."""
@@ -261,7 +286,7 @@ class StreamedCalls(PublishedCalls):
             self._tail = run.tokens
 
     def close(self) -> None:
-        for open_one in (self._tail, self._run, self._proposal):
+        for open_one in (self._tail, self._run, *self._proposals):
             if open_one is not None:
                 open_one.close()
 
@@ -269,8 +294,14 @@ class StreamedCalls(PublishedCalls):
 class StreamRun:
     """The base model's tokens after a text, in chunks as long as the published calls', each token read when it is needed."""
 
-    def __init__(self, tokens: Continuation):
+    def __init__(self, tokens: Continuation, unwanted: Callable[[], bool]):
+        """
+        Args:
+            tokens: where they come from.
+            unwanted: whether no more of them are wanted, asked before each.
+        """
         self.tokens = tokens
+        self._unwanted = unwanted
         self._size = tokens.writer.call_tokens
         self.first = tokens.read() or END_OF_SEQUENCE
         self._in_first_call = True
@@ -299,7 +330,7 @@ class StreamRun:
         elif self.ended:
             self.tokens.ask_again()
         for i in range(size):
-            if self.ended and (i or self._in_first_call):
+            if self._unwanted() or (self.ended and (i or self._in_first_call)):
                 break
             token = self.tokens.read()
             if token is None:

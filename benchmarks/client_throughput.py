@@ -117,7 +117,7 @@ def server_limit(port: int, seconds: float = 2.0) -> float:
 
 def drive(host: str, calls: str, threads: int, seconds: float) -> dict:
     """Answer as many prompts as can be answered in some seconds; what was done per second."""
-    models = [OpenAIEndpoint(name, host, max_connections=threads) for name in ("base", "chat")]
+    models = [OpenAIEndpoint(name, host, max_connections=2 * threads) for name in ("base", "chat")]
     settings = NudgingSettings(top_prob_thres=0.4, max_token_total=256)
     totals, lock, until = {"answers": 0, "requests": 0, "tokens": 0}, threading.Lock(), time.monotonic() + seconds
 
