@@ -87,10 +87,6 @@ class PublishedCalls:
         """The tokens of model i in this turn."""
         return iter(self._completions[i].tokens)
 
-    def restart(self) -> bool:
-        """Whether the turn can be begun again by smaller calls."""
-        return False
-
     def close(self) -> None:
         """End all writing."""
 
@@ -103,26 +99,20 @@ class StreamedCalls(PublishedCalls):
 
     def __init__(self, writers: list[Writer]):
         super().__init__(writers)
-        self._text = ""
         self._continuations: list[Continuation | None] = [None] * len(writers)
         self._read: list[list[Token]] = [[] for _ in writers]
 
     def begin_turn(self, text: str) -> None:
-        self._text = text
         for i, writer in enumerate(self._writers):
             continuation = self._continuations[i]
             if continuation is not None:
                 continuation.put_back(self._read[i])
-                if writer.near_limit or not continuation.follow(text):
+                if not continuation.follow(text):
                     continuation.close()
                     continuation = None
             self._continuations[i], self._read[i] = continuation or Continuation(writer, text), []
-        self._open_all()
-
-    def _open_all(self) -> None:
-        """Have all models begin before the first is waited for."""
         for continuation in self._continuations:
-            continuation.open()
+            continuation.begin_call()  # all models begin before the first is waited for
 
     def last_words(self) -> str | None:
         chat = "".join(token.text for token in self.tokens(CHAT))
@@ -138,13 +128,6 @@ class StreamedCalls(PublishedCalls):
                     return
                 read.append(token)
             yield read[n]
-
-    def restart(self) -> bool:
-        self.close()
-        self._continuations = [Continuation(writer, self._text) for writer in self._writers]
-        self._read = [[] for _ in self._writers]
-        self._open_all()
-        return True
 
     def close(self) -> None:
         for continuation in self._continuations:
@@ -163,27 +146,20 @@ def _decode(
     asking = {"published": PublishedCalls, "streamed": StreamedCalls}[calls](writers)
     result = BaselineResult()
 
-    def turn() -> tuple[str, bool]:
-        """The text that is added, and whether the chat model ends the answer with it."""
-        last_words = asking.last_words()
-        if last_words is not None:
-            return last_words, True
-        accepted = walk(*(asking.tokens(i) for i in range(len(models))))
-        return accepted or _first_text(asking.tokens(0), asking.tokens(CHAT)), False
-
     try:
         while count_tokens(result.text) < max_token_total:
-            try:
-                asking.begin_turn(result.text)
-                added, ended = turn()
-            except ContextLengthError:
-                if not asking.restart():
-                    raise
-                added, ended = turn()
-            result.text += added
-            if ended or not added:
-                result.stop_reason = "chat_model_stop" if ended else "no_new_text"
+            asking.begin_turn(result.text)
+            last_words = asking.last_words()
+            if last_words is not None:
+                result.text += last_words
+                result.stop_reason = "chat_model_stop"
                 return result
+            added = walk(*(asking.tokens(i) for i in range(len(models))))
+            added = added or _first_text(asking.tokens(0), asking.tokens(CHAT))
+            if not added:
+                result.stop_reason = "no_new_text"
+                return result
+            result.text += added
         result.stop_reason = "length"
     except ContextLengthError:
         result.stop_reason = "context_length"

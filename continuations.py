@@ -14,8 +14,7 @@ class Writer:
     """One model as one sample's loop streams it.
 
     `call_tokens` is what the published program asks for per call, `max_token_total` the length of the answer in cl100k_base tokens,
-    `options` go to the model. `near_limit`: no more than a call's tokens fit into the context window. `seconds_per_token` is
-    measured.
+    `options` go to the model. `most_calls`: for how many calls' tokens the server has room. `seconds_per_token` is measured.
     """
 
     model: LanguageModel
@@ -23,7 +22,7 @@ class Writer:
     call_tokens: int
     max_token_total: int
     options: dict
-    near_limit: bool = False
+    most_calls: float = math.inf
     seconds_per_token: float = 0.0
 
     def open(self, text: str, draft: str) -> tuple[TokenStream, int]:
@@ -32,12 +31,13 @@ class Writer:
         Raises:
             ContextLengthError: not even a call's tokens fit.
         """
-        calls_left = 1 + max(0, math.ceil((self.max_token_total - count_tokens(text)) / self.call_tokens))
-        if not self.near_limit:
+        missing = self.max_token_total - count_tokens(text)
+        calls = min(self.most_calls, 1 + max(0, math.ceil(missing / self.call_tokens)))
+        if calls > 1:
             try:
-                return self._stream(text, calls_left * self.call_tokens, draft)
+                return self._stream(text, calls * self.call_tokens, draft)
             except ContextLengthError:
-                self.near_limit = True
+                self.most_calls = 1
         return self._stream(text, self.call_tokens, draft)
 
     def _stream(self, text: str, tokens: int, draft: str) -> tuple[TokenStream, int]:
@@ -47,7 +47,7 @@ class Writer:
 class Continuation:
     """The tokens that a model writes after an answer text.
 
-    A stream is opened when its first token is asked for, and another where the first has brought all that it was asked for.
+    One stream brings as many of the published program's calls as it can.
     """
 
     def __init__(self, writer: Writer, text: str, draft: str = ""):
@@ -59,8 +59,14 @@ class Continuation:
         self._left = 0  # of the tokens that the stream was asked for
         self._first_at, self._arrived = 0.0, 0
 
-    def open(self) -> None:
-        """Have the model begin, where nothing is at hand."""
+    def begin_call(self) -> None:
+        """Have the tokens of one call of the published program come, with requests only where they are not coming already.
+
+        Raises:
+            ContextLengthError: there is no room for them in the context window.
+        """
+        if len(self._pending) + self._left < self.writer.call_tokens:
+            self.ask_again()
         if self._stream is None and not self._pending:
             self._stream, self._left = self.writer.open(self.text, self._draft)
             self._draft, self._arrived = "", 0
@@ -75,32 +81,30 @@ class Continuation:
         """The text of the tokens that were put back."""
         return "".join(token.text for token in self._pending)
 
-    def read(self, reopen: bool = True) -> Token | None:
-        """The next token; None after the end of sequence, and where the model has no room for more.
-
-        With `reopen` False also None where a request would be needed.
-        """
-        token = self._pending.popleft() if self._pending else self._next(reopen)
+    def read(self) -> Token | None:
+        """The next token; None after the end of sequence, and where there are no more without another request."""
+        token = self._pending.popleft() if self._pending else self._next()
         if token is not None:
             self.text += token.text
         return token
 
-    def _next(self, reopen: bool) -> Token | None:
-        while True:
-            if self._stream is None:
-                if not reopen:
-                    return None
-                self.open()
-            token = next(self._stream, None)
-            if token is not None:
-                self._left -= 1
-                self._measure()
-                return token
-            if self._stream.finish_reason == "stop":
-                return None
-            self._stream = None
-            if self._left:
-                return None
+    def _next(self) -> Token | None:
+        if self._stream is None:
+            return None
+        token = next(self._stream, None)
+        if token is not None:
+            self._left -= 1
+            self._measure()
+        elif self._stream.finish_reason == "length" and self._left:
+            # A server that writes less than it was asked for, though as much as the published calls ask for.
+            self.close()
+            if self._arrived >= self.writer.call_tokens:
+                self.writer.most_calls = self._arrived // self.writer.call_tokens
+                self._stream, self._left = self.writer.open(self.text, "")
+                self._arrived = 0
+                return self._next()
+            self.writer.most_calls = 1
+        return token
 
     def _measure(self) -> None:
         now = time.monotonic()
@@ -118,17 +122,17 @@ class Continuation:
     def follow(self, text: str) -> bool:
         """Whether the tokens that come next lead to a longer text, without another request; they are read then."""
         while self.text != text:
-            if not text.startswith(self.text) or self.read(reopen=False) is None:
+            if not text.startswith(self.text) or self.read() is None:
                 return False
         return True
 
     def ask_again(self) -> None:
-        """Have what follows be asked for anew, even after an end."""
-        if not self._pending:
-            self.close()
+        """Have what follows be asked for anew."""
+        self.close()
+        self._pending.clear()
 
     def close(self) -> None:
         """End the writing; what was put back stays."""
         if self._stream is not None:
             self._stream.close()
-            self._stream = None
+            self._stream, self._left = None, 0

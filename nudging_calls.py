@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from continuations import Continuation, Writer
-from language_models import END_OF_SEQUENCE, Completion, LanguageModel, Token, TokenStream
+from language_models import END_OF_SEQUENCE, Completion, ContextLengthError, LanguageModel, Token, TokenStream
 
 # The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.
 MOST_AHEAD = 1.5
@@ -241,7 +241,10 @@ class StreamedCalls(PublishedCalls):
     def propose_early(self, current: Proposal, text: str) -> Proposal | None:
         if current.finish_reason is not None or not self.nudging.runs_ahead:
             return None
-        return self.propose(text)
+        try:
+            return self.propose(text)
+        except ContextLengthError:  # to be said when it is this proposal's turn
+            return None
 
     def _watch(self, proposal: Proposal, tail: Continuation) -> None:
         """Read the first word, and close the base model's stream as soon as it is another one than it has written."""
@@ -278,7 +281,7 @@ class StreamedCalls(PublishedCalls):
         """Keep what has been read too much, for the next round could begin with it."""
         if run is None:
             return
-        keep = self.settings.base_temperature == 0 and not self._writer.near_limit
+        keep = self.settings.base_temperature == 0 and self._writer.most_calls > 1
         too_slow = self.base.runs_ahead and self._wait > MOST_AHEAD * self._writer.seconds_per_token
         if not keep or too_slow:
             run.close()
@@ -303,6 +306,7 @@ class StreamRun:
         self.tokens = tokens
         self._unwanted = unwanted
         self._size = tokens.writer.call_tokens
+        tokens.begin_call()
         self.first = tokens.read() or END_OF_SEQUENCE
         self._in_first_call = True
 
@@ -325,10 +329,14 @@ class StreamRun:
     def chunk(self) -> Iterator[Token]:
         """The tokens of the next call; of the first call all but `first`."""
         token, size = self.first, self._size
+        if self._unwanted():
+            return
         if self._in_first_call:
             size -= 1
-        elif self.ended:
-            self.tokens.ask_again()
+        else:
+            if self.ended:
+                self.tokens.ask_again()
+            self.tokens.begin_call()
         for i in range(size):
             if self._unwanted() or (self.ended and (i or self._in_first_call)):
                 break
