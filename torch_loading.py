@@ -181,13 +181,19 @@ def context_length(model: "PreTrainedModel") -> int:
     return NO_LIMIT
 
 
-def eos_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """The ids that end an answer: the generation configuration's, the tokenizer's, and the chat template's end of turn."""
+def eos_token_ids(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, end_of_turn: bool = True
+) -> frozenset[int]:
+    """The ids that end an answer: the generation configuration's, the tokenizer's, and the chat template's end of turn.
+
+    vLLM knows nothing of the last, so it ends there only where the others name it too.
+    """
     ids = {tokenizer.eos_token_id}
     for config in (getattr(model, "generation_config", None), model.config.get_text_config()):
         named = getattr(config, "eos_token_id", None)
         ids.update(named if isinstance(named, list | tuple) else [named])
-    ids.add(_end_of_turn(tokenizer))
+    if end_of_turn:
+        ids.add(_end_of_turn(tokenizer))
     return frozenset(int(i) for i in ids if i is not None)
 
 

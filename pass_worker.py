@@ -1,0 +1,89 @@
+"""Who runs the forward passes: one thread per device, which puts together what the samples want of a model at one time."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from language_models import ModelError
+from packed_attention import Segment
+from packed_passes import Engine, NextToken
+
+
+@dataclass(eq=False)
+class _Request:
+    engine: Engine
+    segment: Segment
+    answered: threading.Event = field(default_factory=threading.Event)
+    found: list[NextToken] | None = None
+    error: ModelError | None = None
+
+
+class Worker:
+    """Runs the passes of all models of one device, one after another; what samples want of one model at one time is one pass.
+
+    The model that most samples wait for comes first. Samples that were just answered are waited for a moment, so that
+    they do not miss the pass by a hair.
+    """
+
+    PATIENCE = 0.1  # of the time of a pass
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._waiting: dict[Engine, list[_Request]] = {}
+        self._expected = 0  # samples that were answered by the last pass and have not come back yet
+        self._thread: threading.Thread | None = None
+
+    def run(self, engine: Engine, segment: Segment) -> list[NextToken]:
+        """Take part in the next pass of a model; returns what `Engine.run` finds for the segment.
+
+        Raises:
+            ModelError: the pass failed, for lack of memory say.
+        """
+        request = _Request(engine, segment)
+        with self._changed:
+            self._waiting.setdefault(engine, []).append(request)
+            self._expected = max(0, self._expected - 1)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="forward passes", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        request.answered.wait()
+        if request.error:
+            raise request.error
+        return request.found
+
+    def _work(self) -> None:
+        last = 0.0
+        while True:
+            batch = self._next_batch(self.PATIENCE * last)
+            last = _timed(batch)
+            with self._changed:
+                self._expected = len(batch)
+            for request in batch:
+                request.answered.set()
+
+    def _next_batch(self, patience: float) -> list[_Request]:
+        with self._changed:
+            self._changed.wait_for(lambda: any(self._waiting.values()))
+            self._changed.wait_for(lambda: not self._expected, timeout=patience)
+            engine = max(self._waiting, key=lambda engine: len(self._waiting[engine]))
+            return self._waiting.pop(engine)
+
+
+def _timed(batch: list[_Request]) -> float:
+    """Run a batch, and each request by itself where the batch fails; returns the seconds that it took."""
+    started = time.perf_counter()
+    try:
+        found = batch[0].engine.run([request.segment for request in batch])
+        for request, tokens in zip(batch, found, strict=True):
+            request.found = tokens
+    except Exception as error:  # whatever happens, nobody may wait for ever
+        if len(batch) > 1:
+            for request in batch:
+                _timed([request])
+        else:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            batch[0].error = ModelError(
+                f"a forward pass of {batch[0].engine.name} failed ({reason}); if memory is short, lower --num_threads"
+            )
+    return time.perf_counter() - started
