@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from continuation_text import Continuation, Vocabulary
 from drafts import CERTAIN, DraftRate, look_up
+from growing_text import GrowingText, Vocabulary
 from language_models import Completion, ContextLengthError, LanguageModel, ModelError, Token, Usage
 from packed_attention import Sampling
 from packed_passes import Engine
@@ -27,7 +27,7 @@ from sample_cache import CachedSample, CacheRows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LONGEST_DRAFT = 16
+LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
 CERTAIN_LOGPROB = math.log(CERTAIN)
 _workers: dict[torch.device, Worker] = {}
 
@@ -179,7 +179,7 @@ class LocalStream:
         self._view, self._text, self._ids, self._drafted = view, prompt, list(ids), drafted
         self._left, self._sampling, self._logprobs = max_tokens, sampling, logprobs
         self._top = 0 if logprobs is None else max(1, logprobs)
-        self._continuation = Continuation(view.model.vocabulary, ids)
+        self._growing = GrowingText(view.model.vocabulary, ids)
         self._counted = Usage()
         self._closed = False
         self._count()
@@ -201,7 +201,7 @@ class LocalStream:
             self.finish_reason = "stop"
         elif not self._left:
             self.finish_reason = "length"
-        text = self._continuation.add(found.token)
+        text = self._growing.add(found.token)
         self._text += text
         if self._logprobs is None:
             return Token(text, ())
@@ -223,11 +223,11 @@ class LocalStream:
     def _draft(self) -> tuple[DraftRate | None, list[int]]:
         """Tokens that may follow, as many as it pays to look at, and where they come from."""
         model = self._view.model
-        most, rates = min(LONGEST_DRAFT, self._left - 1), model.draft_rates
-        engine = model.engine
+        rates, engine = model.draft_rates, model.engine
         if self._drafted:
-            rate = rates["caller"]
-            return rate, self._drafted[: rate.length(min(most, len(self._drafted)), engine.cost, engine.rows)]
+            rate, most = rates["caller"], min(LONGEST_PROPOSAL, len(self._drafted), self._left - 1)
+            return rate, self._drafted[: rate.length(most, engine.cost, engine.rows)]
+        most = min(LONGEST_DRAFT, self._left - 1)
         if not model.draft_ahead:
             return None, []
         if guess := look_up(self._ids, self._view.sample.cut_off):

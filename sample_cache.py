@@ -37,6 +37,11 @@ class CacheRows:
                 sample.busy = True
                 return self._rows[sample]
 
+    @property
+    def taken(self) -> int:
+        """How many rows samples have."""
+        return len(self._rows)
+
     def put_down(self, sample: "CachedSample") -> None:
         """The sample's pass is over; its row may be given to another one from now on."""
         with self._changed:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -64,6 +64,27 @@ def make_tokenizer(
         eos_token=END_OF_TEXT,
         additional_special_tokens=extra,
         chat_template=template,
+    )
+
+
+def byte_fallback_tokenizer(sentences: list[str] = SENTENCES, vocabulary: int = VOCABULARY):
+    """A tokenizer such as Gemma's: spaces are written as "▁", and characters that it does not know as bytes."""
+    trained = Tokenizer(models.BPE())
+    spaces = normalizers.Replace(" ", "▁")
+    trained.normalizer = spaces
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary - 300, show_progress=False)
+    trained.train_from_iterator(sentences, trainer)
+    learnt = json.loads(trained.to_str())["model"]
+    pieces = [BEGIN, END_OF_TEXT, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *learnt["vocab"]]
+    pieces += [f"filler{i}" for i in range(vocabulary - len(pieces))]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    merges = [tuple(merge) for merge in learnt["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = spaces
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END_OF_TEXT, unk_token="<unk>"
     )
 
 

@@ -53,7 +53,7 @@ class Vocabulary:
         return text
 
 
-class Continuation:
+class GrowingText:
     """The text of tokens as they come, one after another, after a prompt's."""
 
     def __init__(self, vocabulary: Vocabulary, prompt_ids: list[int]):
