@@ -6,6 +6,7 @@ import sys
 from datasets_loader import DATA_SETS
 from http_client import OptionError
 from settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
+from torch_loading import DTYPES
 from utils import INSTRUCT_TEMPLATES
 
 
@@ -77,6 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
     option("proxy_chat_host", "its host", "--proxy_nudging_host", metavar="URL[,URL]")
     option("proxy_base_model", "proxy tuning: the small model before it was aligned", metavar="MODEL")
     option("proxy_base_host", "its host", metavar="URL[,URL]")
+    option(
+        "device",
+        "of models without a host, which are loaded into this process (folders and hub ids of transformers models): "
+        "auto, cuda, cuda:1, mps or cpu",
+        metavar="DEVICE",
+    )
+    option("dtype", f"their number format: {', '.join(DTYPES)} (bfloat16 on a GPU, float32 on a CPU)", metavar="DTYPE")
     for owner, models in (
         ("base", "the base model's"),
         ("nudging", "the nudging model's"),

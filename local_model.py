@@ -6,29 +6,29 @@ model would have written there. Greedy text does not depend on drafts, nor on wh
 the rounding of numbers.
 """
 
-import math
+import copy
 import threading
 import weakref
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
 
-from drafts import CERTAIN, DraftRate, look_up
-from growing_text import GrowingText, Vocabulary
-from language_models import Completion, ContextLengthError, LanguageModel, ModelError, Token, Usage
+from drafts import DraftRate
+from growing_text import Vocabulary
+from language_models import Completion, ContextLengthError, LanguageModel, ModelError, Usage
+from local_stream import LocalStream
 from packed_attention import Sampling
 from packed_passes import Engine
 from pass_worker import Worker
 from sample_cache import CachedSample, CacheRows
+from server_probe import NEEDS_BOS
+from torch_loading import context_length, eos_token_ids, load_causal_lm, load_tokenizer, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
-CERTAIN_LOGPROB = math.log(CERTAIN)
 _workers: dict[torch.device, Worker] = {}
 
 
@@ -70,9 +70,102 @@ class LocalModel:
         self.draft_ahead, self.drafter = draft_ahead, drafter
         self.same_tokens = drafter is not None and tokenizer.get_vocab() == drafter.vocabulary.tokenizer.get_vocab()
         self.draft_rates = {source: DraftRate() for source in ("caller", "lookup", "drafter")}
+        self.warnings: list[str] = []
         self._lock = threading.Lock()
         self._own = threading.local()
         self.engine.measure()
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        samples: int = 1,
+        drafter: "LocalModel | None" = None,
+    ) -> "LocalModel":
+        """Load a model: a folder in the transformers format, or a hub id; see torch_loading for `device` and `dtype`.
+
+        Raises:
+            OptionError, ModelError: it is not there, or cannot be loaded.
+        """
+        place = pick_device(device)
+        model = load_causal_lm(name, device=place, dtype=pick_dtype(dtype, place))
+        tokenizer = load_tokenizer(name)
+        # As for vLLM: a template's end of turn ends an answer only where the configuration says so.
+        ends = eos_token_ids(model, tokenizer, end_of_turn=False)
+        loaded = cls(
+            name,
+            model,
+            tokenizer,
+            end_ids=ends,
+            context_length=context_length(model),
+            samples=samples,
+            drafter=drafter,
+        )
+        for part, bos in NEEDS_BOS.items():
+            family = getattr(model.config, "model_type", "")
+            if family.startswith(part) and loaded.vocabulary.encode("a")[0] != tokenizer.convert_tokens_to_ids(bos):
+                loaded.warnings.append(
+                    f"the tokenizer of {name} puts no {bos} in front of prompts; it will write nonsense"
+                )
+        return loaded
+
+    def shared(self) -> "LocalModel":
+        """The same model with a usage of its own, for another role."""
+        other = copy.copy(self)
+        other.usage, other._lock, other._own = Usage(), threading.Lock(), threading.local()
+        return other
+
+    def streams(self, logprobs: bool) -> bool:
+        """Whether continuations can be streamed: they can."""
+        return True
+
+    @property
+    def report(self) -> dict:
+        """What model this is, as JSON has it."""
+        model = self.engine.model
+        return {
+            "host": "this process",
+            "model": self.name,
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "context_length": self.context_length,
+            "end_of_sequence": [self.vocabulary.decode([i], names=True) for i in sorted(self.vocabulary.end_ids)],
+            "drafter": self.drafter.name if self.drafter else None,
+            "warnings": self.warnings,
+        }
+
+    @property
+    def usage_by_host(self) -> dict[str, dict]:
+        """What was asked and what was computed for it, as JSON has it; the latter of all roles of the model together."""
+        engine = self.engine
+        computed = {
+            "forward_passes": engine.passes,
+            "samples_per_pass": round(engine.sample_passes / max(1, engine.passes), 2),
+            "tokens_computed": engine.tokens,
+            "seconds_in_passes": round(engine.seconds, 3),
+            "peak_memory_mb": round(self.memory / 1e6),
+        }
+        return {"this process": asdict(self.usage) | computed}
+
+    @property
+    def in_words(self) -> str:
+        """The model, where it is and how large."""
+        found = self.report
+        size = f"{found['parameters'] / 1e6:,.0f} million parameters, {self.memory / 1e9:.1f} GB"
+        return f"{self.name} on {found['device']} in {found['dtype']}: {size}"
+
+    @property
+    def cost_in_words(self) -> str:
+        """What has been computed, and the memory that it took."""
+        engine = self.engine
+        return (
+            f"{self.name}: {engine.passes:,} forward passes, {engine.sample_passes / max(1, engine.passes):.1f} samples each; "
+            f"memory {self.memory / 1e9:.1f} GB, {engine.cache.bytes / 1e9:.2f} GB of it cache"
+        )
 
     @property
     def memory(self) -> int:
@@ -82,7 +175,7 @@ class LocalModel:
 
     def for_sample(self, sample_id: object) -> LanguageModel:
         """The model as one sample sees it, with a cache of its own, which is given back when the view is dropped."""
-        return _View(self, sample_id)
+        return LocalView(self, sample_id)
 
     def complete(self, prompt: str, **options) -> Completion:
         """See LanguageModel; each thread counts as a sample."""
@@ -92,9 +185,9 @@ class LocalModel:
         """See LanguageModel; each thread counts as a sample."""
         return self._of_thread().stream(prompt, **options)
 
-    def _of_thread(self) -> "_View":
+    def _of_thread(self) -> "LocalView":
         if not hasattr(self._own, "view"):
-            self._own.view = _View(self, threading.get_ident())
+            self._own.view = LocalView(self, threading.get_ident())
         return self._own.view
 
     def count(self, usage: Usage) -> None:
@@ -103,7 +196,7 @@ class LocalModel:
             self.usage.add(usage)
 
 
-class _View:
+class LocalView:
     """The model as one sample sees it."""
 
     runs_ahead = False
@@ -159,101 +252,3 @@ class _View:
                 drafted = longer[len(ids) :]
         sampling = Sampling(temperature, top_p, self.chance) if temperature else None
         return LocalStream(self, prompt, ids, drafted, max_tokens, sampling, logprobs)
-
-
-class LocalStream:
-    """A continuation that is computed as it is read; see TokenStream."""
-
-    def __init__(
-        self,
-        view: _View,
-        prompt: str,
-        ids: list[int],
-        drafted: list[int],
-        max_tokens: int,
-        sampling: Sampling | None,
-        logprobs: int | None,
-    ):
-        self.finish_reason: str | None = None
-        self.usage = Usage(requests=1, prompt_tokens=len(ids))
-        self._view, self._text, self._ids, self._drafted = view, prompt, list(ids), drafted
-        self._left, self._sampling, self._logprobs = max_tokens, sampling, logprobs
-        self._top = 0 if logprobs is None else max(1, logprobs)
-        self._growing = GrowingText(view.model.vocabulary, ids)
-        self._counted = Usage()
-        self._closed = False
-        self._count()
-
-    def __iter__(self) -> Iterator[Token]:
-        return self
-
-    def __next__(self) -> Token:
-        if self._closed or self.finish_reason:
-            raise StopIteration
-        vocabulary = self._view.model.vocabulary
-        found = self._view.sample.next_token(self._ids, self._top, self._sampling, self._draft)
-        self._drafted = self._drafted[1:] if self._drafted[:1] == [found.token] else []
-        self._ids.append(found.token)
-        self._left -= 1
-        self.usage.completion_tokens += 1
-        self._count()
-        if found.token in vocabulary.end_ids:
-            self.finish_reason = "stop"
-        elif not self._left:
-            self.finish_reason = "length"
-        text = self._growing.add(found.token)
-        self._text += text
-        if self._logprobs is None:
-            return Token(text, ())
-        top: dict[str, float] = {}
-        for token, logprob in sorted(found.top, key=lambda pair: -pair[1]):
-            top.setdefault(text if token == found.token else vocabulary.text_of(token), logprob)
-        return Token(text, tuple(top.items()))
-
-    def close(self) -> None:
-        """See TokenStream."""
-        self._closed = True
-
-    def _count(self) -> None:
-        """Hand what is new in `usage` on to the model's."""
-        now, before = asdict(self.usage), asdict(self._counted)
-        self._view.model.count(Usage(**{name: now[name] - before[name] for name in now}))
-        self._counted = Usage(**now)
-
-    def _draft(self) -> tuple[DraftRate | None, list[int]]:
-        """Tokens that may follow, as many as it pays to look at, and where they come from."""
-        model = self._view.model
-        rates, engine = model.draft_rates, model.engine
-        if self._drafted:
-            rate, most = rates["caller"], min(LONGEST_PROPOSAL, len(self._drafted), self._left - 1)
-            return rate, self._drafted[: rate.length(most, engine.cost, engine.rows)]
-        most = min(LONGEST_DRAFT, self._left - 1)
-        if not model.draft_ahead:
-            return None, []
-        if guess := look_up(self._ids, self._view.sample.cut_off):
-            rate = rates["lookup"]
-            if length := rate.length(min(most, len(guess)), engine.cost, engine.rows):
-                return rate, guess[:length]
-        if self._view.drafting:
-            rate, small = rates["drafter"], model.drafter.engine
-            if length := rate.length(most, engine.cost, engine.rows, small.cost(engine.rows)):
-                return rate, self._guess(length)
-        return None, []
-
-    def _guess(self, length: int) -> list[int]:
-        """The draft model's continuation, in this model's tokens."""
-        model, sample = self._view.model, self._view.drafting
-        words, own = model.drafter.vocabulary, model.vocabulary
-        ids = list(self._ids) if model.same_tokens else list(words.encode(self._text))
-        begin = len(ids)
-        while len(ids) - begin < length and len(ids) < model.drafter.context_length:
-            found = sample.next_token(ids, 1)
-            if found.token in words.end_ids or found.top[0][1] < CERTAIN_LOGPROB:
-                break
-            ids.append(found.token)
-        if model.same_tokens:
-            return ids[begin:]
-        text = words.decode(ids[begin:])
-        longer = own.encode(self._text + text)
-        fits = longer[: len(self._ids)] == self._ids
-        return (longer[len(self._ids) :] if fits else own.encode(text, special=False))[:length]

@@ -1,17 +1,22 @@
-"""The models of a run: each behind its server, probed for what is needed of it; GGUF models are served first."""
+"""The models of a run: behind servers, which are probed for what is needed of them, served by this process, or loaded into it."""
 
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 from datasets_loader import DataSet, Example
-from embedded_server import serve, threads_per_model
+from embedded_server import is_gguf, serve, threads_per_model
 from experiments import PromptWriter, family_name, note, sample_prompts
 from http_client import NEUTRAL_API_KEY, Patience, api_key, split_hosts
 from language_models import ModelError
 from openai_endpoint import OpenAIEndpoint
 from replicas import Replicas
-from settings import RunSettings
+from settings import ModelSettings, RunSettings
+from torch_loading import require_torch
 from utils import count_tokens
+
+if TYPE_CHECKING:
+    from local_model import LocalModel
 
 # Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
 TOKENS_PER_CL100K_TOKEN = 2
@@ -24,19 +29,25 @@ def connect(
     examples: list[Example],
     writers: dict[str, PromptWriter],
     servers: contextlib.ExitStack,
-) -> dict[str, Replicas]:
+) -> "dict[str, Replicas | LocalModel]":
     """The run's models, each server probed for what is needed of it; by role.
 
-    Models without a host are served by this process until `servers` is closed.
+    GGUF models without a host are served by this process until `servers` is closed, transformers models loaded into it.
 
     Raises:
-        ModelError: a server does not answer or cannot do what is needed.
+        OptionError: what a model in this process needs is not there.
+        ModelError: a server does not answer or cannot do what is needed, or a model cannot be loaded.
         EmbeddedServerError: a GGUF model cannot be served.
     """
+    in_process = [model for model in settings.models.values() if model.in_process]
+    loaded = local_models(settings, in_process, servers) if in_process else {}
     served_here = embedded_hosts(settings, data_set, examples, writers, servers)
     patience = Patience(settings.max_retries, settings.max_outage)
     models = {}
     for role, model in settings.models.items():
+        if role in loaded:
+            models[role] = loaded[role]
+            continue
         option = f"--{role}_host"
         endpoints = [
             OpenAIEndpoint(
@@ -61,6 +72,44 @@ def connect(
     return models
 
 
+def local_models(
+    settings: RunSettings, models: list[ModelSettings], servers: contextlib.ExitStack
+) -> "dict[str, LocalModel]":
+    """Models of this process by role, each loaded once; what they cost is told when `servers` is closed.
+
+    The nudging model drafts for the base model.
+
+    Raises:
+        OptionError, ModelError: a package or a model is missing, or cannot be loaded.
+    """
+    require_torch()
+    from local_model import LocalModel
+
+    by_name: dict[str, LocalModel] = {}
+    found: dict[str, LocalModel] = {}
+    # The nudging model first: the base model takes it along.
+    for model in sorted(models, key=lambda model: model.role == "base"):
+        if model.name in by_name:
+            found[model.role] = by_name[model.name].shared()
+            continue
+        started = time.monotonic()
+        drafter = found.get("nudging")
+        users = sum(other.name == model.name for other in models)
+        loaded = by_name[model.name] = found[model.role] = LocalModel.load(
+            model.name,
+            device=settings.device,
+            dtype=settings.dtype,
+            # A sample that drafts for another model has a text of its own.
+            samples=settings.num_threads * (users + (model.role == "nudging" and len(models) > 1)),
+            drafter=drafter,
+        )
+        note(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
+        for warning in loaded.warnings:
+            note(f"warning: {warning}")
+        servers.callback(lambda loaded=loaded: note(loaded.cost_in_words))
+    return {model.role: found[model.role] for model in models}
+
+
 def embedded_hosts(
     settings: RunSettings,
     data_set: DataSet,
@@ -69,7 +118,9 @@ def embedded_hosts(
     servers: contextlib.ExitStack,
 ) -> dict[str, str]:
     """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
-    names = list(dict.fromkeys(model.name for model in settings.models.values() if not model.host))
+    names = list(
+        dict.fromkeys(model.name for model in settings.models.values() if is_gguf(model.name) and not model.host)
+    )
     if not names:
         return {}
     prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, writers).values())

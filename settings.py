@@ -13,6 +13,7 @@ from embedded_server import is_gguf
 from http_client import OptionError, api_key, split_hosts
 from judge import check_judge_options
 from nudging import NudgingSettings
+from torch_loading import DTYPES, is_transformers_model
 from utils import INSTRUCT_TEMPLATES
 
 EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
@@ -28,7 +29,7 @@ class SettingsError(OptionError):
 class ModelSettings:
     """One model of a run: its role, name as served, base URLs, template, and how many log-probabilities are needed of it.
 
-    Without a host it is a GGUF file that this process serves.
+    Without a host it is a GGUF file that this process serves, or (`in_process`) a transformers model that it runs itself.
     """
 
     role: str
@@ -37,6 +38,11 @@ class ModelSettings:
     api_key_env: str | None
     template: str
     logprobs: int | None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model is loaded into this process."""
+        return not self.host and not is_gguf(self.name)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class RunSettings:
     nudging_top_p: float = 0.9
     num_threads: int = 20
     calls: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
     request_timeout: float = 600.0
     max_retries: int = 8
     max_outage: float = 300.0
@@ -96,6 +104,7 @@ class RunSettings:
         _check_choice("exp", self.exp, EXPERIMENTS)
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         _check_choice("calls", self.calls, CALLS)
+        _check_choice("dtype", self.dtype, DTYPES)
         check_judge_options(**self.judge_options)
         for option in ("base_template", "nudging_template"):
             if not getattr(self, option).startswith("tokenizer:"):
@@ -125,11 +134,14 @@ class RunSettings:
         model, host = getattr(self, f"{role}_model"), getattr(self, f"{role}_host")
         experiment = f"{self.exp} ({self.baseline_method})" if self.exp == "baseline" else self.exp
         if not model:
-            raise SettingsError(f"--exp {experiment} needs --{role}_model: its name as served, or a GGUF file")
-        if not host and not is_gguf(model):
             raise SettingsError(
-                f"--exp {experiment} needs --{role}_host: a URL such as http://localhost:8000/v1 (only GGUF files and "
-                f"{' or '.join(DEMO_MODELS)} are served without a host; {model!r} is none)"
+                f"--exp {experiment} needs --{role}_model: its name as served, a GGUF file, or a folder"
+            )
+        if not host and not is_gguf(model) and not is_transformers_model(model):
+            raise SettingsError(
+                f"--exp {experiment} needs --{role}_host: a URL such as http://localhost:8000/v1 (without a host go "
+                f"{' and '.join(DEMO_MODELS)}, GGUF files, and folders and hub ids of transformers models; "
+                f"{model!r} is none)"
             )
         if host:
             split_hosts(host, f"--{role}_host")
@@ -248,6 +260,8 @@ class RunSettings:
         }[self.exp]
         if self.shard:
             names.append("shard")
+        if any(model.in_process for model in self.models.values()):
+            names.append("dtype")
         return {"split": self.used_split} | {name: getattr(self, name) for name in names}
 
 

@@ -4,6 +4,7 @@ Shared by the in-process engine of nudging and by reward-guided decoding (pad/).
 """
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,13 @@ def find_model(name: str) -> str:
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip("/"):
         raise OptionError(f"{name!r} is no folder with a model; name one in the transformers format, or a hub id")
     return name
+
+
+def is_transformers_model(name: str) -> bool:
+    """Whether a name stands for a model in the transformers format: a folder of one, or a hub id such as google/gemma-3-270m."""
+    if Path(name).expanduser().is_dir():
+        return any((Path(name).expanduser() / file).is_file() for file in ("config.json", "adapter_config.json"))
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not name.lower().endswith(".gguf")
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":

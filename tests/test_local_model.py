@@ -266,7 +266,7 @@ def test_a_draft_model_changes_no_text(tokenizers):
 
 def test_a_draft_model_that_is_right_saves_passes(monkeypatch):
     """The model itself as its draft model: random ones agree with nobody else, and are certain of nothing."""
-    monkeypatch.setattr("local_model.CERTAIN_LOGPROB", -math.inf)
+    monkeypatch.setattr("local_stream.CERTAIN_LOGPROB", -math.inf)
     model = local("llama", 9, drafter=local("llama", 9), draft_ahead=True)
     model.draft_rates["drafter"].length = lambda *_: 4
     model.draft_rates["lookup"].length = lambda *_: 0
