@@ -182,11 +182,12 @@ class Metered:
 
 
 class MeteredStream:
-    """A token stream whose usage is added to a sample's once it is over."""
+    """A token stream whose usage is added to a sample's as it grows: whoever has read enough need not close it."""
 
     def __init__(self, stream: TokenStream, total: Usage):
         self.stream = stream
-        self._total: Usage | None = total
+        self._total, self._counted = total, Usage()
+        self._count()
 
     @property
     def finish_reason(self) -> str | None:
@@ -202,9 +203,8 @@ class MeteredStream:
     def __next__(self) -> Token:
         try:
             return next(self.stream)
-        except BaseException:
+        finally:
             self._count()
-            raise
 
     def close(self) -> None:
         """End the writing, and count."""
@@ -212,6 +212,7 @@ class MeteredStream:
         self._count()
 
     def _count(self) -> None:
-        if self._total is not None:
-            self._total.add(self.stream.usage)
-            self._total = None
+        now, before = asdict(self.stream.usage), asdict(self._counted)
+        if now != before:
+            self._total.add(Usage(**{name: now[name] - before[name] for name in now}))
+            self._counted = Usage(**now)

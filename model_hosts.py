@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from datasets_loader import DataSet, Example
 from embedded_server import is_gguf, serve, threads_per_model
 from experiments import PromptWriter, family_name, note, sample_prompts
-from http_client import NEUTRAL_API_KEY, Patience, api_key, split_hosts
+from http_client import NEUTRAL_API_KEY, OptionError, Patience, api_key, split_hosts
 from language_models import ModelError
 from openai_endpoint import OpenAIEndpoint
 from replicas import Replicas
@@ -82,7 +82,13 @@ def local_models(
     Raises:
         OptionError, ModelError: a package or a model is missing, or cannot be loaded.
     """
-    require_torch()
+    try:
+        require_torch()
+    except OptionError as error:
+        role, name = models[0].role, models[0].name
+        raise OptionError(
+            f"--{role}_model {name} has no --{role}_host, so it is loaded into this process: {error}"
+        ) from None
     from local_model import LocalModel
 
     by_name: dict[str, LocalModel] = {}

@@ -222,9 +222,20 @@ class TestValidation:
         ],
     )
     def test_what_an_experiment_needs(self, capsys, run, option):
-        words = shlex.split(RUNS[run])
+        # A hub id does without a host.
+        words = shlex.split(RUNS[run].replace("llama/", ""))
         at = words.index(f"--{option}")
         assert f"needs --{option}" in error_of(capsys, *words[:at], *words[at + 2 :])
+
+    def test_transformers_models_need_no_host(self, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        for name in ("google/gemma-3-270m", str(tmp_path)):
+            settings = parse_settings(["--exp", "base_only", "--base_model", name, "--dtype", "bfloat16"])
+            assert settings.models["base"].in_process and settings.decisive["dtype"] == "bfloat16"
+        assert not parse("nudging").models["base"].in_process and "dtype" not in parse("nudging").decisive
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(SettingsError, match="needs --base_host"):
+            RunSettings(exp="base_only", base_model=str(tmp_path))
 
     def test_settings_made_in_code_are_checked_too(self):
         with pytest.raises(SettingsError, match="--nudging_model"):
