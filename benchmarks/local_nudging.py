@@ -5,9 +5,10 @@
     python benchmarks/local_nudging.py --base FOLDER --nudging FOLDER --data_dir DIR --identity
 
 The first command prints, for each way to answer and number of answers at a time: tokens of the answers (in the base model's
-tokens) per second, and forward passes per answer token of both models, each sample's part in a pass counted. "base" is
-transformers' generate with its cache, in batches of so many. "published" sends the published program's requests, each
-computed from its first token on. The second one compares the texts of "nudging" and "published" and shows where they part.
+tokens) per second, and forward passes per answer token of both models, each sample's part in a pass counted. On a busy machine
+the comparison by processor time says more than the one by the clock. "base" is transformers' generate with its cache, in
+batches of so many. "published" sends the published program's requests, each computed from its first token on. The second
+command compares the texts of "nudging" and "published" and shows where they part.
 modelco (PyPI) is run by a Python of its own that has it.
 """
 
@@ -41,10 +42,11 @@ SLOW = ("published", "modelco")
 
 @dataclass
 class Measured:
-    """Answers of one method, the seconds of all, and each model's passes, every sample counted."""
+    """Answers of one method, the seconds of all, those of the processor, and each model's passes, every sample counted."""
 
     answers: list[str]
     seconds: float
+    processor: float
     base_passes: int = 0
     nudging_passes: int = 0
 
@@ -90,12 +92,12 @@ class Pair:
         for model in (self.base, self.nudging):
             model.draft_ahead = method not in ("nudging without drafts", "published")
         before = [model.engine.sample_passes for model in (self.base, self.nudging)]
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         with ThreadPoolExecutor(threads) as pool:
             answers = list(pool.map(lambda pair: ways[method](*pair), prompts))
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started, time.process_time() - began
         after = [model.engine.sample_passes for model in (self.base, self.nudging)]
-        return Measured(answers, seconds, *(b - a for a, b in zip(before, after, strict=True)))
+        return Measured(answers, *seconds, *(b - a for a, b in zip(before, after, strict=True)))
 
     def nudged(self, base_prompt: str, nudging_prompt: str) -> str:
         views = self.base.for_sample(base_prompt), self.nudging.for_sample(base_prompt)
@@ -119,16 +121,16 @@ class Pair:
         model, answers, passes = engine.model, [], 0
         ours = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         for i in range(0, len(prompts), batch):
             inputs = tokenizer(prompts[i : i + batch], return_tensors="pt", padding=True).to(model.device)
             ids = model.generate(**inputs, max_new_tokens=self.options.max_token_total, do_sample=False)
             new = ids[:, inputs["input_ids"].shape[1] :]
             passes += new.shape[0] * new.shape[1]
             answers += tokenizer.batch_decode(new, skip_special_tokens=True)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started, time.process_time() - began
         model.set_attn_implementation(ours)
-        return Measured(answers, seconds, passes)
+        return Measured(answers, *seconds, passes)
 
     def tokens(self, answers: list[str]) -> int:
         """The length of answers in the base model's tokens."""
@@ -149,7 +151,9 @@ def modelco(options: argparse.Namespace, prompts: list[tuple[str, str]], batch: 
     command = [options.modelco_python, str(REPOSITORY / "benchmarks/modelco_nudging.py")]
     finished = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(finished.stdout.splitlines()[-1])
-    return Measured(found["answers"], found["seconds"], found["base_passes"], found["nudging_passes"])
+    return Measured(
+        found["answers"], found["seconds"], found["processor"], found["base_passes"], found["nudging_passes"]
+    )
 
 
 def table(pair: Pair, prompts: list[tuple[str, str]]) -> Iterator[list]:
@@ -163,14 +167,15 @@ def table(pair: Pair, prompts: list[tuple[str, str]]) -> Iterator[list]:
             tokens = pair.tokens(found.answers)
             speed = tokens / found.seconds
             if method == "base":
-                alone[threads] = speed
+                alone[threads] = speed, tokens / found.processor
             yield [
                 method,
                 threads,
                 len(few),
                 tokens,
                 f"{speed:.2f}",
-                f"{speed / alone[threads]:.2f}" if threads in alone else "",
+                f"{speed / alone[threads][0]:.2f}" if threads in alone else "",
+                f"{tokens / found.processor / alone[threads][1]:.2f}" if threads in alone else "",
                 f"{found.base_passes / tokens:.2f}",
                 f"{found.nudging_passes / tokens:.2f}",
                 f"{load:.1f}",
@@ -237,6 +242,7 @@ def main() -> None:
         "tokens",
         "tokens/s",
         "of base",
+        "of base, processor time",
         "base passes/token",
         "nudging passes/token",
         "load before",
