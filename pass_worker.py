@@ -1,7 +1,6 @@
 """Who runs the forward passes: one thread per device, which puts together what the samples want of a model at one time."""
 
 import threading
-import time
 from dataclasses import dataclass, field
 
 from language_models import ModelError
@@ -25,7 +24,7 @@ class Worker:
     that were just answered are waited for a moment, so that they do not miss the pass by a hair.
     """
 
-    PATIENCE = 0.1  # of the time of a pass
+    PATIENCE = 0.1  # of the time of the next pass
 
     def __init__(self):
         self._changed = threading.Condition()
@@ -53,29 +52,30 @@ class Worker:
         return request.found
 
     def _work(self) -> None:
-        last = 0.0
         while True:
-            batch = self._next_batch(self.PATIENCE * last)
-            last = _timed(batch)
+            batch = self._next_batch()
+            _answer(batch)
             with self._changed:
                 self._expected = len(batch)
             for request in batch:
                 request.answered.set()
 
-    def _next_batch(self, patience: float) -> list[_Request]:
+    def _next_batch(self) -> list[_Request]:
         with self._changed:
-            self._changed.wait_for(lambda: any(self._waiting.values()))
+            self._changed.wait_for(lambda: self._waiting)
+            patience = self.PATIENCE * self._cost(self._best())
             self._changed.wait_for(lambda: not self._expected, timeout=patience)
-            return self._waiting.pop(max(self._waiting, key=self._answers_per_second))
+            return self._waiting.pop(self._best())
 
-    def _answers_per_second(self, engine: Engine) -> float:
-        waiting = self._waiting[engine]
-        return len(waiting) / engine.cost(sum(len(request.segment.tokens) for request in waiting))
+    def _best(self) -> Engine:
+        return max(self._waiting, key=lambda engine: len(self._waiting[engine]) / self._cost(engine))
+
+    def _cost(self, engine: Engine) -> float:
+        return engine.cost(sum(len(request.segment.tokens) for request in self._waiting[engine]))
 
 
-def _timed(batch: list[_Request]) -> float:
-    """Run a batch, and each request by itself where the batch fails; returns the seconds that it took."""
-    started = time.perf_counter()
+def _answer(batch: list[_Request]) -> None:
+    """Run a batch, and each request by itself where the batch fails."""
     try:
         found = batch[0].engine.run([request.segment for request in batch])
         for request, tokens in zip(batch, found, strict=True):
@@ -83,10 +83,9 @@ def _timed(batch: list[_Request]) -> float:
     except Exception as error:  # whatever happens, nobody may wait for ever
         if len(batch) > 1:
             for request in batch:
-                _timed([request])
+                _answer([request])
         else:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             batch[0].error = ModelError(
                 f"a forward pass of {batch[0].engine.name} failed ({reason}); if memory is short, lower --num_threads"
             )
-    return time.perf_counter() - started

@@ -1,0 +1,84 @@
+"""Which samples share a pass."""
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+
+from language_models import ModelError
+from packed_attention import Segment
+from pass_worker import Worker, _Request
+
+
+class Model:
+    """Takes some time for a pass; `batches` are the rows of each."""
+
+    name = "Model"
+
+    def __init__(self, seconds: float, fails: frozenset[int] = frozenset()):
+        self.seconds, self.fails, self.batches = seconds, fails, []
+
+    def cost(self, tokens: float) -> float:
+        return self.seconds
+
+    def run(self, segments: list[Segment]) -> list[int]:
+        rows = [segment.slot for segment in segments]
+        self.batches.append(rows)
+        time.sleep(self.seconds)
+        if self.fails & set(rows):
+            raise RuntimeError("out of memory\nand more")
+        return rows
+
+
+def run_all(worker: Worker, jobs: list[list[tuple[Model, int]]]) -> list:
+    """Each job asks for its passes one after another, all jobs at a time; what each got last."""
+    found: list = [None] * len(jobs)
+
+    def work(i: int) -> None:
+        try:
+            for model, row in jobs[i]:
+                found[i] = worker.run(model, Segment(row, 0, [1], 1))
+        except ModelError as error:
+            found[i] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_all_that_wait_share_a_pass():
+    model = Model(0.3)
+    assert run_all(Worker(), [[(model, row)] * 6 for row in range(4)]) == [0, 1, 2, 3]
+    assert sum(map(len, model.batches)) == 24 and len(model.batches) <= 16
+
+
+@pytest.mark.parametrize("small, large, chosen", [(1, 4, "small"), (1, 12, "large"), (0, 1, "large"), (3, 20, "small")])
+def test_few_samples_of_a_large_model_wait_for_more(small, large, chosen):
+    """The large model's pass costs ten times as much; it runs where that answers more samples per second."""
+    worker, models = Worker(), {"small": Model(0.01), "large": Model(0.1)}
+    for name, count in (("small", small), ("large", large)):
+        requests = [_Request(models[name], Segment(row, 0, [1], 1)) for row in range(count)]
+        if requests:
+            worker._waiting[models[name]] = requests
+    batch = worker._next_batch()
+    assert len(batch) == {"small": small, "large": large}[chosen]
+    assert all(request.engine is models[chosen] for request in batch)
+
+
+def test_a_sample_alone_is_not_kept_waiting():
+    model, worker = Model(0.01), Worker()
+    started = time.monotonic()
+    run_all(worker, [[(model, 0)] * 50])
+    assert len(model.batches) == 50 and time.monotonic() - started < 30
+
+
+def test_a_failure_is_that_of_its_sample():
+    model = Model(0.05, frozenset({2}))
+    found = run_all(Worker(), [[(model, row)] for row in range(4)])
+    assert found[:2] + found[3:] == [0, 1, 3]
+    assert "out of memory" in str(found[2]) and "and more" not in str(found[2])
