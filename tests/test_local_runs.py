@@ -90,25 +90,24 @@ def test_without_torch_the_install_line_is_named(folders, monkeypatch):
         local_models(settings, list(settings.models.values()), None)
 
 
+@pytest.fixture(scope="module")
+def real_pair() -> list[str]:
+    """The pair of the demo, in the form that the tests with vLLM make of it."""
+    python = os.environ.get("VLLM_PYTHON") or REPOSITORY / ".venv-vllm/bin/python"
+    script = REPOSITORY / "scripts/get_demo_models.py"
+    subprocess.run([str(python), str(script), "--transformers", "demo-base", "demo-aligned"], check=True)
+    return [str(demo_cache_dir() / f"{name}-transformers") for name in ("demo-base", "demo-aligned")]
+
+
 @pytest.mark.slow
 @pytest.mark.real_servers
-class TestRealModels:
-    """The pair of the demo, in the form that vLLM's tests make of it."""
-
-    @pytest.fixture(scope="class")
-    def pair(self):
-        python = os.environ.get("VLLM_PYTHON") or REPOSITORY / ".venv-vllm/bin/python"
-        script = REPOSITORY / "scripts/get_demo_models.py"
-        subprocess.run([str(python), str(script), "--transformers", "demo-base", "demo-aligned"], check=True)
-        return [str(demo_cache_dir() / f"{name}-transformers") for name in ("demo-base", "demo-aligned")]
-
-    def test_nudging(self, pair, tmp_path):
-        options = ["--exp", "nudging", "--base_model", pair[0], "--nudging_model", pair[1]]
-        options += ["--nudging_template", "chatml", "--top_prob_thres", "0.4", "--dtype", "float32"]
-        answers = {}
-        for calls in ("streamed", "published"):
-            records, messages = start(None, tmp_path / calls, *options, "--calls", calls, rows=3)
-            answers[calls] = [record["raw_answer"] for record in records]
-            assert all(" " in answer and "<" not in answer for answer in answers[calls])
-            assert "<bos>" not in messages
-        assert answers["streamed"] == answers["published"]
+def test_nudging_with_real_models(real_pair, tmp_path):
+    options = ["--exp", "nudging", "--base_model", real_pair[0], "--nudging_model", real_pair[1]]
+    options += ["--nudging_template", "chatml", "--top_prob_thres", "0.4", "--dtype", "float32"]
+    answers = {}
+    for calls in ("streamed", "published"):
+        records, messages = start(None, tmp_path / calls, *options, "--calls", calls, rows=3)
+        answers[calls] = [record["raw_answer"] for record in records]
+        assert not [mark for mark in ("<|", "<bos>", "\ufffd", "▁") if mark in "".join([*answers[calls], messages])]
+        assert sum(" " in answer for answer in answers[calls]) >= 2
+    assert answers["streamed"] == answers["published"]
