@@ -1,0 +1,117 @@
+"""Tiny models with random weights, saved as folders that the commands load as users' own. The caller has torch."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+torch.set_num_threads(1)
+VOCABULARY = 600
+BEGIN, END_OF_TEXT, END_OF_TURN = "<|begin|>", "<|end|>", "<|eot|>"
+HEADER = ("<|start_header|>", "<|end_header|>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|start_header|>{{ m['role'] }}<|end_header|>\n\n{{ m['content'] }}<|eot|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header|>assistant<|end_header|>\n\n{% endif %}"
+)
+SENTENCES = [
+    "The user asks for advice, and the assistant gives an answer that is short and kind.",
+    "How do I bake bread without an oven? Use a pan with a lid, and turn the loaf after twenty minutes.",
+    "Why does the moon look larger near the horizon? It does not; the eye compares it with trees and houses.",
+    "[Guidelines] Your task is to write replies. [Principles] harmless and helpfulness and humor [Instruction] ",
+    "Human: which river is the longest? Assistant: the Nile, or the Amazon, by how one counts.",
+    "Every week the library lends two thousand books, and most of them come back before the month is over.",
+    "A cat walks over the keyboard and writes the best line of the novel. Nobody admits it.",
+] * 3
+# The usual deviation of 0.02 gives logits so flat that rounding decides between tokens.
+WIDE = {"initializer_range": 0.2}
+
+
+def make_tokenizer(
+    sentences: list[str] = SENTENCES, vocabulary: int = VOCABULARY, template: str | None = CHAT_TEMPLATE
+):
+    """A byte-level BPE tokenizer with a chat template whose turns end in their own token."""
+    special = [BEGIN, END_OF_TEXT, END_OF_TURN, *HEADER]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, 0)])
+    # The vocabulary's size is exact, so that models of it have no ids without a token.
+    while tokenizer.get_vocab_size() < vocabulary:
+        tokenizer.add_tokens([f"filler{tokenizer.get_vocab_size()}"])
+    extra = [AddedToken(token, special=True, normalized=False) for token in (END_OF_TURN, *HEADER)]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BEGIN,
+        eos_token=END_OF_TEXT,
+        additional_special_tokens=extra,
+        chat_template=template,
+    )
+
+
+def llama_config(vocabulary: int = VOCABULARY, context: int = 512, layers: int = 2, **more) -> LlamaConfig:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    options = sizes | special | WIDE | {"max_position_embeddings": context, "num_hidden_layers": layers} | more
+    return LlamaConfig(vocab_size=vocabulary, **options)
+
+
+def gpt2_config(vocabulary: int = VOCABULARY, context: int = 512, **more) -> GPT2Config:
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": context}
+    return GPT2Config(vocab_size=vocabulary, bos_token_id=0, eos_token_id=1, **sizes, **WIDE, **more)
+
+
+def distilbert_config(vocabulary: int = VOCABULARY, **more) -> DistilBertConfig:
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 512}
+    return DistilBertConfig(vocab_size=vocabulary, pad_token_id=1, **sizes, **WIDE, **more)
+
+
+MAKERS = {
+    "llama": lambda **more: LlamaForCausalLM(llama_config(**more)),
+    "gpt2": lambda **more: GPT2LMHeadModel(gpt2_config(**more)),
+    "llama_scorer": lambda **more: LlamaForSequenceClassification(llama_config(num_labels=1, **more)),
+    "gpt2_scorer": lambda **more: GPT2ForSequenceClassification(gpt2_config(num_labels=1, pad_token_id=1, **more)),
+    "distilbert": lambda **more: DistilBertForSequenceClassification(distilbert_config(**more)),
+}
+
+
+def make_model(kind: str, seed: int, **more) -> PreTrainedModel:
+    """A model of one of MAKERS' kinds, its weights drawn by the seed."""
+    torch.manual_seed(seed)
+    return MAKERS[kind](**more).eval()
+
+
+def save(folder: Path, model: PreTrainedModel, tokenizer=None) -> Path:
+    """Write model and tokenizer (the usual one) to a folder; returns the folder."""
+    model.save_pretrained(folder)
+    (tokenizer or make_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def write_value_head(folder: Path, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """The preference head of a PAD checkpoint, in its published form."""
+    save_file({"v_head.summary.weight": weight, "v_head.summary.bias": bias}, folder / "value_head.safetensors")
+
+
+def edit_config(folder: Path, **changes) -> None:
+    """Change fields of a saved config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,207 @@
+"""Loading of models into this process with transformers: devices, number formats, tokenizers, weights, and plain errors.
+
+Shared by the in-process engine of nudging and by reward-guided decoding (pad/). Importing this file imports no torch.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from demo_models import DEMO_MODELS, demo_transformers_path
+from http_client import OptionError
+from language_models import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+INSTALL = "pip install -r requirements-torch.txt"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+NO_LIMIT = 1 << 30  # tokens; of models whose configuration names no longest sequence
+
+
+def require_torch() -> None:
+    """Raise OptionError, saying what to install, where torch or transformers is missing."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OptionError(f"models in this process need {' and '.join(missing)}: {INSTALL}")
+
+
+def pick_device(device: str = "auto") -> "torch.device":
+    """The device of a name: "cuda", "cuda:1", "mps", "cpu", or "auto" for the best of these that is there.
+
+    Raises:
+        OptionError: there is no such device here, or no such name.
+    """
+    require_torch()
+    import torch
+
+    if device == "auto":
+        gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(gpu)
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"no device is called {device!r}; name auto, cuda, cuda:0, mps or cpu") from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        there = (found.index or 0) < count
+        has = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA device"
+    else:
+        there = found.type == "cpu" or (found.type == "mps" and torch.backends.mps.is_available())
+        has = f"no {found.type}"
+    if not there:
+        raise OptionError(f"device {device!r} is not there: this machine has {has}; name another one, or auto")
+    return found
+
+
+def pick_dtype(dtype: str, device: "torch.device") -> "torch.dtype":
+    """The number format of weights by its name; "auto" is bfloat16 on a GPU that has it, else float16, and float32 on a CPU.
+
+    Raises:
+        OptionError: there is no such name.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise OptionError(f"--dtype has no choice {dtype!r}; choose one of: {', '.join(DTYPES)}")
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def find_model(name: str) -> str:
+    """What transformers is told to load: a folder, the converted folder of a demo model, or a hub id.
+
+    Raises:
+        OptionError: it is none of these.
+    """
+    if name in DEMO_MODELS:
+        try:
+            return str(demo_transformers_path(name))
+        except FileNotFoundError as error:
+            raise OptionError(str(error)) from None
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json", "tokenizer.json")):
+            raise OptionError(f"the folder {name} holds no model: there is no config.json in it")
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip("/"):
+        raise OptionError(f"{name!r} is no folder with a model; name one in the transformers format, or a hub id")
+    return name
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder, hub id or demo model.
+
+    Raises:
+        OptionError, ModelError: it is not there, or cannot be loaded.
+    """
+    require_torch()
+    from transformers import AutoTokenizer
+
+    return _from_pretrained(AutoTokenizer, name, "tokenizer")
+
+
+def load_causal_lm(
+    name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False
+) -> "PreTrainedModel":
+    """A language model on a device, ready to generate: in evaluation mode, without gradients.
+
+    A folder with a LoRA adapter gives the base model with the adapter on (needs peft).
+
+    Args:
+        name: a folder, a hub id or a demo model.
+        load_in_4bit: keep the weights in 4 bits (needs bitsandbytes); they compute in `dtype`.
+
+    Raises:
+        OptionError, ModelError: it is not there, a package for it is missing, or it cannot be loaded.
+    """
+    return load_model("AutoModelForCausalLM", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
+
+
+def load_model(
+    auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
+) -> "PreTrainedModel":
+    """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_causal_lm`."""
+    require_torch()
+    import transformers
+
+    options = {"dtype": dtype} | more
+    if load_in_4bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise OptionError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4"
+        )
+        options["device_map"] = {"": device}
+    model = _from_pretrained(getattr(transformers, auto_class), name, "model", **options)
+    if not load_in_4bit:
+        model = _moved(model, name, device)
+    return model.eval().requires_grad_(False)
+
+
+def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreTrainedModel":
+    try:
+        return model.to(device)
+    except RuntimeError as error:  # out of memory is one
+        raise ModelError(f"{name} does not fit on {device} ({_reason(error)}); try --load_in_4bit or a GPU") from None
+
+
+def _from_pretrained(auto_class, name: str, kind: str, **options):
+    found = find_model(name)
+    if (Path(found) / "adapter_config.json").is_file() and importlib.util.find_spec("peft") is None:
+        raise OptionError(f"{name} is an adapter, which needs peft: {INSTALL}")
+    try:
+        return auto_class.from_pretrained(found, **options)
+    except ImportError as error:
+        raise OptionError(
+            f"the {kind} of {name} needs a package that is missing ({_reason(error)}): {INSTALL}"
+        ) from None
+    except Exception as error:  # transformers', the hub client's and safetensors' errors share no base class
+        remedy = (
+            "is the folder whole?" if found != name or Path(found).is_dir() else "is it a hub id, and the hub there?"
+        )
+        raise ModelError(f"the {kind} of {name} cannot be loaded ({_reason(error)}); {remedy}") from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def context_length(model: "PreTrainedModel") -> int:
+    """The longest sequence of a model in tokens, prompt and answer together; NO_LIMIT where its configuration names none."""
+    config = model.config.get_text_config()
+    for field in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        length = getattr(config, field, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    return NO_LIMIT
+
+
+def eos_token_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """The ids that end an answer: the generation configuration's, the tokenizer's, and the chat template's end of turn."""
+    ids = {tokenizer.eos_token_id}
+    for config in (getattr(model, "generation_config", None), model.config.get_text_config()):
+        named = getattr(config, "eos_token_id", None)
+        ids.update(named if isinstance(named, list | tuple) else [named])
+    ids.add(_end_of_turn(tokenizer))
+    return frozenset(int(i) for i in ids if i is not None)
+
+
+def _end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The special token that the chat template writes behind an assistant's turn, if there is one."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "ANSWER"}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # templates raise errors of their own
+        return None
+    behind = tokenizer(text.rpartition("ANSWER")[2], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    return next((i for i in behind if i in special), None)
