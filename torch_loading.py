@@ -4,6 +4,7 @@ Shared by the in-process engine of nudging and by reward-guided decoding (pad/).
 """
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from language_models import ModelError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 INSTALL = "pip install -r requirements-torch.txt"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -102,7 +103,37 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     require_torch()
     from transformers import AutoTokenizer
 
-    return _from_pretrained(AutoTokenizer, name, "tokenizer")
+    base = adapter_base(name)  # adapters are often saved without a tokenizer
+    without = (
+        base and Path(find_model(name)).is_dir() and not (Path(find_model(name)) / "tokenizer_config.json").is_file()
+    )
+    return _from_pretrained(AutoTokenizer, base if without else name, "tokenizer")
+
+
+def load_config(name: str) -> "PretrainedConfig":
+    """The configuration of a folder, hub id or demo model, of an adapter its base model's: no weights are read.
+
+    Raises:
+        OptionError, ModelError: it is not there, or cannot be loaded.
+    """
+    require_torch()
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, adapter_base(name) or name, "configuration")
+
+
+def adapter_base(name: str) -> str | None:
+    """The name of the base model of a LoRA adapter in a folder or on the hub; None for a whole model."""
+    from transformers.utils import find_adapter_config_file
+
+    found = find_model(name)
+    if (Path(found) / "config.json").is_file():
+        return None
+    try:
+        file = find_adapter_config_file(found)
+        return json.loads(Path(file).read_text())["base_model_name_or_path"] if file else None
+    except (OSError, ValueError, KeyError):
+        return None  # loading it will say what is wrong
 
 
 def load_causal_lm(
@@ -173,7 +204,12 @@ def _reason(error: Exception) -> str:
 
 def context_length(model: "PreTrainedModel") -> int:
     """The longest sequence of a model in tokens, prompt and answer together; NO_LIMIT where its configuration names none."""
-    config = model.config.get_text_config()
+    return config_length(model.config)
+
+
+def config_length(config: "PretrainedConfig") -> int:
+    """`context_length` of a model whose configuration alone is there."""
+    config = config.get_text_config()
     for field in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         length = getattr(config, field, None)
         if isinstance(length, int) and length > 0:

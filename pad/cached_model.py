@@ -147,3 +147,19 @@ class CachedModel:
             **self._last_only,
         )
         return output.logits if self._last_only else output[0]
+
+
+@torch.inference_mode()
+def reads_branches(network: PreTrainedModel) -> bool:
+    """Whether a headless model's tree attention gives what it gives for each branch by itself."""
+    prefix, tokens, parents = [2, 3, 4], [5, 6, 7], [-1, -1, 1]
+    states = CachedModel(network)
+    states.prefill([prefix])
+    try:
+        ours = states.branch(torch.tensor([tokens], device=network.device), parents)[0]
+    except (RuntimeError, ValueError, TypeError):  # whatever a model says to a mask that it does not know
+        return False
+    texts = [[*prefix, 5], [*prefix, 6], [*prefix, 6, 7]]
+    own = torch.stack([network(torch.tensor([text], device=network.device))[0][0, -1] for text in texts])
+    tolerance = 1e-3 if network.dtype == torch.float32 else 5e-2
+    return bool(torch.allclose(ours, own, rtol=tolerance, atol=tolerance * own.abs().max().item()))

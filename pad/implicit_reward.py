@@ -73,6 +73,10 @@ class CandidateLogits:
         logits = torch.einsum("bh,bkh->bk", hidden, output.weight[candidates])
         return logits if output.bias is None else logits + output.bias[candidates]
 
+    def project_all(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of all tokens at hidden states (..., H)."""
+        return self.model.get_output_embeddings()(hidden if self.value_head is None else self.value_head(hidden))
+
     def _projection_is_linear(self) -> bool:
         """Whether rows of the output matrix give the model's own logits; some models scale or cap them."""
         self.projects = True
