@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from language_models import ModelError
 from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.cross_tokenizer import CrossTokenizerReward
@@ -31,8 +32,18 @@ class Models:
     stop_ids: frozenset[int]
 
     def answer(self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int) -> list[Answer]:
-        """Answer prompts together; `number` is the configuration's."""
+        """Answer prompts together; `number` is the configuration's (ModelError: no memory, scores that are no numbers)."""
         guided = self.make_reward is not None and config.rm_weight != 0
+        try:
+            return self._decode(prompts, config, number, seed, guided)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"out of GPU memory ({str(error).splitlines()[0]}); lower --batch_size, or try --load_in_4bit"
+            ) from None
+
+    def _decode(
+        self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int, guided: bool
+    ) -> list[Answer]:
         return decode(
             self.lm,
             self.make_reward(config) if guided else None,

@@ -115,3 +115,17 @@ def edit_config(folder: Path, **changes) -> None:
     """Change fields of a saved config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def save_all(folder: Path) -> Path:
+    """The models that the tests of the commands name, each in a folder of its name; returns the folder of these."""
+    rm = make_model("llama", 3, layers=3)
+    save(folder / "lm", make_model("llama", 1))
+    save(folder / "plain_rm", rm)
+    torch.manual_seed(9)
+    write_value_head(save(folder / "rm", rm), torch.eye(64) + 0.3 * torch.randn(64, 64), torch.randn(64))
+    save(folder / "classifier", make_model("llama_scorer", 4))
+    save(folder / "gpt2_classifier", make_model("gpt2_scorer", 5, context=64), make_tokenizer(template=None))
+    save(folder / "other_rm", make_model("llama", 7, vocabulary=450), make_tokenizer(SENTENCES[3:7], 450))
+    save(folder / "short_lm", make_model("llama", 1, context=48))
+    return folder
