@@ -165,7 +165,10 @@ def load_model(
         if importlib.util.find_spec("bitsandbytes") is None:
             raise OptionError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes")
         options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_type="nf4"
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type="nf4",
+            llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads are small and decide
         )
         options["device_map"] = {"": device}
     model = _from_pretrained(getattr(transformers, auto_class), name, "model", **options)
