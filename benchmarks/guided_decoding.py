@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Speed of reward-guided decoding: against plain greedy search, loops without a cache, and k copies of the cache.
 
-    python benchmarks/guided_decoding.py                    8 layers of 512, prompt 60, 128 new tokens, k = 10; minutes on a CPU
+    python benchmarks/guided_decoding.py --threads 1        8 layers of 512, prompt 60, 128 new tokens, k = 10; minutes on a CPU
     python benchmarks/guided_decoding.py --llm DIR --rm DIR --classifier DIR --device cuda
 
 Without names the models have random weights. All variants of one method have to give the same tokens in float32.
@@ -29,6 +29,8 @@ from pad.scalar_reward import CopiesReward, TreeReward
 from torch_loading import load_causal_lm, load_model, pick_device, pick_dtype
 
 BATCH = 8
+PLAIN, PAD, PAD_UNCACHED = "plain generate, greedy", "PAD, cached", "PAD, uncached (as published)"
+TREE, COPIES, ROWS = "ARGS, one-row tree step", "ARGS, k cache copies", "ARGS, k rows reordered (as published)"
 GOALS = """\
 goals: LM passes = new tokens; RM passes PAD = new tokens, ARGS = new tokens + 1; PAD >= 0.45 of plain greedy search at equal
 model sizes (B = 1, and by row at B = 8, aggregate >= 4 times B = 1), >= 5 times the uncached loop; ARGS by the one-row tree step
@@ -70,6 +72,24 @@ def models(options: argparse.Namespace, device: torch.device, dtype: torch.dtype
     return found
 
 
+class PublishedReward(TreeReward):
+    """ARGS as published: k rows of the classifier's cache all along, and after every token the chosen row over all others."""
+
+    def start(self, prompts) -> None:
+        self.prompts, self.k = prompts, 0
+
+    def rewards(self, candidates, logits):
+        if not self.k:
+            self.k = candidates.shape[1]
+            self.states.prefill([prompt.ids for prompt in self.prompts for _ in range(self.k)])
+        values = self._score(self.states.step(candidates.to(self.device).reshape(-1)))[:, 0]
+        return values.view(candidates.shape).float().to(logits.device)
+
+    def advance(self, tokens, ranks) -> None:
+        first = torch.arange(len(ranks), device=self.device) * self.k
+        self.states.select((first + ranks.to(self.device)).repeat_interleave(self.k))
+
+
 @torch.inference_mode()
 def uncached_pad(lm, rm, prompt: Prompt, config: DecodingConfig, new: int) -> list[int]:
     """The published loop: both models read the whole text again for every token."""
@@ -96,6 +116,12 @@ def uncached_args(lm, classifier, prompt: Prompt, config: DecodingConfig, new: i
     return ids[0, len(prompt.ids) :].tolist()
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the table; returns the exit code: 1 if variants of one method disagree in float32."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -115,6 +141,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=None, help="of the CPU (default: torch's own)")
     parser.add_argument("--repeats", type=int, default=2, help="the best of so many runs counts")
     parser.add_argument("--uncached_args", action="store_true", help="also ARGS without a cache, which takes long")
+    parser.add_argument("--long_prompt", type=int, default=1000, help="of a second comparison of ARGS (0: none)")
+    parser.add_argument("--long_new", type=int, default=24, help="new tokens there")
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -123,17 +151,19 @@ def main(argv: list[str] | None = None) -> int:
     lm, rm, classifier = models(options, device, dtype)
     vocabulary = lm.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
-    prompts = [
-        Prompt(i, "", "", tuple(torch.randint(10, vocabulary, (options.prompt,), generator=generator).tolist()))
-        for i in range(BATCH)
-    ]
-    counters = [Passes(model) for model in (lm, rm, classifier)]
-    new = options.new
-    pad, args = DecodingConfig(1.0, options.topk), DecodingConfig(1.5, options.topk)
-    implicit = ImplicitReward(CandidateLogits(rm))
 
-    def plain(rows: int) -> list[list[int]]:
-        ids = torch.tensor([prompt.ids for prompt in prompts[:rows]], device=device)
+    def prompt(index: int, length: int) -> Prompt:
+        return Prompt(index, "", "", tuple(torch.randint(10, vocabulary, (length,), generator=generator).tolist()))
+
+    prompts, long = [prompt(i, options.prompt) for i in range(BATCH)], [prompt(0, options.long_prompt or 1)]
+    counters = [Passes(model) for model in (lm, rm, classifier)]
+    new, long_new = options.new, options.long_new
+    pad, args = DecodingConfig(1.0, options.topk), DecodingConfig(1.5, options.topk)
+    implicit, tree = ImplicitReward(CandidateLogits(rm)), TreeReward(classifier)
+    copies, published = CopiesReward(classifier), PublishedReward(classifier)
+
+    def plain(prompts: list[Prompt], new: int) -> list[list[int]]:
+        ids = torch.tensor([prompt.ids for prompt in prompts], device=device)
         how = {
             "do_sample": False,
             "max_new_tokens": new,
@@ -141,63 +171,74 @@ def main(argv: list[str] | None = None) -> int:
             "eos_token_id": None,
             "pad_token_id": 0,
         }
-        out = lm.generate(ids, attention_mask=torch.ones_like(ids), **how)
-        return out[:, options.prompt :].tolist()
+        return lm.generate(ids, attention_mask=torch.ones_like(ids), **how)[:, ids.shape[1] :].tolist()
 
-    def guided(reward: Reward, config: DecodingConfig, rows: int) -> list[list[int]]:
-        answers = decode(CachedModel(lm), reward, prompts[:rows], config, max_new=[new] * rows)
+    def guided(reward: Reward, config: DecodingConfig, prompts: list[Prompt], new: int) -> list[list[int]]:
+        answers = decode(CachedModel(lm), reward, prompts, config, max_new=[new] * len(prompts))
         return [answer.tokens for answer in answers]
 
-    tree, copies = TreeReward(classifier), CopiesReward(classifier)
-    runs: list[tuple[str, str, int, Callable]] = [
-        ("plain", "plain generate, greedy", 1, lambda: plain(1)),
-        ("pad", "PAD, cached", 1, lambda: guided(implicit, pad, 1)),
-        ("pad", "PAD, uncached (as published)", 1, lambda: [uncached_pad(lm, rm, prompts[0], pad, new)]),
-        ("args", "ARGS, one-row tree step", 1, lambda: guided(tree, args, 1)),
-        ("args", "ARGS, k cache copies (as published)", 1, lambda: guided(copies, args, 1)),
-        ("plain 8", "plain generate, greedy", BATCH, lambda: plain(BATCH)),
-        ("pad 8", "PAD, cached", BATCH, lambda: guided(implicit, pad, BATCH)),
-        ("args 8", "ARGS, one-row tree step", BATCH, lambda: guided(tree, args, BATCH)),
+    def plain_run(prompts, new):
+        return (PLAIN, prompts, new, lambda: plain(prompts, new))
+
+    def pad_run(prompts, new):
+        return (PAD, prompts, new, lambda: guided(implicit, pad, prompts, new))
+
+    def args_run(title, reward, prompts, new):
+        return (title, prompts, new, lambda: guided(reward, args, prompts, new))
+
+    one = prompts[:1]
+    runs: list[tuple[str, list[Prompt], int, Callable]] = [
+        plain_run(one, new),
+        pad_run(one, new),
+        (PAD_UNCACHED, one, new, lambda: [uncached_pad(lm, rm, one[0], pad, new)]),
+        args_run(TREE, tree, one, new),
+        args_run(COPIES, copies, one, new),
+        args_run(ROWS, published, one, new),
+        plain_run(prompts, new),
+        pad_run(prompts, new),
+        args_run(TREE, tree, prompts, new),
     ]
     if options.uncached_args:
-        runs.insert(5, ("args", "ARGS, uncached", 1, lambda: [uncached_args(lm, classifier, prompts[0], args, new)]))
-    guided(implicit, DecodingConfig(1.0, 2), 1)  # warms up what is made on first use
-    rows, tokens, differ = [], {}, []
-    for method, title, batch, run in runs:
+        runs.append(("ARGS, uncached", one, new, lambda: [uncached_args(lm, classifier, one[0], args, new)]))
+    if options.long_prompt:
+        runs += [plain_run(long, long_new), args_run(TREE, tree, long, long_new)]
+        runs += [args_run(COPIES, copies, long, long_new), args_run(ROWS, published, long, long_new)]
+    guided(implicit, DecodingConfig(1.0, 2), one, 4)  # warms up what is made on first use
+    rows, speed, tokens, differ = [], {}, {}, []
+    for title, asked, count, run in runs:
         seconds = []
         for _ in range(options.repeats):
             for counter in counters:
                 counter.read()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronise(device)
             started = time.perf_counter()
             found = run()
+            synchronise(device)
             seconds.append(time.perf_counter() - started)
-        if tokens.setdefault(method, found) != found:
+        case = (len(asked), len(asked[0].ids))
+        if tokens.setdefault((title.split(",")[0], case), found) != found:
             differ.append(title)
+        speed[title, case] = len(asked) * count / min(seconds)
         (lm_passes, _), *rewards = [counter.read() for counter in counters]
         rm_passes, positions = max(rewards)
-        rows.append([title, batch, lm_passes, rm_passes, positions, batch * new / min(seconds)])
-    speed = {(title, batch): row[-1] for row in rows for title, batch in [(row[0], row[1])]}
-    for row in rows:
-        row[-1:] = [f"{row[-1]:.1f}", f"{row[-1] / speed['plain generate, greedy', row[1]]:.2f}"]
+        share = speed[title, case] / speed[PLAIN, case]
+        rows.append([title, *case, count, lm_passes, rm_passes, positions, f"{speed[title, case]:.1f}", f"{share:.2f}"])
     parameters = f"{sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M"
     about = (
         f"{platform.machine()}, {device}, {str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} CPU threads"
     )
     about += f"; torch {torch.__version__}, transformers {transformers.__version__}; models of {parameters} parameters"
-    print(f"{about}, prompt {options.prompt}, {new} new tokens, k = {options.topk}; best of {options.repeats}\n")
-    heads = ["", "batch", "LM passes", "RM passes", "RM positions", "tokens/s", "of plain"]
-    print(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
-    print()
-    ratios = [
-        ("PAD, cached against uncached", speed["PAD, cached", 1] / speed["PAD, uncached (as published)", 1]),
-        (
-            "ARGS, tree step against k copies",
-            speed["ARGS, one-row tree step", 1] / speed["ARGS, k cache copies (as published)", 1],
-        ),
-        ("PAD, batch 8 against batch 1", speed["PAD, cached", BATCH] / speed["PAD, cached", 1]),
-    ]
+    print(f"{about}, k = {options.topk}; best of {options.repeats}\n")
+    heads = ["", "batch", "prompt", "new", "LM passes", "RM passes", "RM positions", "tokens/s", "of plain"]
+    print(tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n")
+    first, eight, far = (1, options.prompt), (BATCH, options.prompt), (1, options.long_prompt)
+    ratios = [("PAD, cached against uncached", speed[PAD, first] / speed[PAD_UNCACHED, first])]
+    ratios += [("PAD, batch 8 against batch 1", speed[PAD, eight] / speed[PAD, first])]
+    for case in (first, far) if options.long_prompt else (first,):
+        ratios += [
+            (f"{TREE} against {other}, prompt {case[1]}", speed[TREE, case] / speed[other, case])
+            for other in (COPIES, ROWS)
+        ]
     print("\n".join(f"{name}: {ratio:.1f} times" for name, ratio in ratios))
     print(GOALS)
     if differ:

@@ -4,8 +4,9 @@
     python scripts/get_demo_models.py --transformers demo-aligned
     python scripts/fit_scorer.py demo-aligned scripts/demo_data/joy.json models/joy
 
-The backbone stays as it is. Its head is fitted by ridge regression of +1 and -1 on the last token's hidden state; the result is a
-sequence classifier with one output, which collect_model_outs.py takes as --rm (ARGS) and measure_reward.py as a scorer.
+The backbone stays as it is. Its head is fitted by ridge regression of +1 and -1 on the hidden states of all the sentences' tokens,
+as answers in the chat template. The result is a sequence classifier with one output: collect_model_outs.py takes it as --rm (ARGS),
+and measure_reward.py scores with it.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def read_sentences(path: Path) -> tuple[list[str], list[str]]:
 
 
 def fit(name: str, sentences: tuple[list[str], list[str]], folder: Path) -> list[float]:
-    """Write the classifier to a folder; returns the scores of the sentences themselves, 1 and -1 at best."""
+    """Write the classifier to a folder; returns the sentences' own scores, means over their tokens."""
     import torch
 
     positive, negative = sentences
@@ -44,20 +45,36 @@ def fit(name: str, sentences: tuple[list[str], list[str]], folder: Path) -> list
     )
     tokenizer = load_tokenizer(name)
     with torch.inference_mode():
-        ids = [torch.tensor([tokenizer(text)["input_ids"]], device=device) for text in (*positive, *negative)]
-        states = torch.cat([classifier.base_model(text)[0][:, -1] for text in ids])
-        targets = torch.tensor([1.0] * len(positive) + [-1.0] * len(negative), device=device)
-        centred = states - states.mean(0)
-        # As many unknowns as hidden units and few sentences: the dual form, with a penalty of the states' own size.
+        states = [_states(classifier, tokenizer, text, device) for text in (*positive, *negative)]
+        sides = [1.0] * len(positive) + [-1.0] * len(negative)
+        targets = torch.cat([torch.full((len(s),), side, device=device) for s, side in zip(states, sides, strict=True)])
+        together = torch.cat(states)
+        centred = together - together.mean(0)
+        # Fewer states than hidden units: the dual form, with a penalty of the states' own size.
         kernel = centred @ centred.T
         kernel += kernel.diagonal().mean() * torch.eye(len(targets), device=device)
         weight = centred.T @ torch.linalg.solve(kernel, targets)
         weight /= (centred @ weight).abs().mean()
-        scores = centred @ weight
+        scores = [((s - together.mean(0)) @ weight).mean().item() for s in states]
         classifier.score.weight.copy_(weight[None])
     classifier.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return scores.tolist()
+    return scores
+
+
+def _states(classifier, tokenizer, text: str, device):
+    """Hidden states of an answer's tokens, one after the other, and of what ends it: guidance reads beginnings of answers."""
+    import torch
+
+    before, answer = "", text
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": text}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        before, _, after = whole.rpartition(text)
+        answer = text + after
+    first = tokenizer(before, add_special_tokens=not before)["input_ids"]
+    ids = first + tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return classifier.base_model(torch.tensor([ids], device=device))[0][0, len(first) :]
 
 
 def main(argv: list[str] | None = None) -> int:
