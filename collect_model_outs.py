@@ -83,15 +83,20 @@ def run(settings: CollectSettings) -> int:
     plan = make_plan(settings, configs, note)
     with contextlib.ExitStack() as locks:
         jobs = [job_of(settings, plan, config, i, instructions, locks) for i, config in enumerate(configs)]
-        skipped = skip_too_long(settings, plan, jobs)
+        refuse_if_all_are_too_long(plan, jobs)
+        # Nothing is written or moved before everything is checked.
+        for job in jobs:
+            start_output(settings, job)
+            locks.callback(job.output.close)
+        skipped = sum(skip_too_long(plan, job) for job in jobs)
+        models = None
         if any(job.todo for job in jobs):
             from pad.models import load_models
 
             models = load_models(settings, plan, note)
-            for job in jobs:
-                if job.todo:
-                    answer_all(settings, plan, models, job)
         for job in jobs:
+            if job.todo:
+                answer_all(settings, plan, models, job)
             job.output.finish(job.rows)
             print(f"{job.output.path}: {len(job.rows)} rows")
     return 1 if skipped else 0
@@ -105,41 +110,43 @@ def job_of(
     instructions: list[str],
     locks: contextlib.ExitStack,
 ) -> Job:
-    """What is to do for one configuration, its output locked and open."""
+    """What is to do for one configuration, its output locked."""
     output = OutputFile(settings.out_file, number, config)
     prompts = plan.prompts(settings, config, instructions)
     seed = settings.seed if config.seed is None else config.seed
     locks.enter_context(output.locked())
-    if settings.overwrite:
-        for path in output.set_aside():
-            note(f"moved aside: {path}")
-    rows = output.earlier_rows([prompt.text for prompt in prompts], seed, settings.decisive, note)
-    if rows:
-        note(f"{output.path}: {len(rows)} of {len(prompts)} answers are there already")
-    output.open()
-    locks.callback(output.close)
+    texts = [prompt.text for prompt in prompts]
+    rows = {} if settings.overwrite else output.earlier_rows(texts, seed, settings.decisive, note)
     return Job(output, prompts, rows, seed)
 
 
-def skip_too_long(settings: CollectSettings, plan: Plan, jobs: list[Job]) -> int:
-    """Record prompts that leave no room for an answer as skipped; returns how many rows are.
+def start_output(settings: CollectSettings, job: Job) -> None:
+    """Open a configuration's output, after moving an old one aside if that is wanted."""
+    if settings.overwrite:
+        for path in job.output.set_aside():
+            note(f"moved aside: {path}")
+    if job.rows:
+        note(f"{job.output.path}: {len(job.rows)} of {len(job.prompts)} answers are there already")
+    job.output.open()
 
-    Raises:
-        OptionError: all of them.
-    """
-    count = 0
+
+def refuse_if_all_are_too_long(plan: Plan, jobs: list[Job]) -> None:
+    """Raise OptionError if no prompt of a configuration leaves room for an answer."""
     for job in jobs:
-        too_long = [prompt for prompt in job.prompts if plan.room(prompt) < 1]
-        if len(too_long) == len(job.prompts):
-            raise OptionError(f"every prompt is too long: {too_long_because(plan, too_long[0])}")
-        for prompt in too_long:
-            note(f"error: prompt {prompt.index} is skipped: {too_long_because(plan, prompt)}")
-            if prompt.index not in job.rows:
-                row = skipped_row(prompt, too_long_because(plan, prompt), **about(job, prompt))
-                job.output.append(row)
-                job.rows[prompt.index] = row
-        count += len(too_long)
-    return count
+        if all(plan.room(prompt) < 1 for prompt in job.prompts):
+            raise OptionError(f"every prompt is too long: {too_long_because(plan, job.prompts[0])}")
+
+
+def skip_too_long(plan: Plan, job: Job) -> int:
+    """Record prompts that leave no room for an answer as skipped; returns how many there are."""
+    too_long = [prompt for prompt in job.prompts if plan.room(prompt) < 1]
+    for prompt in too_long:
+        note(f"error: prompt {prompt.index} is skipped: {too_long_because(plan, prompt)}")
+        if prompt.index not in job.rows:
+            row = skipped_row(prompt, too_long_because(plan, prompt), **about(job, prompt))
+            job.output.append(row)
+            job.rows[prompt.index] = row
+    return len(too_long)
 
 
 def too_long_because(plan: Plan, prompt: Prompt) -> str:

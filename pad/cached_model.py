@@ -62,7 +62,12 @@ class CachedModel:
         Args:
             tokens: (B, m). Each sees its sequence and itself, not the others.
             parents: for each token the number of the token before it, which it sees too, or -1 where it follows the sequence.
+
+        Raises:
+            ValueError: the model has layers of sliding windows, whose caches drop what a branch would need.
         """
+        if any(self._cache.is_sliding):
+            raise ValueError("no branches with sliding windows")
         rows, m = tokens.shape
         visible = torch.eye(m, dtype=torch.bool)
         depth = torch.zeros(m, dtype=torch.long)

@@ -49,7 +49,9 @@ class OutputFile:
         rows = {}
         for line, row in self._read_lines(say):
             index = row.get("index")
-            if not isinstance(index, int) or not 0 <= index < len(prompts) or row.get("prompt") != prompts[index]:
+            if isinstance(index, int) and index >= len(prompts):
+                raise self._other_run(f"line {line} answers prompt {index}, and there are {len(prompts)} now")
+            if not isinstance(index, int) or index < 0 or row.get("prompt") != prompts[index]:
                 raise self._other_run(f"line {line} answers another prompt")
             if row.get("config") != self.config.written():
                 raise self._other_run(f"line {line} has the configuration {json.dumps(row.get('config'))}")

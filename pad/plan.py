@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from http_client import OptionError
+from language_models import ModelError
 from pad.config import DecodingConfig
 from pad.prompts import Prompt, encode, same_vocabulary, with_perspective
 from pad.settings import REFERENCES, CollectSettings
@@ -73,8 +74,8 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         rm_config = load_config(settings.rm)
         kind = _kind(settings, rm_config)
         rm_context = config_length(rm_config)
-        theirs = load_tokenizer(settings.rm)
-        if same_vocabulary(tokenizer, theirs):
+        theirs = _rm_tokenizer(settings.rm, rm_config, llm_config, say)
+        if theirs is None or same_vocabulary(tokenizer, theirs):
             vocabulary = min(vocabulary, rm_config.get_text_config().vocab_size)
         else:
             _check_cross(settings, kind)
@@ -105,6 +106,17 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         rm_context,
         adapter_reference,
     )
+
+
+def _rm_tokenizer(name: str, rm_config, llm_config, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | None":
+    """The reward model's tokenizer; None where it has none and its vocabulary is as large as the base LM's, as ARGS's have it."""
+    try:
+        return load_tokenizer(name)
+    except ModelError:
+        if rm_config.get_text_config().vocab_size != llm_config.get_text_config().vocab_size:
+            raise
+        say(f"{name} has no tokenizer of its own; it is taken to read the base LM's tokens")
+        return None
 
 
 def _implicit(settings: CollectSettings, kind: str | None) -> bool:

@@ -17,7 +17,6 @@ from torch_loading import config_length, load_config, load_model, load_tokenizer
 if TYPE_CHECKING:
     pass
 
-FORMATS = ("native", "upstream")
 HUMAN = "\n\nHuman: {}\n\nAssistant:"
 DEFAULT_LABEL = "HUMOR"
 

@@ -154,6 +154,38 @@ class TestPublishedCommands:
         assert rows[0]["response"] == prompts[0]["prompt"] + rows[0]["result"]
         assert json.loads((folder / "run_outs/example_out_0.meta.json").read_text())["reward"] == "scalar"
 
+    def test_the_readmes_commands_can_be_read(self):
+        """Options and files of this repository that the README's commands name are there."""
+        import measure_reward
+        from pad.settings import CollectSettings, build_parser
+
+        text = (REPOSITORY / "README.md").read_text().replace("\\\n", "")
+        lines = [
+            line for line in text.splitlines() if line.startswith(("python collect_model", "python measure_reward"))
+        ]
+        assert len(lines) >= 5
+        for line in lines:
+            _, program, *words = shlex.split(line)
+            parser = build_parser() if program == "collect_model_outs.py" else measure_reward.build_parser()
+            options = parser.parse_args(words)
+            if program == "collect_model_outs.py":
+                settings = CollectSettings(**vars(options))
+                assert (REPOSITORY / settings.config).is_file() or settings.config == "example.config"
+            else:
+                measure_reward.check(options)
+
+    def test_a_scalar_reward_model_without_a_tokenizer(self, tiny, folder, capsys):
+        """As ARGS's: the base LM's tokens are its own, which is said; with another size of vocabulary it is refused."""
+        make_model("llama_scorer", 4).save_pretrained(folder / "bare")
+        assert collect(*options(tiny, "--rm", folder / "bare", rm=None)) == 0
+        assert "bare has no tokenizer of its own" in capsys.readouterr().err
+        assert collect(*options(tiny, rm="classifier", out="out/y")) == 0
+        bare, whole = (rows_of(folder / f"out/{name}_0.jsonl") for name in "xy")
+        assert [row["result"] for row in bare] == [row["result"] for row in whole]
+        make_model("llama_scorer", 4, vocabulary=700).save_pretrained(folder / "larger")
+        assert collect(*options(tiny, "--rm", folder / "larger", rm=None, out="out/z")) == 2
+        assert "the tokenizer of" in capsys.readouterr().err
+
     def test_every_preset_can_be_read(self):
         from pad.config import read_configs
 
@@ -369,7 +401,7 @@ class TestErrorsBeforeLoading:
             assert collect(*options(tiny)) == 2
             error = capsys.readouterr().err.strip().splitlines()[-1]
             assert "out/x_1.jsonl" in error and message in error and "--overwrite" in error
-            assert (folder / "out/x_1.jsonl").read_text() == content
+            assert (folder / "out/x_1.jsonl").read_text() == content and not (folder / "out/x_0.jsonl").exists()
 
 
 class TestResume:
@@ -393,6 +425,13 @@ class TestResume:
         assert collect(*options(tiny, "--limit", 2, "--max_new_token", 5, "--overwrite")) == 0
         assert all(row["n_tokens"] <= 5 for row in rows_of(folder / "out/x_0.jsonl"))
         assert len(list((folder / "out").glob("x_0.jsonl.replaced-*"))) == 1
+
+    def test_fewer_prompts_later_lose_nothing(self, tiny, folder, capsys):
+        assert collect(*options(tiny, "--limit", 3)) == 0
+        before = (folder / "out/x_0.jsonl").read_text()
+        assert collect(*options(tiny, "--limit", 2)) == 2
+        assert "line 3 answers prompt 2, and there are 2 now" in capsys.readouterr().err
+        assert (folder / "out/x_0.jsonl").read_text() == before
 
     def test_more_prompts_later(self, tiny, folder):
         assert collect(*options(tiny, "--limit", 2)) == 0

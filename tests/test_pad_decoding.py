@@ -13,7 +13,7 @@ from pad.implicit_reward import CandidateLogits, ImplicitReward  # noqa: E402
 from pad.prompts import Prompt  # noqa: E402
 from pad.scalar_reward import CopiesReward, TreeReward, UncachedReward, choose_scalar_reward  # noqa: E402
 
-NEW = 24
+NEW = 16
 TEXTS = [
     "How do I bake bread?",
     "Why does the moon look larger near the horizon, and who saw it first?",
@@ -112,7 +112,7 @@ class TestImplicitReward:
         found = one_by_one(lm, implicit(rm), prompts[:2], config(1.0, 600))
         assert found == [generated(rm, p) for p in prompts[:2]] != [generated(lm, p) for p in prompts[:2]]
 
-    @pytest.mark.parametrize("weight", [0.3, 0.8, 1.5])
+    @pytest.mark.parametrize("weight", [0.5, 1.5])
     def test_e4_e6_the_formula_without_a_cache(self, weight, pair, prompts):
         lm, rm = pair
         how = config(weight)
@@ -247,9 +247,9 @@ class TestScalarReward:
     @pytest.mark.parametrize("kind", [TreeReward, CopiesReward, UncachedReward])
     def test_e9_chunks_of_candidates(self, kind, scored, prompts):
         lm, classifier = scored
-        whole = answers(lm, TreeReward(classifier), prompts[:3], config(1.5))
+        whole = answers(lm, TreeReward(classifier), prompts[:3], config(1.5), new=8)
         for chunk in (1, 3, 10):
-            assert answers(lm, kind(classifier, chunk), prompts[:3], config(1.5)) == whole
+            assert answers(lm, kind(classifier, chunk), prompts[:3], config(1.5), new=8) == whole
 
     def test_an_encoder_reads_the_whole_text(self, models, prompts):
         encoder = make_model("distilbert", 8, num_labels=1)
@@ -258,6 +258,20 @@ class TestScalarReward:
         how = config(1.5)
         expected = [naive(models["llama"], p, how, of_classifier(encoder), new=8) for p in prompts[:2]]
         assert answers(models["llama"], UncachedReward(encoder), prompts[:2], how, new=8) == expected
+
+    def test_sliding_windows_have_no_tree_attention(self, models, prompts):
+        """Their caches drop early positions; beyond the window of 8 tokens copies of the cache are right."""
+        from transformers import MistralConfig, MistralForSequenceClassification
+
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+        more = {"vocab_size": 600, "intermediate_size": 128, "sliding_window": 8, "initializer_range": 0.2}
+        torch.manual_seed(3)
+        options = sizes | more | {"num_labels": 1, "pad_token_id": None, "eos_token_id": None}
+        classifier = MistralForSequenceClassification(MistralConfig(**options)).eval()
+        said, how = [], config(1.5)
+        assert choose_scalar_reward(classifier, said.append) is CopiesReward and "copied" in said[0]
+        expected = [naive(models["llama"], p, how, of_classifier(classifier), new=10) for p in prompts[:2]]
+        assert answers(models["llama"], CopiesReward(classifier), prompts[:2], how, new=10) == expected
 
     @pytest.mark.parametrize("kind", ["opt", "gpt_neox", "qwen2"])
     def test_other_backbones(self, kind, models, prompts):
@@ -334,7 +348,7 @@ class TestEnds:
     @staticmethod
     def check(lm, reward, prompts, how, whole):
         # Tokens at which the rows end one after the other.
-        stop = frozenset(tokens[4 * i + 2] for i, tokens in enumerate(whole[:4]))
+        stop = frozenset(tokens[3 * i + 2] for i, tokens in enumerate(whole[:4]))
         limits = [NEW, NEW, NEW, NEW, 5]
         found = decode(CachedModel(lm), reward, prompts, how, max_new=limits, stop_ids=stop)
         for answer, tokens, limit in zip(found, whole, limits, strict=True):

@@ -107,9 +107,9 @@ class TestRealWeights:
             "--dataset",
             "scripts/demo_data/small_talk.json",
             "--limit",
-            4,
+            3,
             "--batch_size",
-            4,
+            3,
             "--dtype",
             "float32",
         ]

@@ -17,6 +17,7 @@ from torch_loading import (  # noqa: E402
     context_length,
     eos_token_ids,
     load_causal_lm,
+    load_model,
     load_tokenizer,
     pick_device,
     pick_dtype,
@@ -52,6 +53,18 @@ def test_length_and_ends(folder):
     assert eos_token_ids(model, tokenizer) == {1, tokenizer.convert_tokens_to_ids(END_OF_TURN)}
     model.generation_config.eos_token_id = [7, 8]
     assert eos_token_ids(model, make_tokenizer(template=None)) == {1, 7, 8}
+
+
+def test_weights_in_4_bits_are_near_the_whole_ones(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes; scripts/test.sh installs it")
+    torch.manual_seed(0)
+    name = str(save(tmp_path / "scorer", make_model("llama_scorer", 4, layers=1)))
+    ids, found = torch.arange(5, 30)[None], []
+    for options in ({}, {"load_in_4bit": True}):
+        model = load_model("AutoModelForSequenceClassification", name, **CPU, **options)
+        found.append(model.base_model(ids)[0][0, -1])
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit" and type(model.score) is torch.nn.Linear
+    assert 0.9 < torch.cosine_similarity(*found, dim=0) < 0.99999
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "xla", "cuda:x"])
