@@ -223,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         rm_passes, positions = max(rewards)
         share = speed[title, case] / speed[PLAIN, case]
         rows.append([title, *case, count, lm_passes, rm_passes, positions, f"{speed[title, case]:.1f}", f"{share:.2f}"])
+        print(f"{title}, batch {case[0]}, prompt {case[1]}: {speed[title, case]:.1f} tokens/s", file=sys.stderr)
     parameters = f"{sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M"
     about = (
         f"{platform.machine()}, {device}, {str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} CPU threads"

@@ -18,6 +18,8 @@ from tiny_models import make_model, save  # noqa: E402
 
 import collect_model_outs  # noqa: E402
 import pad.models  # noqa: E402
+from pad.config import DecodingConfig  # noqa: E402
+from pad.outputs import OutputFile  # noqa: E402
 from torch_loading import load_causal_lm, load_tokenizer  # noqa: E402
 
 GREEDY = {"rm_weight": 1.0, "topk": 10, "mode": "greedy", "sample_temp": None}
@@ -468,10 +470,16 @@ class TestResume:
         assert all(rows[index] == row for index, row in kept.items())
         assert without_times(rows) == without_times(rows_of(folder / "out/undisturbed_0.jsonl"))
 
-    def test_two_runs_at_once(self, tiny, folder, capsys):
-        from pad.config import DecodingConfig
-        from pad.outputs import OutputFile
+    def test_a_row_behind_a_torn_line(self, folder):
+        """A second kill before the file is put in order must find whole lines."""
+        output = OutputFile("x", 0, DecodingConfig(1.0, 10))
+        output.path.write_text('{"index": 0}\n{"inde')
+        output.open()
+        output.append({"index": 1})
+        output.close()
+        assert rows_of(output.path) == [{"index": 0}, {"index": 1}]
 
+    def test_two_runs_at_once(self, tiny, folder, capsys):
         with OutputFile("out/x", 0, DecodingConfig(1.0, 10)).locked():
             assert collect(*options(tiny)) == 2
         assert "is being written by another run" in capsys.readouterr().err
