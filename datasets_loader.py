@@ -144,7 +144,7 @@ def load_examples(
     """
     data_set = DATA_SETS[name]
     split = split or data_set.splits[0]
-    rows, where = _local_rows(data_dir, name, split) if data_dir else _hub_rows(name, data_set, split)
+    rows, where = local_rows(data_dir, name, split) if data_dir else hub_rows(name, data_set, split)
     if not len(rows):
         raise DataError(f"{where} has no rows")
     indices = range(len(rows))
@@ -166,7 +166,8 @@ def _example(data_set: DataSet, row: dict, i: int, where: str) -> Example:
         ) from None
 
 
-def _local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
+def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
+    """The rows of `data_dir/name/split.jsonl[.gz]`, and where they are; DataError if they cannot be read."""
     folder = Path(data_dir) / name
     path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if p.is_file()), None)
     if path is None:
@@ -192,7 +193,8 @@ def _local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]
     return rows, str(path)
 
 
-def _hub_rows(name: str, data_set: DataSet, split: str):
+def hub_rows(name: str, data_set: DataSet, split: str):
+    """The rows of a split on the hub, and where they are; DataError if they cannot be had."""
     if split not in data_set.splits:
         raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data_set.splits)}")
     where = f"{data_set.hub_id} ({split})"

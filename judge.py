@@ -32,7 +32,7 @@ from token_texts import UnreadableReply
 
 UNREADABLE_TRIES = 3
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-_FENCE = re.compile(r"^\s*```(?:json)?|```\s*$")  # judges without a JSON mode like to put it into a code block
+FENCE = re.compile(r"^\s*```(?:json)?|```\s*$")  # judges without a JSON mode like to put it into a code block
 
 _JUDGE_INSTRUCTIONS = """\
 You grade answers to questions. You are given a question, the answer of a model, and the gold answer.
@@ -69,7 +69,7 @@ def read_judgement(text: str, scoring: str | tuple[str, ...]) -> dict:
         UnreadableReply: it is not the JSON object that was asked for.
     """
     try:
-        reply = json.loads(_FENCE.sub("", text))
+        reply = json.loads(FENCE.sub("", text))
         if scoring == "judge":
             correct = reply["correct"]
             if correct not in (0, 1, "0", "1"):
@@ -116,6 +116,20 @@ class Judge:
             instructions = just_eval_instructions(scoring)
         parts["Model's answer"] = record["raw_answer"]
         question = "\n\n".join(f"{name}:\n{text}" for name, text in parts.items())
+        for _ in range(UNREADABLE_TRIES):
+            text = self.ask(instructions, question)
+            try:
+                return read_judgement(text, scoring) | {"judge": self.model}
+            except UnreadableReply:
+                continue
+        return unreadable_score(scoring) | {"judge": self.model}
+
+    def ask(self, instructions: str, question: str) -> str:
+        """The judge's reply, which should be a JSON object.
+
+        Raises:
+            ModelError: the judge did not answer, after all retries.
+        """
         messages = [{"role": "system", "content": instructions}, {"role": "user", "content": question}]
 
         def call():
@@ -129,16 +143,10 @@ class Judge:
             except (KeyError, IndexError, TypeError):
                 raise UnreadableReply("it has no choices[0].message.content") from None
 
-        def ask() -> str:
+        def send() -> str:
             return request(call, content, where=self.where, client=self.client, usage=Usage())
 
-        for _ in range(UNREADABLE_TRIES):
-            text = persist(ask, self.patience, Usage())
-            try:
-                return read_judgement(text, scoring) | {"judge": self.model}
-            except UnreadableReply:
-                continue
-        return unreadable_score(scoring) | {"judge": self.model}
+        return persist(send, self.patience, Usage())
 
 
 def check_judge_options(

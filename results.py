@@ -21,7 +21,7 @@ import filelock
 from utils import visible
 
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
-PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers")
+PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers", "torch", "peft", "bitsandbytes")
 
 
 class ResultsError(Exception):
@@ -47,6 +47,40 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextlib.contextmanager
+def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
+    """Keep other runs from a file while the context lasts; the lock goes with the process, however that ends.
+
+    Args:
+        lock_file: its folder is made if need be.
+        written, option: the file, and the option that chooses another place, for messages.
+
+    Raises:
+        ResultsError: another run is writing the file, or the folder cannot be made.
+    """
+    lock = filelock.FileLock(lock_file, timeout=0, thread_local=False)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        # Where a file system knows no locks, the file itself is the lock, and what it says is filelock's own.
+        if not isinstance(lock, filelock.SoftFileLock):
+            lock_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
+    except filelock.Timeout:
+        try:
+            holder = visible(" ".join(lock_file.read_text(errors="replace").split()[:8])) or "another process"
+        except OSError:  # it has just ended
+            holder = "another process"
+        raise ResultsError(f"{written} is being written by another run ({holder}); wait for it or stop it") from None
+    except OSError as error:
+        raise ResultsError(
+            f"results cannot be written to {written.parent} ({error}); choose another {option}"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_records(path: Path) -> list[dict]:
@@ -152,29 +186,8 @@ class ResultFiles:
         Raises:
             ResultsError: another run is writing them, or the folder cannot be made.
         """
-        lock = filelock.FileLock(self._lock_file, timeout=0, thread_local=False)
-        try:
-            self.jsonl.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            # Where a file system knows no locks, the file itself is the lock, and what it says is filelock's own.
-            if not isinstance(lock, filelock.SoftFileLock):
-                self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
-        except filelock.Timeout:
-            try:
-                holder = visible(" ".join(self._lock_file.read_text(errors="replace").split()[:8])) or "another process"
-            except OSError:  # it has just ended
-                holder = "another process"
-            raise ResultsError(
-                f"{self.jsonl} is being written by another run ({holder}); wait for it or stop it"
-            ) from None
-        except OSError as error:
-            raise ResultsError(
-                f"results cannot be written to {self.jsonl.parent} ({error}); choose another --output_dir"
-            ) from None
-        try:
+        with exclusively(self._lock_file, self.jsonl, "--output_dir"):
             yield
-        finally:
-            lock.release()
 
     def open_log(self) -> None:
         """Open the log for appending; a line that a kill has torn is cut off.

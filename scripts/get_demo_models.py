@@ -41,7 +41,7 @@ from demo_models import (
 )
 
 CONVERTER_MODULES = ("torch", "transformers", "gguf", "accelerate")
-CONVERTER_INSTALL = "pip install -r requirements-vllm-cpu.txt"
+CONVERTER_INSTALL = "pip install -r requirements-torch.txt"
 UNREACHABLE = ("connection broken", "ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT")
 FIRST_LEARNED_PIECE = 259  # of Llama 2's vocabulary: three special tokens and 256 bytes come first
 

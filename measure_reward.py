@@ -1,0 +1,276 @@
+"""Scores of generated answers by reward models, diversity, coherence, and win rates by a judge.
+
+    python measure_reward.py --out_file results/psoups_hhh_0.jsonl --baseline results/psoups_vanilla_0.jsonl \\
+        --rm RLHFlow/ArmoRM-Llama3-8B-v0.1 --dimension 10
+
+The reward models of the PAD paper (arXiv 2410.04070, section 4) and any sequence classifier.
+"""
+
+import argparse
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets_loader import DataError
+from http_client import NEUTRAL_API_KEY, OptionError, api_key, check_requests, check_url
+from judge import DEFAULT_KEY_ENV, Judge
+from language_models import ModelError
+from pad.answers import EXPERIMENTS, Answered, read_answer
+from pad.pairwise_judge import CRITERIA, ReplyLog, compare
+from pad.rows import read_rows
+from pad.summary import check_same_questions, mean_and_error, paired, table
+from results import ResultsError, write_atomically
+from torch_loading import DTYPES
+from utils import visible
+
+FORMATS = ("native", "upstream")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of measure_reward.py."""
+    parser = argparse.ArgumentParser(prog="measure_reward.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    group = parser.add_argument_group("answers")
+    group.add_argument("--out_file", metavar="FILE", help="JSON array or lines; {} in it stands for each number below")
+    group.add_argument("--start_index", type=int, default=0, metavar="N", help="the first number (default: 0)")
+    group.add_argument("--end_index", type=int, default=0, metavar="N", help="the last number (default: 0)")
+    group.add_argument("--baseline", metavar="FILE", help="other answers to the same prompts, for a paired comparison")
+    group.add_argument(
+        "--experiment",
+        choices=EXPERIMENTS,
+        default="hhrlhf",
+        help="where an invented next turn begins (default: hhrlhf)",
+    )
+    group.add_argument("--field", metavar="NAME", help="the field of the answers (default: result, output or response)")
+    group = parser.add_argument_group("reward model")
+    group.add_argument("--rm", "--rm_path", metavar="MODEL", help="a sequence classifier or ArmoRM: folder or hub id")
+    group.add_argument("--tokenizer", metavar="MODEL", help="another tokenizer than its own")
+    group.add_argument("--dimension", metavar="N|NAME", help="which of its outputs, by number or name")
+    group.add_argument("--format", choices=FORMATS, default="native", help="upstream: the published program's text")
+    group.add_argument("--rm_gpu", default="cuda:0", metavar="DEVICE", help="(default: cuda:0, or the CPU)")
+    group.add_argument("--dtype", default="auto", choices=DTYPES)
+    group.add_argument("--load_in_4bit", action="store_true", help="weights in 4 bits (needs bitsandbytes)")
+    group.add_argument("--batch_size", type=int, default=8, metavar="N", help="answers scored together (default: 8)")
+    group = parser.add_argument_group("diversity and coherence")
+    group.add_argument("--metrics", action="store_true", help="repetition, diversity, length")
+    group.add_argument("--embedder", metavar="MODEL", help="coherence by this sentence encoder")
+    group = parser.add_argument_group("judge (compares with --baseline)")
+    group.add_argument("--judge_model", metavar="MODEL", help="a model behind an OpenAI-compatible server")
+    group.add_argument("--judge_host", metavar="URL", help="its base URL (default: OpenAI)")
+    group.add_argument("--judge_api_key_env", default=DEFAULT_KEY_ENV, metavar="VAR", help="holds its API key")
+    group.add_argument("--judge_criterion", choices=CRITERIA, default="overall")
+    group.add_argument("--judge_log", metavar="FILE", help="keeps its replies; what is in it is not asked again")
+    group.add_argument("--n", type=int, metavar="N", help="at most so many prompts, drawn by --seed (default: all)")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--num_threads", type=int, default=8)
+    group.add_argument("--request_timeout", type=float, default=600.0)
+    group.add_argument("--max_retries", type=int, default=8)
+    group = parser.add_argument_group("results")
+    group.add_argument("--npout", default="", metavar="FILE", help="scores as a NumPy array, NaN for skipped rows")
+    group.add_argument("--save", metavar="FILE", help="all figures and scores as JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; returns the exit code: 0, 1 (a judge did not answer everything), 2 (cannot be done), 130 (interrupted)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    options = build_parser().parse_args(argv)
+    try:
+        check(options)
+        return run(options)
+    except (OptionError, DataError, ModelError, ResultsError) as error:
+        print(f"measure_reward.py: error: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("measure_reward.py: interrupted", file=sys.stderr)
+        return 130
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise OptionError if the options cannot work."""
+    if not options.out_file:
+        raise OptionError("--out_file is needed: the answers to measure")
+    if not (options.rm or options.metrics or options.embedder or options.judge_model):
+        raise OptionError("nothing to measure: name a reward model by --rm, or --metrics, --embedder, --judge_model")
+    if options.judge_model and not options.baseline:
+        raise OptionError("--judge_model compares with --baseline, which is missing")
+    if options.judge_host:
+        check_url(options.judge_host, "--judge_host")
+    check_requests(options.num_threads, options.request_timeout, options.max_retries)
+    for name in ("batch_size", "n"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")
+    if options.end_index < options.start_index:
+        raise OptionError(f"--end_index {options.end_index} is below --start_index {options.start_index}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure every file; returns the exit code.
+
+    Raises:
+        OptionError, DataError, ModelError, ResultsError: it cannot be done.
+    """
+    numbers = range(options.start_index, options.end_index + 1) if "{}" in options.out_file else [None]
+    names = [options.out_file if number is None else options.out_file.replace("{}", str(number)) for number in numbers]
+    # All files are read before a model is loaded.
+    files = {name: read_file(name, options) for name in names}
+    baseline = read_file(options.baseline, options)[0] if options.baseline else None
+    for name, (answers, _) in files.items():
+        if baseline is not None:
+            check_same_questions(answers, baseline, f"--baseline {options.baseline} and {name}")
+    score = scorer(options) if options.rm else None
+    baseline_scores = score(baseline) if score and baseline is not None else None
+    reports, arrays, unanswered = [], [], 0
+    for name, (answers, rows) in files.items():
+        report: dict = {"file": name, "skipped": rows - len(answers)}
+        if score:
+            scores = score(answers)
+            report |= {"rm": options.rm, "dimension": options.dimension, "format": options.format}
+            report |= mean_and_error(list(scores.values()))
+            arrays.append([scores.get(index, np.nan) for index in range(max(rows, *(i + 1 for i in scores), 1))])
+            if baseline_scores is not None:
+                report["baseline"] = {"file": options.baseline} | mean_and_error(list(baseline_scores.values()))
+                report["paired"] = paired(scores, baseline_scores)
+        report |= text_figures(options, list(answers.values()))
+        if options.judge_model:
+            report["judged"] = judged(options, answers, baseline)
+            unanswered += report["judged"]["failed"]
+        show(report)
+        reports.append(report | ({"scores": {str(i): value for i, value in scores.items()}} if score else {}))
+    save(options, reports, arrays)
+    return 1 if unanswered else 0
+
+
+def read_file(name: str, options: argparse.Namespace) -> tuple[dict[int, Answered], int]:
+    """The answers of a file by index, and how many rows it has.
+
+    Raises:
+        DataError: it cannot be read, has no answers, or two of one index.
+    """
+    rows = read_rows(Path(name), note)
+    answers: dict[int, Answered] = {}
+    for number, row in enumerate(rows):
+        answered = read_answer(row, number, name, experiment=options.experiment, field=options.field)
+        if answered is None:
+            continue
+        if answered.index in answers:
+            raise DataError(f"{name}: two rows have the index {answered.index}")
+        answers[answered.index] = answered
+    if not answers:
+        raise DataError(f"{name} holds no answers")
+    return answers, len(rows)
+
+
+def scorer(options: argparse.Namespace):
+    """A function from answers by index to scores by index."""
+    from pad.plan import device_or_fallback
+    from pad.scorers import Scorer
+    from torch_loading import pick_dtype, require_torch
+
+    require_torch()
+    device = device_or_fallback(options.rm_gpu, "--rm_gpu", note)
+    model = Scorer(
+        options.rm,
+        device=device,
+        dtype=pick_dtype(options.dtype, device),
+        tokenizer=options.tokenizer,
+        dimension=options.dimension,
+        text_format=options.format,
+        load_in_4bit=options.load_in_4bit,
+        say=note,
+    )
+
+    def score(answers: dict[int, Answered]) -> dict[int, float]:
+        found: list[float] = []
+        with tqdm(total=len(answers), desc="scoring", unit="answer") as bar:
+            for batch in model.scores(list(answers.values()), options.batch_size):
+                found += batch
+                bar.update(len(batch))
+        return dict(zip(answers, found, strict=True))
+
+    return score
+
+
+def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:
+    """Diversity and coherence, as far as they are asked for."""
+    found = {}
+    if options.metrics:
+        from pad.text_metrics import text_metrics
+
+        found["metrics"] = text_metrics(answers)
+    if options.embedder:
+        from pad.plan import device_or_fallback
+        from pad.text_metrics import coherence
+
+        device = device_or_fallback(options.rm_gpu, "--rm_gpu", note)
+        found["coherence"] = coherence(answers, options.embedder, device, options.batch_size)
+    return found
+
+
+def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: dict[int, Answered]) -> dict:
+    """Win rates by the judge."""
+    log = ReplyLog(Path(options.judge_log) if options.judge_log else None)
+
+    @functools.cache
+    def judge() -> Judge:
+        # A judge of one's own needs no key, unless a variable is named for it; a log that holds all replies needs no judge.
+        variable = options.judge_api_key_env
+        free = options.judge_host and variable == DEFAULT_KEY_ENV and not os.environ.get(variable)
+        key = NEUTRAL_API_KEY if free else api_key(variable, "--judge_api_key_env")
+        requests = {name: getattr(options, name) for name in ("num_threads", "request_timeout", "max_retries")}
+        return Judge(options.judge_model, options.judge_host, key, **requests)
+
+    return compare(
+        answers,
+        baseline,
+        lambda instructions, question: judge().ask(instructions, question),
+        judge=options.judge_model,
+        criterion=options.judge_criterion,
+        n=options.n,
+        seed=options.seed,
+        num_threads=options.num_threads,
+        log=log,
+    )
+
+
+def show(report: dict) -> None:
+    """The published lines, a table, and one line of JSON."""
+    print(f"\n{report['file']}")
+    if "mean" in report:
+        print(f"mean reward: {report['mean']}")
+        print(f"skipped: {report['skipped']}")
+        print(table(report))
+    for name in ("metrics", "coherence", "judged"):
+        if name in report:
+            print(f"{name}: {json.dumps(report[name])}")
+    print(json.dumps(report))
+
+
+def save(options: argparse.Namespace, reports: list[dict], arrays: list[list[float]]) -> None:
+    """Write --npout and --save (ResultsError: they cannot be written)."""
+    try:
+        if options.npout and arrays:
+            Path(options.npout).parent.mkdir(parents=True, exist_ok=True)
+            with open(options.npout, "wb") as file:
+                np.save(file, np.concatenate([np.array(array, dtype=np.float64) for array in arrays]))
+        if options.save:
+            Path(options.save).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(options.save), json.dumps(reports, indent=2) + "\n")
+    except OSError as error:
+        raise ResultsError(f"the figures cannot be written ({error})") from None
+
+
+def note(message: str) -> None:
+    """A line on standard error."""
+    print(f"measure_reward.py: {visible(message)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # nothing is left to write, and a judge's threads may still wait

@@ -1,0 +1,170 @@
+"""A transformer with its key-value cache, for sequences that grow together: prefill, step, branch, keep.
+
+Shapes in this folder: B sequences, T tokens so far, k candidates, H hidden size, V vocabulary.
+"""
+
+import copy
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from torch_loading import context_length
+
+
+class CachedModel:
+    """A causal transformer and the key-value cache of B sequences, one row each.
+
+    `lengths` (B,) are the sequences' lengths in tokens. Prompts of different lengths are padded at the left.
+    """
+
+    def __init__(self, network: PreTrainedModel):
+        """`network`: a model with a language-modelling head gives logits, a headless one gives hidden states."""
+        self.network = network
+        self.device = network.device
+        accepted = inspect.signature(network.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        # Logits of earlier positions would cost V numbers for each of them.
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._last_position = context_length(network) - 1
+        self.lengths: Tensor | None = None
+        self._cache: DynamicCache | None = None
+        self._mask: Tensor | None = None
+        self._width = 0  # columns of the cache that belong to the sequences, padding included
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read prompts (token ids) into a fresh cache; the output at their last tokens: (B, V) or (B, H)."""
+        lengths = [len(prompt) for prompt in prompts]
+        width = max(lengths)
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
+        self.lengths = torch.tensor(lengths, device=self.device)
+        columns = torch.arange(width, device=self.device)
+        mask = columns >= (width - self.lengths)[:, None]
+        # Without padding there is nothing to mask, and attention is faster.
+        self._mask = mask if min(lengths) < width else None
+        self._cache, self._width = DynamicCache(config=self.network.config), width
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return self._forward(ids, positions, self._padding_mask())[:, -1]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append a token (B,) to each sequence; the output at it: (B, V) or (B, H)."""
+        positions = self.lengths[:, None]
+        self._grow(1)
+        return self._forward(tokens[:, None], positions, self._padding_mask())[:, -1]
+
+    def branch(self, tokens: Tensor, parents: Sequence[int] | None = None) -> Tensor:
+        """Read m continuations of each sequence side by side, in its own row (tree attention); outputs (B, m, H).
+
+        They stay in the cache behind the sequences until `keep` says which of them belong to these; more can be read before.
+
+        Args:
+            tokens: (B, m). Each sees its sequence and itself, not the others.
+            parents: for each token the number of the token before it, which it sees too, or -1 where it follows the sequence.
+
+        Raises:
+            ValueError: the model has layers of sliding windows, whose caches drop what a branch would need.
+        """
+        if any(self._cache.is_sliding):
+            raise ValueError("no branches with sliding windows")
+        rows, m = tokens.shape
+        visible = torch.eye(m, dtype=torch.bool)
+        depth = torch.zeros(m, dtype=torch.long)
+        for i, parent in enumerate(parents or ()):
+            if parent >= 0:
+                visible[i] |= visible[parent]
+                depth[i] = depth[parent] + 1
+        earlier = self._cache.get_seq_length() - self._width  # of branches read before, which these do not see
+        before = (
+            torch.ones(rows, self._width, dtype=torch.bool, device=self.device) if self._mask is None else self._mask
+        )
+        hidden = torch.zeros(rows, 1, m, earlier, dtype=torch.bool, device=self.device)
+        seen = torch.cat(
+            [
+                before[:, None, None, :].expand(rows, 1, m, self._width),
+                hidden,
+                visible.to(self.device).expand(rows, 1, m, m),
+            ],
+            dim=-1,
+        )
+        dtype = self.network.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill(~seen, torch.finfo(dtype).min)
+        return self._forward(tokens, self.lengths[:, None] + depth.to(self.device), mask)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Make branches part of their sequences: chosen (B, d), numbers of branch tokens in their order; others are dropped."""
+        first, kept = self._width, chosen.shape[1]
+        for layer in self._layers():
+            for name in ("keys", "values"):
+                states = getattr(layer, name)
+                index = (first + chosen.to(states.device))[:, None, :, None]
+                new = states.gather(2, index.expand(-1, states.shape[1], -1, states.shape[3]))
+                states[:, :, first : first + kept] = new
+                setattr(layer, name, states[:, :, : first + kept])
+        self._grow(kept)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some of the sequences: their row numbers."""
+        self._cache.batch_select_indices(rows)
+        self.lengths = self.lengths[rows]
+        self._mask = None if self._mask is None else self._mask[rows]
+
+    def repeated(self, times: int) -> "CachedModel":
+        """A copy in which every sequence stands `times` times, with a cache of its own."""
+        other = copy.copy(self)
+        other._cache = copy.deepcopy(self._cache)
+        other._cache.batch_repeat_interleave(times)
+        other.lengths = self.lengths.repeat_interleave(times)
+        other._mask = None if self._mask is None else self._mask.repeat_interleave(times, 0)
+        return other
+
+    @property
+    def cached_positions(self) -> tuple[int, int]:
+        """Rows and columns of the cache."""
+        keys = self._layers()[0].keys
+        return keys.shape[0], keys.shape[2]
+
+    def _layers(self) -> list:
+        layers = getattr(self._cache, "layers", None)
+        if layers is None:
+            raise RuntimeError("this version of transformers has no cache layers; version 5 is needed")
+        return layers
+
+    def _grow(self, columns: int) -> None:
+        self.lengths = self.lengths + columns
+        self._width += columns
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), columns)], dim=1)
+
+    def _padding_mask(self) -> Tensor | None:
+        return None if self._mask is None else self._mask.long()
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        # Ended sequences that run along in a batch may pass the last position that the model knows.
+        options = {"position_ids": positions.clamp(max=self._last_position)} if self._takes_positions else {}
+        output = self.network(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            **options,
+            **self._last_only,
+        )
+        return output.logits if self._last_only else output[0]
+
+
+@torch.inference_mode()
+def reads_branches(network: PreTrainedModel) -> bool:
+    """Whether a headless model's tree attention gives what it gives for each branch by itself."""
+    prefix, tokens, parents = [2, 3, 4], [5, 6, 7], [-1, -1, 1]
+    states = CachedModel(network)
+    states.prefill([prefix])
+    try:
+        ours = states.branch(torch.tensor([tokens], device=network.device), parents)[0]
+    except (RuntimeError, ValueError, TypeError):  # whatever a model says to a mask that it does not know
+        return False
+    texts = [[*prefix, 5], [*prefix, 6], [*prefix, 6, 7]]
+    own = torch.stack([network(torch.tensor([text], device=network.device))[0][0, -1] for text in texts])
+    tolerance = 1e-3 if network.dtype == torch.float32 else 5e-2
+    return bool(torch.allclose(ours, own, rtol=tolerance, atol=tolerance * own.abs().max().item()))

@@ -1,0 +1,112 @@
+"""The models of a run, loaded: the base LM, and for each configuration its reward."""
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from language_models import ModelError
+from pad.cached_model import CachedModel
+from pad.config import DecodingConfig
+from pad.cross_tokenizer import CrossTokenizerReward
+from pad.decoding import Answer, Reward, decode, generator_for
+from pad.implicit_reward import CandidateLogits, ImplicitReward
+from pad.plan import Plan
+from pad.prompts import Prompt
+from pad.scalar_reward import choose_scalar_reward
+from pad.settings import REFERENCES, CollectSettings
+from pad.value_head import load_value_head
+from torch_loading import eos_token_ids, load_causal_lm, load_model, pick_dtype
+
+
+@dataclass
+class Models:
+    """The base LM, a maker of rewards (None: no guidance), and the token ids that end an answer."""
+
+    settings: CollectSettings
+    plan: Plan
+    lm: CachedModel
+    make_reward: Callable[[DecodingConfig], Reward] | None
+    stop_ids: frozenset[int]
+
+    def answer(self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int) -> list[Answer]:
+        """Answer prompts together; `number` is the configuration's (ModelError: no memory, scores that are no numbers)."""
+        guided = self.make_reward is not None and config.rm_weight != 0
+        try:
+            return self._decode(prompts, config, number, seed, guided)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"out of GPU memory ({str(error).splitlines()[0]}); lower --batch_size, or try --load_in_4bit"
+            ) from None
+
+    def _decode(
+        self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int, guided: bool
+    ) -> list[Answer]:
+        return decode(
+            self.lm,
+            self.make_reward(config) if guided else None,
+            prompts,
+            config,
+            max_new=[min(self.settings.max_new_token, self.plan.room(prompt)) for prompt in prompts],
+            stop_ids=self.stop_ids,
+            vocabulary=self.plan.vocabulary,
+            generators=[generator_for(seed, number, prompt.index) for prompt in prompts] if config.samples else (),
+        )
+
+
+def load_models(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -> Models:
+    """Load what the plan needs.
+
+    Raises:
+        OptionError, ModelError: a model cannot be loaded.
+    """
+    llm = _causal(settings, settings.llm, plan.llm_device)
+    stop_ids = eos_token_ids(llm, plan.tokenizer)
+    make_reward = None
+    if plan.kind == "scalar":
+        make_reward = _scalar(settings, plan, say)
+    elif plan.kind == "implicit":
+        make_reward = _implicit(settings, plan, stop_ids, say)
+    return Models(settings, plan, CachedModel(llm), make_reward, frozenset() if settings.ignore_eos else stop_ids)
+
+
+def _causal(settings: CollectSettings, name: str, device: torch.device):
+    dtype = pick_dtype(settings.dtype, device)
+    return load_causal_lm(name, device=device, dtype=dtype, load_in_4bit=settings.load_in_4bit)
+
+
+def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -> Callable[[DecodingConfig], Reward]:
+    dtype, name = pick_dtype(settings.dtype, plan.rm_device), "AutoModelForSequenceClassification"
+    options = {"device": plan.rm_device, "dtype": dtype, "load_in_4bit": settings.load_in_4bit}
+    classifier = load_model(name, settings.rm, **options)
+    kind = choose_scalar_reward(classifier, say)
+    return lambda config: kind(classifier, config.chunk)
+
+
+def _implicit(
+    settings: CollectSettings, plan: Plan, stop_ids: frozenset[int], say: Callable[[str], None]
+) -> Callable[[DecodingConfig], Reward]:
+    rm = _causal(settings, settings.rm, plan.rm_device)
+    head = load_value_head(settings.rm, rm, say)
+    policy = CandidateLogits(rm, head)
+    if plan.rm_tokenizer is not None:
+        ends = eos_token_ids(rm, plan.rm_tokenizer)
+        return lambda config: CrossTokenizerReward(
+            policy, plan.tokenizer, plan.rm_tokenizer, stop_ids, ends, settings.ref
+        )
+    reference = settings.ref
+    if plan.adapter_reference:
+        reference = CandidateLogits(rm, adapter_off=True)
+        say("reference: the reward model without its adapter")
+    elif reference not in REFERENCES:
+        reference = CandidateLogits(_causal(settings, settings.ref, plan.rm_device))
+    return lambda config: ImplicitReward(policy, reference)
+
+
+def peak_memory(devices: set[torch.device]) -> dict[str, float]:
+    """The most memory in use so far, in GB: of each GPU what torch held, of this process what it held resident."""
+    found = {str(d): torch.cuda.max_memory_allocated(d) / 1e9 for d in devices if d.type == "cuda"}
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    return found | {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}

@@ -1,0 +1,158 @@
+"""The output of one configuration: PREFIX_i.jsonl, one row per prompt as it is finished, and PREFIX_i.meta.json beside it."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pad.config import DecodingConfig
+from pad.prompts import Prompt
+from results import ResultsError, exclusively, write_atomically
+
+OPTION = "--out_file"
+
+
+class OutputFile:
+    """The rows of one configuration. A row is in the file when `append` returns; `finish` puts them in the prompts' order."""
+
+    def __init__(self, prefix: str, number: int, config: DecodingConfig):
+        self.method = f"{prefix}_{number}"
+        self.number, self.config = number, config
+        self.path = Path(f"{self.method}.jsonl")
+        self.meta_path = Path(f"{self.method}.meta.json")
+        self._file = None
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other runs from this output while the context lasts (ResultsError: another one has it); makes its folder."""
+        return exclusively(self.path.parent / f".{self.path.name}.lock", self.path, OPTION)
+
+    def earlier_rows(
+        self, prompts: list[str], seed: int, decisive: dict, say: Callable[[str], None]
+    ) -> dict[int, dict]:
+        """The finished rows of an earlier run of the same settings, by prompt number.
+
+        Args:
+            prompts: preference text and instruction of each.
+            decisive: the settings that have to be the earlier run's.
+
+        Raises:
+            ResultsError: the file is another run's, or damaged.
+        """
+        if not self.path.exists():
+            return {}
+        then = self.read_meta().get("settings", {})
+        if differing := [name for name in decisive if name in then and then[name] != decisive[name]]:
+            name = differing[0]
+            raise self._other_run(f"--{name} was {then[name]!r}, is {decisive[name]!r}")
+        rows = {}
+        for line, row in self._read_lines(say):
+            index = row.get("index")
+            if isinstance(index, int) and index >= len(prompts):
+                raise self._other_run(f"line {line} answers prompt {index}, and there are {len(prompts)} now")
+            if not isinstance(index, int) or index < 0 or row.get("prompt") != prompts[index]:
+                raise self._other_run(f"line {line} answers another prompt")
+            if row.get("config") != self.config.written():
+                raise self._other_run(f"line {line} has the configuration {json.dumps(row.get('config'))}")
+            if row.get("seed") != seed:
+                raise self._other_run(f"line {line} has the seed {row.get('seed')}")
+            rows[index] = row
+        return rows
+
+    def _read_lines(self, say: Callable[[str], None]) -> Iterator[tuple[int, dict]]:
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ResultsError(f"{self.path} cannot be read ({error})") from None
+        if lines[-1]:  # what stands behind the last newline was torn off by a kill
+            say(f"{self.path}: its last line is torn and is answered again")
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise ResultsError(
+                    f"{self.path}, line {number}: not a row of this program; choose another {OPTION}, or --overwrite"
+                )
+            yield number, row
+
+    def _other_run(self, why: str) -> ResultsError:
+        return ResultsError(f"{self.path} is of another run: {why}; choose another {OPTION}, or --overwrite")
+
+    def set_aside(self) -> list[Path]:
+        """Rename files of earlier runs, and return their new names (ResultsError: they cannot be renamed)."""
+        stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        try:
+            there = [path for path in (self.path, self.meta_path) if path.exists()]
+            return [path.rename(path.with_name(f"{path.name}.replaced-{stamp}")) for path in there]
+        except OSError as error:
+            raise ResultsError(f"the old results cannot be moved aside ({error}); choose another {OPTION}") from None
+
+    def open(self) -> None:
+        """Open for appending; a torn last line is cut off (ResultsError: it cannot be opened)."""
+        try:
+            self._file = open(self.path, "a+b")
+            self._file.seek(0)
+            self._file.truncate(self._file.read().rfind(b"\n") + 1)
+        except OSError as error:
+            raise ResultsError(f"{self.path} cannot be written ({error}); choose another {OPTION}") from None
+
+    def append(self, row: dict) -> None:
+        """Add a row; it is on the disk when this returns (ResultsError: the disk is full or gone; earlier rows stay)."""
+        try:
+            self._file.write((json.dumps(row) + "\n").encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ResultsError(
+                f"{self.path} cannot be written ({error}); what was finished is kept, the same command continues"
+            ) from None
+
+    def finish(self, rows: dict[int, dict]) -> None:
+        """Write all rows in the order of the prompts (ResultsError: they cannot be written; the file stays as it was)."""
+        self.close()
+        try:
+            write_atomically(self.path, "".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)))
+        except OSError as error:
+            raise ResultsError(f"{self.path} cannot be written ({error}); the rows in it are whole") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+    def read_meta(self) -> dict:
+        """What `write_meta` wrote; empty if there is nothing."""
+        try:
+            return json.loads(self.meta_path.read_text(encoding="utf-8")) if self.meta_path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{self.meta_path} cannot be read ({error}); delete it, or --overwrite") from None
+
+    def write_meta(self, meta: dict) -> None:
+        """Write settings, versions, devices and speed (ResultsError: they cannot be written)."""
+        try:
+            write_atomically(self.meta_path, json.dumps(meta, indent=2) + "\n")
+        except OSError as error:
+            raise ResultsError(f"{self.meta_path} cannot be written ({error})") from None
+
+
+def answered_row(prompt: Prompt, answer: str, **more) -> dict:
+    """A row: `result` is the answer alone, `response` prompt and answer."""
+    return {
+        "index": prompt.index,
+        "prompt": prompt.text,
+        "result": answer,
+        "response": prompt.text + answer,
+        "instruction": prompt.instruction,
+        "sys_prompt": prompt.sys_prompt,
+    } | more
+
+
+def skipped_row(prompt: Prompt, reason: str, **more) -> dict:
+    """The row of a prompt that has no answer."""
+    row = answered_row(prompt, "", **more)
+    return row | {"result": None, "response": None, "skipped": reason}

@@ -1,0 +1,170 @@
+"""What a run will do, found out before any weights are loaded: devices, tokenizers, kind of reward, lengths."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from http_client import OptionError
+from language_models import ModelError
+from pad.config import DecodingConfig
+from pad.prompts import Prompt, encode, same_vocabulary, with_perspective
+from pad.settings import REFERENCES, CollectSettings
+from torch_loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Devices, tokenizers and limits of a run. `kind` is "implicit", "scalar", or None for the base LM alone."""
+
+    llm_device: "torch.device"
+    rm_device: "torch.device"
+    tokenizer: "PreTrainedTokenizerBase"
+    rm_tokenizer: "PreTrainedTokenizerBase | None"  # where it is another than the base LM's
+    kind: str | None
+    template: bool
+    vocabulary: int
+    llm_context: int
+    rm_context: int
+    adapter_reference: bool  # the reward model's DPO reference is itself without its adapter
+
+    def prompts(self, settings: CollectSettings, config: DecodingConfig, instructions: list[str]) -> list[Prompt]:
+        """The prompts of a configuration, as the models read them."""
+        sys_prompt = with_perspective(settings.sys_prompt, config.perspective)
+        both = self.kind == "implicit" and settings.ref == "self"
+
+        def ids(text: str) -> tuple[int, ...]:
+            return encode(self.tokenizer, text, self.template)
+
+        def rm_ids(text: str) -> tuple[int, ...]:
+            return encode(self.rm_tokenizer, text, self.template and bool(self.rm_tokenizer.chat_template))
+
+        return [
+            Prompt(
+                index,
+                instruction,
+                sys_prompt,
+                ids(sys_prompt + instruction),
+                ids(instruction) if both else (),
+                rm_ids(sys_prompt + instruction) if self.rm_tokenizer else (),
+            )
+            for index, instruction in enumerate(instructions)
+        ]
+
+    def room(self, prompt: Prompt) -> int:
+        """How many tokens an answer to a prompt can have in the contexts of both models; none left: 0 or less."""
+        return min(self.llm_context - len(prompt.ids), self.rm_context - len(prompt.rm_ids or prompt.ids))
+
+
+def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Callable[[str], None]) -> Plan:
+    """Look at the models' configurations and tokenizers.
+
+    Raises:
+        OptionError, ModelError: they are not there, or cannot work together.
+    """
+    guided = any(config.rm_weight for config in configs)
+    tokenizer = load_tokenizer(settings.tokenizer or settings.llm)
+    llm_config = load_config(settings.llm)
+    vocabulary, rm_context = llm_config.get_text_config().vocab_size, config_length(llm_config)
+    kind, rm_tokenizer, adapter_reference = None, None, False
+    if guided:
+        rm_config = load_config(settings.rm)
+        kind = _kind(settings, rm_config)
+        rm_context = config_length(rm_config)
+        theirs = _rm_tokenizer(settings.rm, rm_config, llm_config, say)
+        if theirs is None or same_vocabulary(tokenizer, theirs):
+            vocabulary = min(vocabulary, rm_config.get_text_config().vocab_size)
+        else:
+            _check_cross(settings, kind)
+            rm_tokenizer = theirs
+        if kind == "implicit" and settings.ref not in REFERENCES:
+            adapter_reference = adapter_base(settings.rm) == settings.ref
+            ref_config = load_config(settings.ref)
+            rm_context = min(rm_context, config_length(ref_config))
+            if not adapter_reference and not same_vocabulary(tokenizer, load_tokenizer(settings.ref)):
+                raise OptionError(f"--ref {settings.ref} has another vocabulary than the base LM; name another one")
+    for config in configs:
+        if config.topk > vocabulary:
+            raise OptionError(
+                f"a configuration's topk is {config.topk}, and there are {vocabulary} tokens to choose from"
+            )
+    template = settings.chat_template == "on" or (
+        settings.chat_template == "auto" and bool(tokenizer.chat_template) and _implicit(settings, kind)
+    )
+    return Plan(
+        device_or_fallback(settings.llm_gpu, "--llm_gpu", say),
+        device_or_fallback(settings.rm_gpu, "--rm_gpu", say if guided else lambda _: None),
+        tokenizer,
+        rm_tokenizer,
+        kind,
+        template,
+        vocabulary,
+        config_length(llm_config),
+        rm_context,
+        adapter_reference,
+    )
+
+
+def _rm_tokenizer(name: str, rm_config, llm_config, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | None":
+    """The reward model's tokenizer; None where it has none and its vocabulary is as large as the base LM's, as ARGS's have it."""
+    try:
+        return load_tokenizer(name)
+    except ModelError:
+        if rm_config.get_text_config().vocab_size != llm_config.get_text_config().vocab_size:
+            raise
+        say(f"{name} has no tokenizer of its own; it is taken to read the base LM's tokens")
+        return None
+
+
+def _implicit(settings: CollectSettings, kind: str | None) -> bool:
+    """Of a run without a reward model the other options say which method's baseline it is."""
+    return kind == "implicit" if kind else settings.rm_type != "scalar"
+
+
+def _kind(settings: CollectSettings, rm_config) -> str:
+    classifier = any("SequenceClassification" in name for name in rm_config.architectures or [])
+    wanted = "implicit" if settings.PAD is not None else settings.rm_type
+    if wanted == "auto":
+        return "scalar" if classifier else "implicit"
+    if (wanted == "scalar") != classifier:
+        is_a = (
+            "a sequence classifier, for --rm_type scalar without --PAD"
+            if classifier
+            else "a language model without a reward head, for --rm_type implicit"
+        )
+        raise OptionError(f"the reward model {settings.rm} is {is_a}")
+    return wanted
+
+
+def _check_cross(settings: CollectSettings, kind: str) -> None:
+    differ = f"the base LM {settings.llm} and the reward model {settings.rm} have different vocabularies"
+    if kind == "scalar":
+        raise OptionError(f"{differ}; a scalar reward needs a reward model with the base LM's tokenizer")
+    if not settings.allow_cross_tokenizer:
+        raise OptionError(f"{differ}; choose another pair, or --allow_cross_tokenizer, which is slow")
+    if settings.ref not in ("llm", "none"):
+        raise OptionError(f"{differ}; then --ref can be llm or none alone")
+
+
+def device_or_fallback(name: str, option: str, say: Callable[[str], None]) -> "torch.device":
+    """A device by its name; a GPU that is not there gives way to the first one, then to the CPU, and `say` is told.
+
+    Raises:
+        OptionError: there is no such name.
+    """
+    if not name.startswith("cuda"):
+        return pick_device(name)
+    for candidate in (name, "cuda:0", "cpu"):
+        try:
+            found = pick_device(candidate)
+        except OptionError as error:
+            if "no device is called" in str(error):
+                raise
+            continue
+        if candidate != name:
+            say(f"{option} {name} is not there; {candidate} is used")
+        return found
+    raise AssertionError("there is always a CPU")

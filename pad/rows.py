@@ -1,0 +1,65 @@
+"""Files of rows, as every command of reward-guided decoding reads them: a JSON array or JSON lines, whatever the suffix."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets_loader import DataError
+
+
+def read_rows(path: Path, say: Callable[[str], None]) -> list:
+    """The values of a JSON array, or of JSON lines; blank lines are passed over, and a torn last line is left out with a note.
+
+    Where the file is missing and one with the other of .json and .jsonl is there, that one is read with a note.
+
+    Raises:
+        DataError: it cannot be read, or holds something else; the line is named.
+    """
+    path = _existing(path, say)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: not a JSON array ({error})") from None
+    return _lines(text, path, say)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off what stands behind the last newline of a file of JSON lines: a kill left it there (DataError: it cannot be cut)."""
+    try:
+        with open(path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error})") from None
+
+
+def _lines(text: str, path: Path, say: Callable[[str], None]) -> list:
+    lines, rows = text.split("\n"), []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines) and rows:  # no newline behind it: a run was killed while it wrote
+                say(f"{path}, line {number}: torn off, left out")
+                break
+            raise DataError(f"{path}, line {number}: not a line of JSON ({error})") from None
+    return rows
+
+
+def _existing(path: Path, say: Callable[[str], None]) -> Path:
+    if path.is_file():
+        return path
+    other = path.with_suffix({".json": ".jsonl", ".jsonl": ".json"}.get(path.suffix, path.suffix))
+    if other != path and other.is_file():
+        say(f"{path} is not there; reading {other}")
+        return other
+    raise DataError(f"no file {path}")

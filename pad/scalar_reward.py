@@ -1,0 +1,158 @@
+"""The scalar reward of ARGS: a sequence classifier reads the prefix with each candidate appended.
+
+Khanov, Burapacheep, Li, "ARGS: Alignment as Reward-Guided Search", ICLR 2024 (arXiv 2402.01694), section 2. The published program
+keeps k copies of the prefix's cache; here the k candidates are read in one row by tree attention.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pad.cached_model import CachedModel
+from pad.prompts import Prompt
+
+CHECKED_TOKENS = 8
+
+
+def _head(classifier: PreTrainedModel) -> torch.nn.Module | None:
+    """The linear layer on top of a classifier with a causal backbone; None for other kinds."""
+    return getattr(classifier, "score", None)
+
+
+class TreeReward:
+    """One forward pass of k positions in one row per step and sequence; the chosen candidate's states stay in the cache."""
+
+    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None):
+        """`chunk`: the most candidates read at once; None for all."""
+        self.device, self.chunk = classifier.device, chunk
+        self.states = CachedModel(classifier.base_model)
+        self._score = _head(classifier)
+
+    def start(self, prompts: Sequence[Prompt]) -> None:
+        """Read the prompts."""
+        self.states.prefill([prompt.ids for prompt in prompts])
+
+    def rewards(self, candidates: Tensor, logits: Tensor) -> Tensor:
+        """Rewards (B, k), float32, of the candidates (B, k)."""
+        chunks = candidates.to(self.device).split(self.chunk or candidates.shape[1], dim=1)
+        found = [self._score(self.states.branch(chunk))[..., 0] for chunk in chunks]
+        return torch.cat(found, 1).float().to(logits.device)
+
+    def advance(self, tokens: Tensor, ranks: Tensor) -> None:
+        """Go on with the chosen candidates: their ranks (B,)."""
+        self.states.keep(ranks.to(self.device)[:, None])
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some of the sequences."""
+        self.states.select(rows.to(self.device))
+
+
+class CopiesReward(TreeReward):
+    """A copy of the prefix's cache for every candidate, as in the published program: for models without tree attention."""
+
+    def rewards(self, candidates: Tensor, logits: Tensor) -> Tensor:
+        """As TreeReward's."""
+        candidates = candidates.to(self.device)
+        found, self._copies = [], None
+        for chunk in candidates.split(self.chunk or candidates.shape[1], dim=1):
+            copies = self.states.repeated(chunk.shape[1])
+            found.append(self._score(copies.step(chunk.reshape(-1)))[:, 0].view(chunk.shape))
+            self._copies = copies if chunk.shape == candidates.shape else None
+        return torch.cat(found, 1).float().to(logits.device)
+
+    def advance(self, tokens: Tensor, ranks: Tensor) -> None:
+        """As TreeReward's; after candidates in chunks the chosen ones are read once more."""
+        if self._copies is None:
+            self.states.step(tokens.to(self.device))
+            return
+        ranks = ranks.to(self.device)
+        k = len(self._copies.lengths) // len(ranks)
+        self._copies.select(torch.arange(len(ranks), device=self.device) * k + ranks)
+        self.states, self._copies = self._copies, None
+
+    def select(self, rows: Tensor) -> None:
+        """As TreeReward's."""
+        rows = rows.to(self.device)
+        if self._copies is not None:
+            k = len(self._copies.lengths) // len(self.states.lengths)
+            self._copies.select((rows[:, None] * k + torch.arange(k, device=self.device)).reshape(-1))
+        self.states.select(rows)
+
+
+class UncachedReward:
+    """The classifier's own forward pass over the whole text for every candidate: for encoders, which cannot use a cache."""
+
+    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None):
+        """`chunk`: the most candidates read at once; None for all."""
+        self.classifier, self.device, self.chunk = classifier, classifier.device, chunk
+        self._pad = classifier.config.pad_token_id
+        self._sequences: list[list[int]] = []
+
+    def start(self, prompts: Sequence[Prompt]) -> None:
+        """Take the prompts."""
+        self._sequences = [list(prompt.ids) for prompt in prompts]
+
+    def rewards(self, candidates: Tensor, logits: Tensor) -> Tensor:
+        """As TreeReward's."""
+        pairs = zip(self._sequences, candidates.tolist(), strict=True)
+        texts = [[*sequence, token] for sequence, tokens in pairs for token in tokens]
+        # Without a pad token the classifier takes one text at a time.
+        size = 1 if self._pad is None else self.chunk or candidates.shape[1]
+        found = [self._values(texts[i : i + size]) for i in range(0, len(texts), size)]
+        return torch.cat(found).view(candidates.shape).float().to(logits.device)
+
+    def _values(self, texts: list[list[int]]) -> Tensor:
+        width = max(map(len, texts))
+        ids = torch.tensor([text + [self._pad or 0] * (width - len(text)) for text in texts], device=self.device)
+        mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=self.device)
+        return self.classifier(input_ids=ids, attention_mask=mask).logits[:, 0]
+
+    def advance(self, tokens: Tensor, ranks: Tensor) -> None:
+        """Append the chosen tokens (B,)."""
+        for sequence, token in zip(self._sequences, tokens.tolist(), strict=True):
+            sequence.append(token)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some of the sequences."""
+        self._sequences = [self._sequences[row] for row in rows.tolist()]
+
+
+def choose_scalar_reward(classifier: PreTrainedModel, say: Callable[[str], None] = lambda _: None) -> type:
+    """The fastest of TreeReward, CopiesReward and UncachedReward that gives the classifier's own values on a short text.
+
+    `say` is told where it is not the first.
+    """
+    if classifier.config.num_labels != 1:
+        say(f"the reward model has {classifier.config.num_labels} labels; the first is the reward")
+    for kind in (TreeReward, CopiesReward):
+        if _head(classifier) is not None and _agrees(kind, classifier):
+            if kind is CopiesReward:
+                say("the reward model has no tree attention: its cache is copied for every candidate, which is slower")
+            return kind
+    say("the reward model cannot use a cache: it reads the whole text for every candidate, which is slow")
+    return UncachedReward
+
+
+@torch.inference_mode()
+def _agrees(kind: type, classifier: PreTrainedModel) -> bool:
+    special = {classifier.config.pad_token_id, classifier.config.eos_token_id}
+    ids = [i for i in range(3 * CHECKED_TOKENS) if i not in special][:CHECKED_TOKENS]
+    prefix, candidates = ids[:-3], ids[-3:]
+    device = classifier.device
+    own = [classifier(input_ids=torch.tensor([[*prefix, 9, c]], device=device)).logits[0, 0] for c in candidates]
+    reward = kind(classifier)
+    try:
+        reward.start([Prompt(0, "", "", tuple(prefix))])
+        tokens = torch.tensor([[9, *candidates]], device=device)
+        reward.rewards(tokens, tokens)
+        reward.advance(tokens[:, 0], torch.zeros(1, dtype=torch.long, device=device))
+        ours = reward.rewards(tokens[:, 1:], tokens)[0]
+    except (RuntimeError, ValueError, TypeError, AttributeError):  # whatever a backbone says to a mask it does not know
+        return False
+    own = torch.stack(own).float()
+    tolerance = 1e-3 if classifier.dtype == torch.float32 else 5e-2
+    return bool(
+        torch.allclose(ours.to(own.device), own, rtol=tolerance, atol=tolerance * (own.abs().max().item() + 0.1))
+    )
