@@ -13,10 +13,9 @@ from nudging_calls import (
     NudgingSettings,
     Proposal,
     PublishedCalls,
-    StreamedCalls,
-    StreamRun,
     all_but_last_word,
 )
+from streamed_calls import StreamedCalls, StreamRun
 from utils import clean_answer, count_tokens
 
 Run = CompletionRun | StreamRun
@@ -173,7 +172,8 @@ def nudge(
         base_prompt, nudging_prompt: the prompt in each model's own template, before any answer text.
         settings: see NudgingSettings.
         on_round: called after every round with (round number from 1, nudging words, piece of this round).
-        calls: "published" or "streamed", how the models are asked (see nudging_calls); the answer does not depend on it.
+        calls: "published" or "streamed", how the models are asked (see nudging_calls and streamed_calls), which the
+            answer does not depend on.
 
     Returns:
         The answer with its record. `stop_reason` is one of nudging_model_stop, repeated_nudging_words, round, length,
