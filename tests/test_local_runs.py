@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch", reason="models in this process need torch; 
 
 from tiny_models import make_model, make_tokenizer, save  # noqa: E402
 
+pytestmark = pytest.mark.slow  # runs the command line, with torch
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SHORT = ("--max_token_total", 24, "--num_threads", 3, "--device", "cpu")
 
@@ -99,7 +101,6 @@ def real_pair() -> list[str]:
     return [str(demo_cache_dir() / f"{name}-transformers") for name in ("demo-base", "demo-aligned")]
 
 
-@pytest.mark.slow
 @pytest.mark.real_servers
 def test_nudging_with_real_models(real_pair, tmp_path):
     options = ["--exp", "nudging", "--base_model", real_pair[0], "--nudging_model", real_pair[1]]
