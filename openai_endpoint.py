@@ -131,7 +131,7 @@ class OpenAIEndpoint:
                 usage,
             )
 
-        return ResumedStream(open_at, self.patience.retries)
+        return ResumedStream(open_at, max_tokens, self.patience.retries)
 
     def attempt_stream(
         self,

@@ -159,7 +159,7 @@ class Replicas:
             self.endpoints[asked].count(Usage(retries=1))
             self._failed(asked, error)
 
-        return ResumedStream(open_at, self.patience.retries, failed)
+        return ResumedStream(open_at, max_tokens, self.patience.retries, failed)
 
     def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
         for i in self._worth_asking(order):

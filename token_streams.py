@@ -183,6 +183,7 @@ class ResumedStream:
     def __init__(
         self,
         open_at: Callable[[str, int, Usage], EventStream],
+        max_tokens: int,
         retries: int,
         failed: Callable[[TransientError], None] = lambda error: None,
     ):
@@ -191,6 +192,7 @@ class ResumedStream:
         Args:
             open_at: opens a stream after a text that has been written, of so many tokens; tries again by itself, and counts
                 the retries in the usage that it is given.
+            max_tokens: of the whole; a stream that breaks off after so many is over.
             retries: how often in a row a stream may fail without a token more.
             failed: is told of each failure after the opening.
 
@@ -198,7 +200,8 @@ class ResumedStream:
             ContextLengthError, ModelError: see LanguageModel.stream.
         """
         self._open_at, self._failed = open_at, failed
-        self._retries = retries
+        self._max_tokens, self._retries = max_tokens, retries
+        self._complete = False  # all tokens are there, and the server's last word is not
         self._text, self._read, self._failures = "", 0, 0
         self._before = Usage()
         self._stream = open_at("", 0, self._before)
@@ -214,7 +217,7 @@ class ResumedStream:
     @property
     def finish_reason(self) -> str | None:
         """See TokenStream."""
-        return self._stream.finish_reason
+        return "length" if self._complete else self._stream.finish_reason
 
     def __iter__(self) -> Iterator[Token]:
         return self
@@ -224,6 +227,10 @@ class ResumedStream:
             try:
                 token = next(self._stream)
             except TransientError as error:
+                if self._read >= self._max_tokens:
+                    self._complete = True
+                    self._stream.close()
+                    raise StopIteration from None
                 self._go_on(error)
                 continue
             self._text += token.text

@@ -124,6 +124,23 @@ def test_a_broken_stream_goes_on_where_it_broke(reply_server):
     assert (model.usage.requests, model.usage.completion_tokens) == (2, 3)
 
 
+def test_a_stream_that_breaks_after_its_last_token_is_whole(reply_server):
+    model, server = streaming(reply_server, events(chunk(" a", " a"), chunk(" b", " b"), done=False))
+    stream = model.stream("x", max_tokens=2, temperature=0.0, logprobs=1)
+    assert [token.text for token in stream] == [" a", " b"] and stream.finish_reason == "length"
+    assert len(server.requests) == 1
+
+
+def test_a_stream_counts_for_its_sample_once_its_last_token_is_read(reply_server):
+    model, _ = streaming(reply_server, events(chunk(" a", " a", finish="length")))
+    sample = Metered(model)
+    stream = sample.stream("x", max_tokens=1, temperature=0.0, logprobs=1)
+    next(stream)
+    assert (sample.usage.requests, sample.usage.completion_tokens) == (1, 1)
+    stream.close()
+    assert sample.usage.requests == 1
+
+
 @pytest.mark.parametrize(
     "body",
     [
