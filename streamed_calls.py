@@ -37,7 +37,7 @@ class StreamedCalls(PublishedCalls):
         super().__init__(base, nudging, base_prompt, nudging_prompt, settings)
         options = {"temperature": settings.base_temperature, "top_p": settings.base_top_p, "logprobs": 1}
         self._writer = Writer(base, base_prompt, settings.completion_token_num, settings.max_token_total, options)
-        self._run: StreamRun | None = None
+        self._reading: Continuation | None = None
         self._tail: Continuation | None = None  # what a run that is over for this round leaves to the next one
         self._proposals: list[Proposal] = []  # the last two
         self._proposal_seconds = 0.0  # that the nudging model needs for a whole proposal
@@ -85,8 +85,8 @@ class StreamedCalls(PublishedCalls):
             tail.close()
             tail = None
         proposal = self._proposals[-1]
-        self._run = StreamRun(tail or Continuation(self._writer, text, draft), lambda: self._ends_the_answer(proposal))
-        return self._run
+        self._reading = tail or Continuation(self._writer, text, draft)
+        return StreamRun(self._reading, lambda: self._ends_the_answer(proposal))
 
     def _ends_the_answer(self, proposal: Proposal) -> bool:
         """Whether a proposal has turned out to be the answer's end; it is not waited for before it should be there."""
@@ -110,7 +110,7 @@ class StreamedCalls(PublishedCalls):
             self._tail = run.tokens
 
     def close(self) -> None:
-        for open_one in (self._tail, self._run, *self._proposals):
+        for open_one in (self._tail, self._reading, *self._proposals):
             if open_one is not None:
                 open_one.close()
 
