@@ -26,7 +26,8 @@ class Plan:
     rm_tokenizer: "PreTrainedTokenizerBase | None"  # where it is another than the base LM's
     kind: str | None
     template: bool
-    vocabulary: int
+    vocabulary: int  # of the candidates: the ids that all models know
+    llm_vocabulary: int
     llm_context: int
     rm_context: int
     adapter_reference: bool  # the reward model's DPO reference is itself without its adapter
@@ -37,7 +38,13 @@ class Plan:
         both = self.kind == "implicit" and settings.ref == "self"
 
         def ids(text: str) -> tuple[int, ...]:
-            return encode(self.tokenizer, text, self.template)
+            found = encode(self.tokenizer, text, self.template)
+            if max(found, default=0) >= self.llm_vocabulary:
+                raise OptionError(
+                    f"the tokenizer gives the token id {max(found)}, and --llm {settings.llm} has {self.llm_vocabulary}; "
+                    "name its own tokenizer by --tokenizer"
+                )
+            return found
 
         def rm_ids(text: str) -> tuple[int, ...]:
             return encode(self.rm_tokenizer, text, self.template and bool(self.rm_tokenizer.chat_template))
@@ -68,6 +75,7 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
     guided = any(config.rm_weight for config in configs)
     tokenizer = load_tokenizer(settings.tokenizer or settings.llm)
     llm_config = load_config(settings.llm)
+    _check_language_model("--llm", settings.llm, llm_config)
     vocabulary, rm_context = llm_config.get_text_config().vocab_size, config_length(llm_config)
     kind, rm_tokenizer, adapter_reference = None, None, False
     if guided:
@@ -80,9 +88,11 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         else:
             _check_cross(settings, kind)
             rm_tokenizer = theirs
+        _check_reference(settings, kind, configs)
         if kind == "implicit" and settings.ref not in REFERENCES:
             adapter_reference = adapter_base(settings.rm) == settings.ref
             ref_config = load_config(settings.ref)
+            _check_language_model("--ref", settings.ref, ref_config)
             rm_context = min(rm_context, config_length(ref_config))
             if not adapter_reference and not same_vocabulary(tokenizer, load_tokenizer(settings.ref)):
                 raise OptionError(f"--ref {settings.ref} has another vocabulary than the base LM; name another one")
@@ -102,6 +112,7 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         kind,
         template,
         vocabulary,
+        llm_config.get_text_config().vocab_size,
         config_length(llm_config),
         rm_context,
         adapter_reference,
@@ -125,7 +136,7 @@ def _implicit(settings: CollectSettings, kind: str | None) -> bool:
 
 
 def _kind(settings: CollectSettings, rm_config) -> str:
-    classifier = any("SequenceClassification" in name for name in rm_config.architectures or [])
+    classifier = _is_classifier(rm_config)
     wanted = "implicit" if settings.PAD is not None else settings.rm_type
     if wanted == "auto":
         return "scalar" if classifier else "implicit"
@@ -137,6 +148,27 @@ def _kind(settings: CollectSettings, rm_config) -> str:
         )
         raise OptionError(f"the reward model {settings.rm} is {is_a}")
     return wanted
+
+
+def _is_classifier(config) -> bool:
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def _check_language_model(option: str, name: str, config) -> None:
+    # It would load as a language model whose output matrix is drawn at random.
+    if _is_classifier(config):
+        raise OptionError(f"{option} {name} is a sequence classifier; name a language model")
+
+
+def _check_reference(settings: CollectSettings, kind: str, configs: list[DecodingConfig]) -> None:
+    if kind == "scalar" and settings.ref != "llm":
+        raise OptionError(
+            f"--ref {settings.ref} is for implicit rewards; leave it out with the classifier {settings.rm}"
+        )
+    # Without a preference text both terms are one and every reward is 0.
+    texts = [with_perspective(settings.sys_prompt, config.perspective) for config in configs if config.rm_weight]
+    if settings.ref == "self" and not all(texts):
+        raise OptionError("--ref self compares with and without a preference text; --sys_prompt is needed")
 
 
 def _check_cross(settings: CollectSettings, kind: str) -> None:

@@ -383,10 +383,16 @@ class TestErrorsBeforeLoading:
             ("classifier", ["--PAD", "PAD4"], "is a sequence classifier, for --rm_type scalar"),
             ("rm", ["--rm_type", "scalar"], "is a language model without a reward head"),
             ("rm", ["--ref", "OTHER"], "has another vocabulary than the base LM"),
+            ("rm", ["--ref", "CLASSIFIER"], "is a sequence classifier; name a language model"),
+            ("rm", ["--llm", "CLASSIFIER"], "is a sequence classifier; name a language model"),
+            ("rm", ["--ref", "self"], "--ref self compares with and without a preference text"),
+            ("classifier", ["--ref", "none"], "--ref none is for implicit rewards"),
+            ("other_rm", ["--llm", "OTHER", "--tokenizer", "LM", "--allow_cross_tokenizer"], "gives the token id"),
         ],
     )
     def test_models_that_do_not_fit_together(self, rm, more, message, tiny, folder, capsys):
-        more = [str(tiny / "other_rm") if word == "OTHER" else word for word in more]
+        named = {"OTHER": "other_rm", "CLASSIFIER": "classifier", "LM": "lm"}
+        more = [str(tiny / named[word]) if word in named else word for word in more]
         assert collect(*options(tiny, *more, rm=rm)) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
