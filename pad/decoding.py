@@ -117,7 +117,9 @@ def _sampled(
     scores: Tensor, config: DecodingConfig, generators: list[torch.Generator], rows: list[int], alive: set[int]
 ) -> Tensor:
     """Ranks (B,) drawn by softmax(scores / temperature), each row with its own random numbers, on the CPU."""
-    probabilities = torch.softmax(scores.cpu() / config.temperature, -1)
+    # Differences from the best: divided by a temperature near 0 the scores themselves would overflow.
+    below = (scores - scores.amax(-1, keepdim=True)).cpu().double()
+    probabilities = torch.softmax(below / config.temperature, -1).float()
     if not torch.isfinite(probabilities).all():
         raise ModelError("the scores of the candidates are not numbers; try --dtype bfloat16 or float32")
     drawn = [
