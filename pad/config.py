@@ -1,8 +1,8 @@
 """Decoding configurations: one JSON object per line of a --config file."""
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -98,6 +98,8 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
         except json.JSONDecodeError as error:
             text = _mended(text, error, path, say)
             continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            raise OptionError(f"{path}, line {line}: cannot be read ({error})") from None
         for entry in value if isinstance(value, list) else [value]:
             configs.append(_config(entry, f"{path}, line {line}"))
         at = _BETWEEN_VALUES.match(text, end).end()
@@ -140,7 +142,8 @@ def _check(holds: bool, rule: str, value) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared before it is converted: a whole number can be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value) -> bool:
