@@ -48,14 +48,14 @@ def read_answer(
     """
     if not isinstance(row, dict):
         raise DataError(f"{where}, row {number}: not an object")
-    if "skipped" in row:
+    if row.get("skipped"):
         return None
     prompt = _text(row, "prompt", number, where)
     question = row["instruction"] if isinstance(row.get("instruction"), str) else _PREFERENCE.sub("", prompt, count=1)
     answer = _answer(row, prompt, number, where, field)
     if cut := EXPERIMENTS[experiment].search(answer):
         answer = answer[: cut.start()]
-    index = row["index"] if isinstance(row.get("index"), int) else number
+    index = row["index"] if isinstance(row.get("index"), int) and row["index"] >= 0 else number
     elapsed = row.get("elapsed") if isinstance(row.get("elapsed"), int | float) else None
     return Answered(index, question, answer.strip(), prompt, elapsed)
 
@@ -101,4 +101,6 @@ def _text(row: dict, name: str, number: int, where: str) -> str:
         raise DataError(
             f'{where}, row {number}: there is no text "{name}"; it has {", ".join(map(str, row)) or "nothing"}'
         )
+    if any("\ud800" <= letter <= "\udfff" for letter in row[name]):
+        raise DataError(f'{where}, row {number}: "{name}" holds half a character (a surrogate by itself)')
     return row[name]

@@ -79,6 +79,9 @@ def load_prompts(
         )
     if not prompts:
         raise DataError(f"{dataset} holds no prompts")
+    for number, prompt in enumerate(prompts, 1):
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise DataError(f"{dataset}, prompt {number}: it holds half a character (a surrogate by itself)")
     return prompts[: max(1, int(len(prompts) * run_percent / 100))][:limit]
 
 
@@ -112,9 +115,12 @@ def _named_set(name: str, split: str | None, data_dir: Path | None, say: Callabl
         described = DataSet(prompt_set.hub_id, lambda row: (), splits=(prompt_set.split, split))
         rows, where = hub_rows(name, described, split)
     try:
-        return prompt_set.pick(rows)
+        prompts = prompt_set.pick(rows)
     except (KeyError, TypeError) as error:
         raise DataError(f"{where}: not in the schema of {name} ({type(error).__name__}: {error})") from None
+    if wrong := [prompt for prompt in prompts if not isinstance(prompt, str) or not prompt.strip()]:
+        raise DataError(f"{where}: a prompt is {wrong[0]!r}, not a text")
+    return prompts
 
 
 def _psoups_file() -> Path:

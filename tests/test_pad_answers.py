@@ -63,6 +63,8 @@ class TestReadAnswer:
         row = {"prompt": "A?", "result": "B", "elapsed": 1.5}
         assert read_answer(row, 7, "f") == Answered(7, "A?", "B", "A?", 1.5)
         assert read_answer(row | {"index": 3}, 7, "f").index == 3
+        assert read_answer(row | {"index": -1}, 7, "f").index == 7
+        assert read_answer(row | {"skipped": False}, 7, "f").answer == "B"
         assert read_answer({"prompt": "A?", "result": None, "skipped": "too long"}, 0, "f") is None
         assert texts(row | {"other": "C"}, field="other")[1] == "C"
         assert texts({"prompt": "A?", "result": ""}) == ("A?", "")
@@ -74,6 +76,7 @@ class TestReadAnswer:
             ({"result": "A"}, 'no text "prompt"'),
             ({"prompt": "A?"}, 'no text "response"; it has prompt'),
             ({"prompt": "A?", "result": 3}, 'no text "result"'),
+            ({"prompt": "A?", "result": "\ud83d"}, '"result" holds half a character'),
             ({"prompt": "A?", "response": "B"}, "does not begin with its prompt; name a field by --field"),
         ],
     )

@@ -85,6 +85,17 @@ class TestPrompts:
         self.write(folder / "d/psoups/koala_eval_50.jsonl", [{"id": "1", "prompt": "C?"}])
         assert load_prompts("psoups", data_dir=folder / "d", say=ignore) == ["C?"]
 
+    @pytest.mark.parametrize("prompt", [5, None, "", " "])
+    def test_prompts_of_a_set_that_are_no_texts(self, prompt, folder):
+        self.write(folder / "data/psoups.jsonl", [{"prompt": "A?"}, {"prompt": prompt}])
+        with pytest.raises(DataError, match="psoups.jsonl: a prompt is .*, not a text"):
+            load_prompts("psoups", say=ignore)
+
+    def test_halves_of_characters(self, folder):
+        self.write(folder / "a.jsonl", ["A?", "\ud83d?"])
+        with pytest.raises(DataError, match="a.jsonl, prompt 2: it holds half a character"):
+            load_prompts("a.jsonl", say=ignore)
+
     def test_steers_is_each_short_prompt_once(self, folder):
         """Rows come in pairs of one prompt: every second one from the second on, as published, gives the same list."""
         texts = ["Short?", "x" * 101, "y" * 100, "Another?"]
