@@ -105,8 +105,19 @@ def check(options: argparse.Namespace) -> None:
     for name in ("batch_size", "n"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")
+    for name in ("npout", "save"):
+        if (path := getattr(options, name)) and (Path(path).is_dir() or not _makes_folder(Path(path).parent)):
+            raise OptionError(f"--{name} {path} cannot be written: name a file in a folder of one's own")
     if options.end_index < options.start_index:
         raise OptionError(f"--end_index {options.end_index} is below --start_index {options.start_index}")
+
+
+def _makes_folder(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -132,7 +143,9 @@ def run(options: argparse.Namespace) -> int:
             scores = score(answers)
             report |= {"rm": options.rm, "dimension": options.dimension, "format": options.format}
             report |= mean_and_error(list(scores.values()))
-            arrays.append([scores.get(index, np.nan) for index in range(max(rows, *(i + 1 for i in scores), 1))])
+            if options.npout:
+                arrays.append(np.full(max(rows, *(i + 1 for i in scores)), np.nan))
+                arrays[-1][list(scores)] = list(scores.values())
             if baseline_scores is not None:
                 report["baseline"] = {"file": options.baseline} | mean_and_error(list(baseline_scores.values()))
                 report["paired"] = paired(scores, baseline_scores)
@@ -251,13 +264,13 @@ def show(report: dict) -> None:
     print(json.dumps(report))
 
 
-def save(options: argparse.Namespace, reports: list[dict], arrays: list[list[float]]) -> None:
+def save(options: argparse.Namespace, reports: list[dict], arrays: list[np.ndarray]) -> None:
     """Write --npout and --save (ResultsError: they cannot be written)."""
     try:
         if options.npout and arrays:
             Path(options.npout).parent.mkdir(parents=True, exist_ok=True)
             with open(options.npout, "wb") as file:
-                np.save(file, np.concatenate([np.array(array, dtype=np.float64) for array in arrays]))
+                np.save(file, np.concatenate(arrays))
         if options.save:
             Path(options.save).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(Path(options.save), json.dumps(reports, indent=2) + "\n")

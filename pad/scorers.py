@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from http_client import OptionError
+from language_models import ModelError
 from pad.answers import Answered, chat_turns, is_dialogue
 from pad.armorm import is_armorm, load_armorm, objective
 from torch_loading import config_length, load_config, load_model, load_tokenizer
@@ -65,6 +66,7 @@ class Scorer:
             self.kind = "answer" if config.num_labels > 1 else "chat" if self.tokenizer.chat_template else "pair"
             self._classifier = load_model("AutoModelForSequenceClassification", name, **loading)
             self._backbone, self._head = self._classifier.base_model, getattr(self._classifier, "score", None)
+        self.vocabulary = config.get_text_config().vocab_size
         self.longest = min(config_length(config), self.tokenizer.model_max_length)
         texts = {"answer": "the answer alone", "chat": "the chat template", "pair": "Human: ... Assistant: ..."}
         given = texts[self.kind] if text_format == "native" else "the published program's text"
@@ -102,14 +104,23 @@ class Scorer:
 
     @torch.inference_mode()
     def _batch(self, texts: list[list[int]]) -> list[float]:
+        largest, known = max(map(max, filter(None, texts)), default=0), self.vocabulary
+        if largest >= known:
+            raise OptionError(f"the tokenizer gives the id {largest}, and the model knows {known}; see --tokenizer")
         width = max(1, *map(len, texts))
         ids = torch.zeros(len(texts), width, dtype=torch.long)
         mask = torch.zeros(len(texts), width, dtype=torch.long)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, : max(1, len(text))] = 1
-        values = self._values(ids.to(self.device), mask.to(self.device))
-        return values[:, self.output].float().tolist()
+        try:
+            values = self._values(ids.to(self.device), mask.to(self.device))[:, self.output].float()
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"out of GPU memory ({reason}); lower --batch_size, or try --load_in_4bit") from None
+        if not values.isfinite().all():
+            raise ModelError("a score is not a number; try --dtype bfloat16 or float32")
+        return values.tolist()
 
     def _values(self, ids: Tensor, mask: Tensor) -> Tensor:
         if self._head is None:

@@ -64,6 +64,8 @@ def coherence(answers: list[Answered], embedder: str, device: "torch.device", ba
     from torch_loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(embedder)
+    if tokenizer.pad_token is None:  # masked out, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     model = load_model("AutoModel", embedder, device=device, dtype=torch.float32)
     mean = _says_mean(embedder)
 

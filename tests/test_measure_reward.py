@@ -268,6 +268,28 @@ class TestCommand:
         kept = json.loads((tmp_path / "s/r.json").read_text())[0]
         assert list(kept["scores"]) == ["0", "2"] and kept["mean"] == figures["mean"]
 
+    def test_scores_that_are_no_numbers(self, scorers, tmp_path, capsys):
+        model = make_model("gpt2_scorer", 5, context=64)
+        with torch.no_grad():
+            model.score.weight.fill_(float("inf"))
+        save(tmp_path / "broken", model, make_tokenizer(template=None))
+        mine = write(tmp_path / "x.jsonl", rows("Yes."))
+        assert measure("--out_file", mine, "--rm", tmp_path / "broken", "--rm_gpu", "cpu") == 2
+        assert "a score is not a number; try --dtype" in capsys.readouterr().err
+
+    def test_a_tokenizer_of_a_larger_vocabulary(self, scorers, tiny, tmp_path, capsys):
+        save(tmp_path / "small", make_model("gpt2_scorer", 5, vocabulary=40), make_tokenizer(template=None))
+        mine = write(tmp_path / "x.jsonl", rows("Yes."))
+        assert measure("--out_file", mine, "--rm", tmp_path / "small", "--rm_gpu", "cpu") == 2
+        assert "and the model knows 40; see --tokenizer" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", ["--save", "--npout"])
+    def test_figures_that_cannot_be_written_are_said_first(self, option, scorers, tmp_path, capsys):
+        mine = write(tmp_path / "x.jsonl", rows("Yes."))
+        assert measure("--out_file", mine, "--rm", scorers / "gpt2", option, tmp_path) == 2
+        shown = capsys.readouterr()
+        assert "cannot be written" in shown.err and "mean reward" not in shown.out
+
     def test_a_pattern_of_files(self, scorers, tmp_path, capsys):
         for i in range(3):
             write(tmp_path / f"x_{i}.jsonl", rows(*["Yes."] * (i + 1)))
@@ -327,8 +349,7 @@ def test_coherence_is_the_cosine_of_each_pair(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     model = BertModel(BertConfig(vocab_size=600, pad_token_id=1, initializer_range=0.2, **sizes)).eval()
     tokenizer = make_tokenizer(template=None)
-    tokenizer.pad_token = tokenizer.eos_token
-    folder = save(tmp_path / "bert", model, tokenizer)
+    folder = save(tmp_path / "bert", model, tokenizer)  # without a pad token
     answers = [ANSWER, Answered(1, "A cat?", "A cat?", "A cat?"), Answered(2, "Who?", "", "Who?")]
 
     def embedded(text, mean):
