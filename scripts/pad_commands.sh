@@ -25,7 +25,8 @@ declare -A PREFERENCES=(
 
 collect() { # collect DATA_SET OUT_NAME CONFIG PREFERENCE_TEXT
     "$PYTHON" collect_model_outs.py --dataset "$1" --out_file "$OUT/$2" --config "configs/$3.config" --sys_prompt "$4" \
-        --llm "$LLM" --rm "$RM" --llm_gpu cuda:0 --rm_gpu cuda:0 --batch_size "$BATCH" ${more[@]+"${more[@]}"}
+        --llm "$LLM" --rm "$RM" --llm_gpu cuda:0 --rm_gpu cuda:0 --batch_size "$BATCH" ${more[@]+"${more[@]}"} ||
+        [ $? -eq 1 ] # prompts that do not fit were skipped; the others are answered
 }
 
 run_all() { # run_all DATA_SET: the base LM alone, then every combination of preferences; what is there already is kept

@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 case ${1:-all} in
     collect) run_all psoups ;;
     score) score_all psoups ;;
-    all) run_all psoups && score_all psoups ;;
+    all)
+        run_all psoups
+        score_all psoups
+        ;;
     *) echo "usage: $0 [collect|score]" >&2 && exit 2 ;;
 esac

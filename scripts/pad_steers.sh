@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 case ${1:-all} in
     collect) run_all steers ;;
     score) score_all steers ;;
-    all) run_all steers && score_all steers ;;
+    all)
+        run_all steers
+        score_all steers
+        ;;
     *) echo "usage: $0 [collect|score]" >&2 && exit 2 ;;
 esac

@@ -68,6 +68,17 @@ def test_the_experiments_of_a_data_set(data_set, tiny, tmp_path, monkeypatch):
     assert run(script, "scores").returncode == 2
 
 
+@pytest.mark.parametrize("code, goes_on", [(1, True), (2, False)])
+def test_skipped_prompts_do_not_end_the_experiments_and_errors_do(code, goes_on, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$1" >>{tmp_path}/words\n[ "$1" = measure_reward.py ] || exit {code}\n')
+    python.chmod(0o755)
+    finished = run(REPOSITORY / "scripts/pad_psoups.sh", PYTHON=str(python))
+    words = (tmp_path / "words").read_text().split()
+    assert (finished.returncode == 0) == goes_on
+    assert words == ["collect_model_outs.py"] * 8 + ["measure_reward.py"] * 35 if goes_on else words == words[:1]
+
+
 @pytest.fixture(scope="module")
 def aligned() -> str:
     """SmolLM2-135M-Instruct, as the demo's models are fetched and converted."""
