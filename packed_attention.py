@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 PACKED_ATTENTION = "packed_samples"
 FIRST_CAPACITY = 256
 LONG_SEGMENT = 64
+# What some architectures hand to their attention (sinks, relative positions); it would be left out without a word.
+ADDED_TO_SCORES = ("s_aux", "position_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,26 @@ class PackedPass:
 
 
 def _attend(
-    module, query, key, value, attention_mask, scaling=None, sliding_window=None, packed: PackedPass | None = None, **_
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    sliding_window=None,
+    softcap: float | None = None,
+    packed: PackedPass | None = None,
+    **more,
 ):
     """The attention of one layer over packed segments, in the form that transformers' AttentionInterface asks for.
 
     `query` is [1, heads, tokens, size], `key` and `value` have the key-value heads; returns [1, tokens, heads, size].
+
+    Raises:
+        NotImplementedError: the layer adds something to its scores that is not known here.
     """
+    if unknown := [name for name in ADDED_TO_SCORES if more.get(name) is not None]:
+        raise NotImplementedError(f"attention with {unknown[0]}")
     window = sliding_window if sliding_window is not None else getattr(module, "sliding_window", None)
     keys, values = packed.cache.room_for(module.layer_idx, key, value, packed.longest)
     heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[3]
@@ -132,10 +148,29 @@ def _attend(
         else:
             k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
             mask = packed.mask(segment, first, window, 1)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        if softcap is None:
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        else:
+            out = _softcapped(q, k, v, mask, scaling, softcap)
         output[new] = out.reshape(heads, n, -1).transpose(0, 1)
         at += n
     return output[None], None
+
+
+def _softcapped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Attention whose scores are kept between -softcap and softcap, as in Gemma 2 (arXiv 2408.00118, section 2)."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scale / softcap))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
 AttentionInterface.register(PACKED_ATTENTION, _attend)

@@ -13,7 +13,16 @@ torch = pytest.importorskip("torch", reason="models in this process need torch; 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from tiny_models import SENTENCES, byte_fallback_tokenizer, make_model, make_tokenizer  # noqa: E402
-from transformers import BloomConfig, BloomForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig  # noqa: E402
+from transformers import (  # noqa: E402
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
+)
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from growing_text import Vocabulary  # noqa: E402
@@ -40,7 +49,21 @@ def gemma(seed: int):
     return Gemma3ForCausalLM(config).eval()
 
 
-KINDS = {"llama": lambda seed: make_model("llama", seed), "gpt2": lambda seed: make_model("gpt2", seed), "gemma": gemma}
+def gemma2(seed: int):
+    """Scores of the attention are capped, so low that it shows."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    layers = {"num_hidden_layers": 2, "head_dim": 16, "sliding_window": 8, "attn_logit_softcapping": 1.0}
+    config = Gemma2Config(vocab_size=600, initializer_range=0.2, max_position_embeddings=512, **sizes, **layers)
+    return Gemma2ForCausalLM(config).eval()
+
+
+KINDS = {
+    "llama": lambda seed: make_model("llama", seed),
+    "gpt2": lambda seed: make_model("gpt2", seed),
+    "gemma": gemma,
+    "gemma2": gemma2,
+}
 BYTE_LEVEL, BYTE_FALLBACK = make_tokenizer(), byte_fallback_tokenizer()
 OTHER = make_tokenizer([sentence[::-1] for sentence in SENTENCES])
 
@@ -321,6 +344,17 @@ def test_architectures_that_cannot_be_run_here():
     model = BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=1, n_head=2, initializer_range=0.2))
     with pytest.raises(ModelError, match="BloomForCausalLM cannot be run by run_api.py itself; serve the model"):
         LocalModel("bloom", model.eval(), BYTE_LEVEL, end_ids=frozenset(), context_length=64)
+
+
+def test_attention_with_more_than_is_known_is_refused_in_every_number_format():
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    layers = {"num_hidden_layers": 2, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1}
+    config = GptOssConfig(
+        vocab_size=600, **sizes, **layers, rope_parameters={"rope_type": "default", "rope_theta": 1e4}
+    )
+    model = GptOssForCausalLM(config).eval().to(torch.bfloat16)  # so coarse that the check of the logits sees nothing
+    with pytest.raises(ModelError, match="GptOssForCausalLM cannot be run by run_api.py itself"):
+        LocalModel("sinks", model, BYTE_LEVEL, end_ids=frozenset(), context_length=64)
 
 
 def test_a_pass_that_fails_is_an_error_of_its_sample_alone(monkeypatch):
