@@ -24,7 +24,15 @@ from packed_passes import Engine
 from pass_worker import Worker
 from sample_cache import CachedSample, CacheRows
 from server_probe import NEEDS_BOS
-from torch_loading import context_length, eos_token_ids, load_causal_lm, load_tokenizer, pick_device, pick_dtype
+from torch_loading import (
+    context_length,
+    eos_token_ids,
+    load_causal_lm,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,19 +99,18 @@ class LocalModel:
             OptionError, ModelError: it is not there, or cannot be loaded.
         """
         place = pick_device(device)
+        tokenizer = load_tokenizer(name)  # first: it takes no time to say that it is missing
         model = load_causal_lm(name, device=place, dtype=pick_dtype(dtype, place))
-        tokenizer = load_tokenizer(name)
         # As for vLLM: a template's end of turn ends an answer only where the configuration says so.
         ends = eos_token_ids(model, tokenizer, end_of_turn=False)
-        loaded = cls(
-            name,
-            model,
-            tokenizer,
-            end_ids=ends,
-            context_length=context_length(model),
-            samples=samples,
-            drafter=drafter,
-        )
+        length = context_length(model)
+        try:
+            loaded = cls(name, model, tokenizer, end_ids=ends, context_length=length, samples=samples, drafter=drafter)
+        except RuntimeError as error:  # out of memory is one
+            raise ModelError(
+                f"the first forward passes of {name} on {model.device} failed ({reason_of(error)}); "
+                "if memory is short, lower --num_threads, or take another --dtype or --device"
+            ) from None
         for part, bos in NEEDS_BOS.items():
             family = getattr(model.config, "model_type", "")
             if family.startswith(part) and loaded.vocabulary.encode("a")[0] != tokenizer.convert_tokens_to_ids(bos):
@@ -239,6 +246,13 @@ class LocalView:
         ids = encode(prompt)
         if not ids:
             raise ModelError(f"{self.name}: the prompt is empty, and the tokenizer adds no beginning of sequence")
+        size = self.model.engine.vocabulary_size
+        # On a GPU a pass over such an id would end all passes that follow, of all samples.
+        if (highest := max(ids)) >= size:
+            raise ModelError(
+                f"{self.name}: the prompt has the token {self.model.vocabulary.decode([highest], names=True)!r} (id {highest}), "
+                f"for which the model, of {size} tokens, has no embedding"
+            )
         if len(ids) + max_tokens > self.model.context_length:
             raise ContextLengthError(
                 f"{self.name}: a prompt of {len(ids)} tokens and {max_tokens} more do not fit into the context window of "
@@ -248,7 +262,7 @@ class LocalView:
         if draft and not temperature:
             longer = encode(prompt + draft)
             # Where the words of the draft change how the prompt is cut into tokens, the prompt goes alone.
-            if longer[: len(ids)] == ids:
+            if longer[: len(ids)] == ids and max(longer) < size:
                 drafted = longer[len(ids) :]
         sampling = Sampling(temperature, top_p, self.chance) if temperature else None
         return LocalStream(self, prompt, ids, drafted, max_tokens, sampling, logprobs)

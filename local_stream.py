@@ -1,5 +1,6 @@
 """A continuation of a model in this process, computed as it is read, and what it looks ahead at."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -102,13 +103,16 @@ class LocalStream:
         words, own = model.drafter.vocabulary, model.vocabulary
         ids = list(self._ids) if model.same_tokens else list(words.encode(self._text))
         begin = len(ids)
+        # Models of one tokenizer may differ in how many ids beyond its own they have.
+        if max(ids) >= model.drafter.engine.vocabulary_size:
+            return []
         while len(ids) - begin < length and len(ids) < model.drafter.context_length:
             found = sample.next_token(ids, 1)
             if found.token in words.end_ids or found.top[0][1] < CERTAIN_LOGPROB:
                 break
             ids.append(found.token)
         if model.same_tokens:
-            return ids[begin:]
+            return list(itertools.takewhile(lambda token: token < model.engine.vocabulary_size, ids[begin:]))
         text = words.decode(ids[begin:])
         longer = own.encode(self._text + text)
         fits = longer[: len(self._ids)] == self._ids

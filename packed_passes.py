@@ -39,6 +39,7 @@ class Engine:
         self.model, self.device = model, model.device
         self.name = type(model).__name__
         self.cache = KeyValueCache(slots, longest)
+        self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.passes = self.sample_passes = self.tokens = 0
         self.seconds = 0.0
         self.rows = 1.0  # samples per pass, running mean

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from language_models import ModelError
 from packed_attention import Segment
 from packed_passes import Engine, NextToken
+from torch_loading import reason_of
 
 
 @dataclass(eq=False)
@@ -76,16 +77,25 @@ class Worker:
 
 def _answer(batch: list[_Request]) -> None:
     """Run a batch, and each request by itself where the batch fails."""
+    error = _failure(batch)
+    if error is None:
+        return
+    if len(batch) == 1:
+        batch[0].error = error
+        return
+    for request in batch:
+        _answer([request])
+
+
+def _failure(batch: list[_Request]) -> ModelError | None:
+    """Run a batch; returns why it failed. The exception is gone then, and with it the tensors that its frames hold."""
+    engine = batch[0].engine
     try:
-        found = batch[0].engine.run([request.segment for request in batch])
+        found = engine.run([request.segment for request in batch])
         for request, tokens in zip(batch, found, strict=True):
             request.found = tokens
     except Exception as error:  # whatever happens, nobody may wait for ever
-        if len(batch) > 1:
-            for request in batch:
-                _answer([request])
-        else:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            batch[0].error = ModelError(
-                f"a forward pass of {batch[0].engine.name} failed ({reason}); if memory is short, lower --num_threads"
-            )
+        return ModelError(
+            f"a forward pass of {engine.name} failed ({reason_of(error)}); if memory is short, lower --num_threads"
+        )
+    return None

@@ -189,7 +189,7 @@ def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreT
     try:
         return model.to(device)
     except RuntimeError as error:  # out of memory is one
-        raise ModelError(f"{name} does not fit on {device} ({_reason(error)}); try --load_in_4bit or a GPU") from None
+        raise ModelError(f"{name} does not fit on {device} ({reason_of(error)}); try --load_in_4bit or a GPU") from None
 
 
 def _from_pretrained(auto_class, name: str, kind: str, **options):
@@ -200,16 +200,17 @@ def _from_pretrained(auto_class, name: str, kind: str, **options):
         return auto_class.from_pretrained(found, **options)
     except ImportError as error:
         raise OptionError(
-            f"the {kind} of {name} needs a package that is missing ({_reason(error)}): {INSTALL}"
+            f"the {kind} of {name} needs a package that is missing ({reason_of(error)}): {INSTALL}"
         ) from None
     except Exception as error:  # transformers', the hub client's and safetensors' errors share no base class
         remedy = (
             "is the folder whole?" if found != name or Path(found).is_dir() else "is it a hub id, and the hub there?"
         )
-        raise ModelError(f"the {kind} of {name} cannot be loaded ({_reason(error)}); {remedy}") from None
+        raise ModelError(f"the {kind} of {name} cannot be loaded ({reason_of(error)}); {remedy}") from None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="models in this process need torch; 
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tiny_models import SENTENCES, byte_fallback_tokenizer, make_model, make_tokenizer  # noqa: E402
+from tiny_models import SENTENCES, byte_fallback_tokenizer, make_model, make_tokenizer, save  # noqa: E402
 from transformers import (  # noqa: E402
     BloomConfig,
     BloomForCausalLM,
@@ -173,6 +173,7 @@ def test_drafts_change_the_number_of_passes_alone(kind, tokenizer):
     right = tokenizer.decode(expected[:12])
     for draft in (right, right[:20] + DRAFT, DRAFT, "\ufffd", " "):
         model = local(kind, 2, tokenizer)
+        model.draft_rates["caller"].length = lambda most, *_: most  # whatever the clock says on a busy machine
         stream = greedy(model, n=30, draft=draft)
         assert len(list(stream)) == 30 and ids_of(stream) == expected
         # Random tokens are not always those that their text is cut into.
@@ -355,6 +356,35 @@ def test_attention_with_more_than_is_known_is_refused_in_every_number_format():
     model = GptOssForCausalLM(config).eval().to(torch.bfloat16)  # so coarse that the check of the logits sees nothing
     with pytest.raises(ModelError, match="GptOssForCausalLM cannot be run by run_api.py itself"):
         LocalModel("sinks", model, BYTE_LEVEL, end_ids=frozenset(), context_length=64)
+
+
+def test_tokens_without_an_embedding():
+    """Such as Gemma's for images; and models of one tokenizer that differ in how many ids they have."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<picture>"])
+    drafter, model = local(seed=15, tokenizer=tokenizer), local(seed=15, tokenizer=tokenizer)
+    with pytest.raises(
+        ModelError, match=r"'<picture>' \(id 600\), for which the model, of 600 tokens, has no embedding"
+    ):
+        greedy(model, PROMPT + "<picture>")
+    expected = TokenByToken(KINDS["llama"](15), tokenizer).ids(PROMPT, 9)
+    stream = greedy(model, n=9, draft=" a<picture>")
+    assert len(list(stream)) == 9 and ids_of(stream) == expected
+    model = local(seed=15, tokenizer=tokenizer, drafter=drafter, draft_ahead=True)
+    model.draft_rates["drafter"].length = lambda *_: 4
+    model.draft_rates["lookup"].length = lambda *_: 0
+    drafter.engine.vocabulary_size = max(tokenizer(PROMPT)["input_ids"])
+    stream = greedy(model, n=9)
+    assert len(list(stream)) == 9 and ids_of(stream) == expected and drafter.engine.passes == 0
+
+
+def test_no_memory_for_the_first_passes(monkeypatch, tmp_path):
+    def short_of_memory(engine):
+        raise torch.OutOfMemoryError("not enough memory\nand more")
+
+    monkeypatch.setattr("packed_passes.Engine.measure", short_of_memory)
+    with pytest.raises(ModelError, match=r"on cpu failed \(not enough memory\); if memory is short, lower --num_thr"):
+        LocalModel.load(str(save(tmp_path / "llama", make_model("llama", 1))), device="cpu")
 
 
 def test_a_pass_that_fails_is_an_error_of_its_sample_alone(monkeypatch):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -9,7 +10,7 @@ pytest.importorskip("torch", reason="models in this process need torch; scripts/
 
 from language_models import ModelError
 from packed_attention import Segment
-from pass_worker import Worker, _Request
+from pass_worker import Worker, _answer, _Request
 
 
 class Model:
@@ -82,3 +83,23 @@ def test_a_failure_is_that_of_its_sample():
     found = run_all(Worker(), [[(model, row)] for row in range(4)])
     assert found[:2] + found[3:] == [0, 1, 3]
     assert "out of memory" in str(found[2]) and "and more" not in str(found[2])
+
+
+def test_a_batch_that_fails_lets_go_of_its_tensors_before_its_requests_run_alone():
+    class Tensor:
+        pass
+
+    alive: list[weakref.ref] = []
+
+    class Full(Model):
+        def run(self, segments):
+            left = sum(ref() is not None for ref in alive)
+            tensor = Tensor()
+            alive.append(weakref.ref(tensor))
+            if len(segments) > 1 or left:
+                raise RuntimeError("out of memory")
+            return super().run(segments)
+
+    batch = [_Request(Full(0.0), Segment(row, 0, [1], 1)) for row in range(3)]
+    _answer(batch)
+    assert [request.found for request in batch] == [0, 1, 2]
