@@ -213,7 +213,8 @@ class LocalView:
         self.sample = CachedSample(model.rows)
         self.drafting = CachedSample(model.drafter.rows) if model.drafter else None
         # A seed for each sample: what is drawn does not depend on what other samples do.
-        self.chance = torch.Generator().manual_seed(zlib.crc32(str(sample_id).encode("utf-8", "surrogatepass")))
+        seed = f"{model.name}\n{sample_id}"  # two models' chances have nothing to do with each other
+        self.chance = torch.Generator().manual_seed(zlib.crc32(seed.encode("utf-8", "surrogatepass")))
         for sample in filter(None, (self.sample, self.drafting)):
             weakref.finalize(self, sample.rows.release, sample)
 
