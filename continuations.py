@@ -57,6 +57,7 @@ class Continuation:
         self._pending: deque[Token] = deque()
         self._stream: TokenStream | None = None
         self._left = 0  # of the tokens that the stream was asked for
+        self._call_begun = False  # whether a token of the present call has been read
         self._first_at, self._arrived = 0.0, 0
 
     def begin_call(self) -> None:
@@ -70,6 +71,7 @@ class Continuation:
         if self._stream is None and not self._pending:
             self._stream, self._left = self.writer.open(self.text, self._draft)
             self._draft, self._arrived = "", 0
+        self._call_begun = False
 
     @property
     def ended(self) -> bool:
@@ -86,6 +88,7 @@ class Continuation:
         token = self._pending.popleft() if self._pending else self._next()
         if token is not None:
             self.text += token.text
+            self._call_begun = True
         return token
 
     def _next(self) -> Token | None:
@@ -100,7 +103,12 @@ class Continuation:
             self.close()
             if self._arrived >= self.writer.call_tokens:
                 self.writer.most_calls = self._arrived // self.writer.call_tokens
-                self._stream, self._left = self.writer.open(self.text, "")
+                try:
+                    self._stream, self._left = self.writer.open(self.text, "")
+                except ContextLengthError:
+                    if not self._call_begun:
+                        raise
+                    return None  # the call ends where the context window does
                 self._arrived = 0
                 return self._next()
             self.writer.most_calls = 1

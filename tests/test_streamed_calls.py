@@ -117,3 +117,38 @@ def test_baselines(loop, room):
             answers.append(loop(*found, *["P:"] * len(roles), max_token_total=length, calls=calls))
             assert nothing_left_open(found)
         assert answers[0] == answers[1], seed
+
+
+class Cutting(MadeUp):
+    """As llama.cpp's server: writes what still fits, and refuses only a prompt that fills the context window."""
+
+    def tokens(self, prompt, max_tokens):
+        if len(prompt) >= self.room:
+            raise ContextLengthError("full")
+        return self._tokens(prompt, min(max_tokens, self.room - len(prompt)))
+
+    def stream(self, prompt, *, max_tokens, **options):
+        return super().stream(prompt, max_tokens=min(max_tokens, max(1, self.room - len(prompt))), **options)
+
+
+@pytest.mark.parametrize("room", [30, 50, 80])
+@pytest.mark.parametrize("loop", [nudge, average_ensemble])
+def test_completions_that_end_where_the_context_window_does(loop, room, monkeypatch):
+    monkeypatch.setattr("test_streamed_calls.MadeUp", Cutting)
+    reasons = set()
+    for seed in range(150 if loop is nudge else 40):
+        rng = random.Random(seed)
+        settings = NudgingSettings(0.4, rng.choice((1, 2, 3, 8, 16)), max_token_total=rng.choice((10, 30, 80)))
+        answers = []
+        for calls in ("published", "streamed"):
+            pair = models(("base", "chat"), seed, 0.4, room, True)
+            if loop is nudge:
+                answers.append(nudge(*pair, "B:", "N:", settings, calls=calls))
+            else:
+                answers.append(
+                    average_ensemble(*pair, "B:", "N:", max_token_total=settings.max_token_total, calls=calls)
+                )
+            assert nothing_left_open(pair)
+        assert answers[0] == answers[1], seed
+        reasons.add(answers[0].stop_reason)
+    assert "context_length" in reasons
