@@ -37,6 +37,8 @@ class Writer:
             try:
                 return self._stream(text, calls * self.call_tokens, draft)
             except ContextLengthError:
+                # One call per stream from now on: the text may be cut into more tokens than were written, so that the window's end
+                # is met where the published calls meet it only if each call is asked for by itself.
                 self.most_calls = 1
         return self._stream(text, self.call_tokens, draft)
 

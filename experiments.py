@@ -98,8 +98,8 @@ def used_calls(settings: RunSettings, models: dict[str, Replicas]) -> str:
     Raises:
         ModelError: --calls asks for streams, and a server has none.
     """
-    if settings.calls == "published":
-        return "published"
+    if settings.calls == "published" or settings.exp in ("base_only", "nudging_only"):
+        return "published"  # one request for each answer
     without = [role for role, model in models.items() if not model.streams(settings.models[role].logprobs is not None)]
     if without and settings.calls == "streamed":
         raise ModelError(

@@ -67,7 +67,8 @@ class Proposal:
         """Wait for one token more."""
         token = next(self._stream, None)
         self.text += token.text if token else ""
-        self.finish_reason = self._stream.finish_reason
+        # A stream that has broken for good has no reason, and no more tokens.
+        self.finish_reason = self._stream.finish_reason or ("length" if token is None else None)
 
     def read_all(self) -> None:
         """Wait until the nudging model has written everything."""

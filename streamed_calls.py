@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from continuations import Continuation, Writer
-from language_models import END_OF_SEQUENCE, ContextLengthError, LanguageModel, Token
+from language_models import END_OF_SEQUENCE, LanguageModel, ModelError, Token
 from nudging_calls import NudgingSettings, Proposal, PublishedCalls, candidate_heads
 
 # The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.
@@ -64,7 +64,7 @@ class StreamedCalls(PublishedCalls):
             return None
         try:
             return self.propose(text)
-        except ContextLengthError:  # to be said when it is this proposal's turn
+        except ModelError:  # to be said when it is this proposal's turn
             return None
 
     def _watch(self, proposal: Proposal, tail: Continuation) -> None:

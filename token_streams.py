@@ -36,6 +36,8 @@ class ChunkReader:
         if self.reader is None:
             return [Token(text, ())] if text else []
         logprobs = choice.get("logprobs") or {}
+        if not isinstance(logprobs, dict):
+            raise UnreadableReply("its log-probabilities have an unknown shape")
         if self._waiting:
             text, logprobs = self._waiting[0] + text, _joined(self._waiting[1], logprobs)
         if not (logprobs.get("content") or logprobs.get("tokens")):
@@ -143,6 +145,8 @@ class EventStream:
         with plain_errors(self.where, self.client):
             event = next(self._events, None)
             if event is None or event == b"[DONE]":
+                if self._finish is None and event is not None and self._received:
+                    self._finish = "length"  # a server that gives no reason
                 if self._finish is None:
                     raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=event is None)
                 if self._response.headers.get("server") != CLOSES_AFTER_STREAMS:
@@ -202,7 +206,7 @@ class ResumedStream:
         self._open_at, self._failed = open_at, failed
         self._max_tokens, self._retries = max_tokens, retries
         self._complete = False  # all tokens are there, and the server's last word is not
-        self._text, self._read, self._failures = "", 0, 0
+        self._text, self._read, self._failures, self._breaks = "", 0, 0, 0
         self._before = Usage()
         self._stream = open_at("", 0, self._before)
 
@@ -247,8 +251,9 @@ class ResumedStream:
         self._failed(error)
         if self._failures > self._retries:
             raise error
-        if self._failures > 1:
-            time.sleep(seconds_to_wait(error, self._failures))
+        self._breaks += 1
+        if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there
+            time.sleep(seconds_to_wait(error, self._breaks))
         self._stream = self._open_at(self._text, self._read, self._before)
 
     def close(self) -> None:
