@@ -182,12 +182,11 @@ class Metered:
 
 
 class MeteredStream:
-    """A token stream whose usage is added to a sample's as it grows: whoever has read enough need not close it."""
+    """A token stream whose usage is added to a sample's once, when its last token has been read, it fails, or it is closed."""
 
     def __init__(self, stream: TokenStream, total: Usage):
         self.stream = stream
-        self._total, self._counted = total, Usage()
-        self._count()
+        self._total: Usage | None = total
 
     @property
     def finish_reason(self) -> str | None:
@@ -202,9 +201,13 @@ class MeteredStream:
 
     def __next__(self) -> Token:
         try:
-            return next(self.stream)
-        finally:
+            token = next(self.stream)
+        except BaseException:
             self._count()
+            raise
+        if self.stream.finish_reason is not None:
+            self._count()
+        return token
 
     def close(self) -> None:
         """End the writing, and count."""
@@ -212,7 +215,6 @@ class MeteredStream:
         self._count()
 
     def _count(self) -> None:
-        now, before = asdict(self.stream.usage), asdict(self._counted)
-        if now != before:
-            self._total.add(Usage(**{name: now[name] - before[name] for name in now}))
-            self._counted = Usage(**now)
+        if self._total is not None:
+            self._total.add(self.stream.usage)
+            self._total = None

@@ -210,3 +210,14 @@ def completion_reply(text="hello", tokens=("hel", "lo"), finish_reason="length",
     found["top_logprobs"] = [{token: -0.1} for token in tokens]
     choice = {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": found | logprobs}
     return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": len(tokens)}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, tmp_path_factory):
+    """The records of a run of six questions that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finished = run_api(
+        *nudging_options(server.host, write_rows(folder / "data", "gsm8k", gsm8k_rows(6)), folder / "out")
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished, folder / "out", final_records(folder / "out")

@@ -23,11 +23,10 @@ from conftest import (
     run_api_command,
     write_rows,
 )
-from test_run_api import plain_error, texts, undisturbed
+from whole_runs import plain_error, texts
 
 from results import ResultFiles, ResultsError
 
-__all__ = ["undisturbed"]
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m\rover\x00\x08\x7f\u202eabc \ud83d end"
 CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae|\xed[\xa0-\xbf]")
 
