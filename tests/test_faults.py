@@ -59,7 +59,10 @@ class TestServers:
             server.stop()
         assert running.returncode == 0, stderr
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
-        assert stderr.count("asking again for a while") == 2 and stderr.count("answers again") == 2
+        # A model that no sample asked for in those seconds did not notice; each says at most once that it is away, and back.
+        away = re.findall(r"warning: (\S+) at .*asking again for a while", stderr)
+        assert away and len(away) == len(set(away))
+        assert sorted(away) == sorted(re.findall(r"(\S+) at \S+ answers again", stderr))
 
     def test_a_tenth_of_the_requests_fails_or_is_cut(self, undisturbed, start_server, data_dir, tmp_path):
         faulty = start_server("--seed", "2", "--fail_every", "20", "--drop_every", "21")
