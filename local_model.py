@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from blocked_weights import weight_bytes
 from drafts import DraftRate
 from growing_text import Vocabulary
 from language_models import Completion, ContextLengthError, LanguageModel, ModelError, Usage
@@ -72,8 +73,9 @@ class LocalModel:
         self.name = name
         self.vocabulary = Vocabulary(tokenizer, end_ids)
         self.context_length = context_length
-        self.engine = Engine(model, slots=samples, longest=context_length)
-        self.rows = CacheRows(self.engine, _workers.setdefault(model.device, Worker()))
+        worker = _workers.setdefault(model.device, Worker())
+        self.engine = worker.call(lambda: Engine(model, slots=samples, longest=context_length))
+        self.rows = CacheRows(self.engine, worker)
         self.usage = Usage()
         self.draft_ahead, self.drafter = draft_ahead, drafter
         self.same_tokens = drafter is not None and tokenizer.get_vocab() == drafter.vocabulary.tokenizer.get_vocab()
@@ -81,7 +83,7 @@ class LocalModel:
         self.warnings: list[str] = []
         self._lock = threading.Lock()
         self._own = threading.local()
-        self.engine.measure()
+        worker.call(self.engine.measure)
 
     @classmethod
     def load(
@@ -100,7 +102,9 @@ class LocalModel:
         """
         place = pick_device(device)
         tokenizer = load_tokenizer(name)  # first: it takes no time to say that it is missing
-        model = load_causal_lm(name, device=place, dtype=pick_dtype(dtype, place))
+        number_format = pick_dtype(dtype, place)
+        worker = _workers.setdefault(place, Worker())
+        model = worker.call(lambda: load_causal_lm(name, device=place, dtype=number_format))
         # As for vLLM: a template's end of turn ends an answer only where the configuration says so.
         ends = eos_token_ids(model, tokenizer, end_of_turn=False)
         length = context_length(model)
@@ -138,7 +142,7 @@ class LocalModel:
             "model": self.name,
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": self.engine.parameters,
             "context_length": self.context_length,
             "end_of_sequence": [self.vocabulary.decode([i], names=True) for i in sorted(self.vocabulary.end_ids)],
             "drafter": self.drafter.name if self.drafter else None,
@@ -177,8 +181,7 @@ class LocalModel:
     @property
     def memory(self) -> int:
         """Bytes of the weights and of the cache, which has grown to what the longest text needed."""
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.engine.model.parameters()}
-        return sum(weights.values()) + self.engine.cache.bytes
+        return weight_bytes(self.engine.model) + self.engine.cache.bytes
 
     def for_sample(self, sample_id: object) -> LanguageModel:
         """The model as one sample sees it, with a cache of its own, which is given back when the view is dropped."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from blocked_weights import block_weights
 from language_models import ModelError
 from packed_attention import PACKED_ATTENTION, KeyValueCache, PackedPass, Segment
 
@@ -39,6 +40,7 @@ class Engine:
         self.model, self.device = model, model.device
         self.name = type(model).__name__
         self.cache = KeyValueCache(slots, longest)
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.passes = self.sample_passes = self.tokens = 0
         self.seconds = 0.0
@@ -143,6 +145,7 @@ class Engine:
             with torch.inference_mode():
                 expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0].float()
             self.model.set_attn_implementation(PACKED_ATTENTION)
+            block_weights(self.model)
             found = self._in_pieces(tokens)
         except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
             raise refusal from None

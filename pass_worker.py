@@ -1,12 +1,17 @@
 """Who runs the forward passes: one thread per device, which puts together what the samples want of a model at one time."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from language_models import ModelError
 from packed_attention import Segment
 from packed_passes import Engine, NextToken
 from torch_loading import reason_of
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -30,6 +35,7 @@ class Worker:
     def __init__(self):
         self._changed = threading.Condition()
         self._waiting: dict[Engine, list[_Request]] = {}
+        self._calls: list[tuple[Callable, Future]] = []
         self._expected = 0  # samples that were answered by the last pass and have not come back yet
         self._thread: threading.Thread | None = None
 
@@ -43,17 +49,43 @@ class Worker:
         with self._changed:
             self._waiting.setdefault(engine, []).append(request)
             self._expected = max(0, self._expected - 1)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="forward passes", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._wake()
         request.answered.wait()
         if request.error:
             raise request.error
         return request.found
 
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the thread of the passes, before the next one; returns or raises what it does.
+
+        Whatever keeps torch busy on a CPU belongs there: OpenMP gives each thread that computes processor threads of its own,
+        and where there are more of them than processors, they sleep between any two operations, which doubles the time of
+        small models' passes.
+        """
+        future: Future = Future()
+        with self._changed:
+            self._calls.append((function, future))
+            self._wake()
+        return future.result()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="forward passes", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
     def _work(self) -> None:
         while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._calls or self._waiting)
+                calls, self._calls = self._calls, []
+            for function, future in calls:
+                try:
+                    future.set_result(function())
+                except Exception as error:
+                    future.set_exception(error)
+            if calls:
+                continue
             batch = self._next_batch()
             _answer(batch)
             with self._changed:
@@ -63,7 +95,6 @@ class Worker:
 
     def _next_batch(self) -> list[_Request]:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting)
             patience = self.PATIENCE * self._cost(self._best())
             self._changed.wait_for(lambda: not self._expected, timeout=patience)
             return self._waiting.pop(self._best())

@@ -7,8 +7,9 @@
 The first command prints, for each way to answer and number of answers at a time: tokens of the answers (in the base model's
 tokens) per second, and forward passes per answer token of both models, each sample's part in a pass counted. On a busy machine
 the comparison by processor time says more than the one by the clock. "base" is transformers' generate with its cache, in
-batches of so many. "published" sends the published program's requests, each computed from its first token on. The second
-command compares the texts of "nudging" and "published" and shows where they part.
+batches of so many; "base, blocked weights" is the same on the layers that the engine here gives the model on a CPU.
+"published" sends the published program's requests, each computed from its first token on. The second command compares the
+texts of "nudging" and "published" and shows where they part.
 modelco (PyPI) is run by a Python of its own that has it.
 """
 
@@ -34,9 +35,20 @@ from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, load_examples  # noqa: E402
 from local_model import LocalModel  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
+from torch_loading import load_causal_lm  # noqa: E402
 from utils import apply_instruct_template  # noqa: E402
 
-METHODS = ("base", "nudging", "nudging without drafts", "ensemble", "proxy_tuning", "published", "modelco")
+METHODS = (
+    "base",
+    "base, blocked weights",
+    "nudging",
+    "nudging without drafts",
+    "ensemble",
+    "proxy_tuning",
+    "published",
+    "modelco",
+)
+GENERATED = METHODS[:2]
 SLOW = ("published", "modelco")
 
 
@@ -78,8 +90,9 @@ class Pair:
 
     def measure(self, method: str, prompts: list[tuple[str, str]], threads: int) -> Measured:
         """Answer all prompts, so many at a time."""
-        if method == "base":
-            return self.generate([prompt for prompt, _ in prompts], threads)
+        if method in GENERATED:
+            # On the thread that has run passes before: see Worker.call.
+            return self.base.rows.worker.call(lambda: self.generate(method, [prompt for prompt, _ in prompts], threads))
         ways: dict[str, Callable[[str, str], str]] = {
             "nudging": self.nudged,
             "nudging without drafts": self.nudged,
@@ -112,13 +125,15 @@ class Pair:
         return loop(*views, *prompts, max_token_total=self.options.max_token_total, calls="streamed").text
 
     @torch.inference_mode()
-    def generate(self, prompts: list[str], batch: int) -> Measured:
+    def generate(self, method: str, prompts: list[str], batch: int) -> Measured:
         """The base model alone, by transformers' own generate."""
         engine, tokenizer = self.base.engine, self.base.vocabulary.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model, answers, passes = engine.model, [], 0
+        if method == "base":
+            model = load_causal_lm(self.options.base, device=model.device, dtype=model.dtype)
         ours = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
         started, began = time.perf_counter(), time.process_time()

@@ -103,3 +103,28 @@ def test_a_batch_that_fails_lets_go_of_its_tensors_before_its_requests_run_alone
     batch = [_Request(Full(0.0), Segment(row, 0, [1], 1)) for row in range(3)]
     _answer(batch)
     assert [request.found for request in batch] == [0, 1, 2]
+
+
+def test_what_is_called_runs_on_the_thread_of_the_passes():
+    worker, threads = Worker(), []
+
+    class Noting(Model):
+        def run(self, segments: list[Segment]) -> list[int]:
+            threads.append(threading.current_thread())
+            return super().run(segments)
+
+    model = Noting(0.01)
+    first = worker.call(threading.current_thread)
+    assert first is not threading.current_thread()
+    assert run_all(worker, [[(model, row)] * 3 for row in range(2)]) == [0, 1]
+    assert {first, worker.call(threading.current_thread)} == set(threads)
+
+
+def test_what_is_called_may_fail():
+    def fail() -> None:
+        raise ModelError("no such model")
+
+    worker = Worker()
+    with pytest.raises(ModelError, match="no such model"):
+        worker.call(fail)
+    assert run_all(worker, [[(Model(0.01), 3)]]) == [3]
