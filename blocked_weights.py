@@ -76,7 +76,7 @@ def _possible(model: nn.Module) -> bool:
     return (
         {p.device.type for p in model.parameters()} == {"cpu"}
         and dtypes <= set(CLOSE)
-        and not hasattr(model, "peft_config")  # adapters look at their layers' weights
+        and not hasattr(model, "peft_config")  # adapters look into the layers that they change
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in operations)
         and (torch.bfloat16 not in dtypes or torch.ops.mkldnn._is_mkldnn_bf16_supported())

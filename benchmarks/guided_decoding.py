@@ -20,6 +20,7 @@ from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from blocked_weights import block_weights
 from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.decoding import Reward, decode
@@ -42,6 +43,10 @@ class Passes:
 
     def __init__(self, model: torch.nn.Module):
         self.count = self.positions = 0
+        self.add(model)
+
+    def add(self, model: torch.nn.Module) -> None:
+        """Count those of another model too."""
         model.base_model.register_forward_hook(self._note, with_kwargs=True)
 
     def _note(self, module, args, kwargs, output) -> None:
@@ -152,7 +157,10 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
+    plain_lm, plain_rm, plain_classifier = models(options, device, dtype)
     lm, rm, classifier = models(options, device, dtype)
+    for model, head in ((lm, None), (rm, rm.get_output_embeddings()), (classifier, None)):
+        block_weights(model, keep=head)  # as collect_model_outs.py does
     vocabulary = lm.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
 
@@ -161,6 +169,8 @@ def main(argv: list[str] | None = None) -> int:
 
     prompts, long = [prompt(i, options.prompt) for i in range(BATCH)], [prompt(0, options.long_prompt or 1)]
     counters = [Passes(model) for model in (lm, rm, classifier)]
+    for counter, model in zip(counters, (plain_lm, plain_rm, plain_classifier), strict=True):
+        counter.add(model)
     new, long_new = options.new, options.long_new
     pad, args = DecodingConfig(1.0, options.topk), DecodingConfig(1.5, options.topk)
     implicit, tree = ImplicitReward(CandidateLogits(rm)), TreeReward(classifier)
@@ -175,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
             "eos_token_id": None,
             "pad_token_id": 0,
         }
-        return lm.generate(ids, attention_mask=torch.ones_like(ids), **how)[:, ids.shape[1] :].tolist()
+        return plain_lm.generate(ids, attention_mask=torch.ones_like(ids), **how)[:, ids.shape[1] :].tolist()
 
     def guided(reward: Reward, config: DecodingConfig, prompts: list[Prompt], new: int) -> list[list[int]]:
         answers = decode(CachedModel(lm), reward, prompts, config, max_new=[new] * len(prompts))
@@ -194,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     runs: list[tuple[str, list[Prompt], int, Callable]] = [
         plain_run(one, new),
         pad_run(one, new),
-        (PAD_UNCACHED, one, new, lambda n: [uncached_pad(lm, rm, one[0], pad, n)]),
+        (PAD_UNCACHED, one, new, lambda n: [uncached_pad(plain_lm, plain_rm, one[0], pad, n)]),
         args_run(TREE, tree, one, new),
         args_run(COPIES, copies, one, new),
         args_run(ROWS, published, one, new),
@@ -203,7 +213,9 @@ def main(argv: list[str] | None = None) -> int:
         args_run(TREE, tree, prompts, new),
     ]
     if options.uncached_args:
-        runs.append(("ARGS, uncached", one, new, lambda n: [uncached_args(lm, classifier, one[0], args, n)]))
+        runs.append(
+            ("ARGS, uncached", one, new, lambda n: [uncached_args(plain_lm, plain_classifier, one[0], args, n)])
+        )
     if options.long_prompt:
         runs += [plain_run(long, long_new), args_run(TREE, tree, long, long_new)]
         runs += [args_run(COPIES, copies, long, long_new), args_run(ROWS, published, long, long_new)]
@@ -227,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         share = speed[title, case] / speed[PLAIN, case]
         rows.append([title, *case, count, lm_passes, rm_passes, positions, f"{speed[title, case]:.1f}", f"{share:.2f}"])
         print(f"{title}, batch {case[0]}, prompt {case[1]}: {speed[title, case]:.1f} tokens/s", file=sys.stderr)
-    parameters = f"{sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M"
+    parameters = f"{sum(p.numel() for p in plain_lm.parameters()) / 1e6:.0f} M"
     about = (
         f"{platform.machine()}, {device}, {str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} CPU threads"
     )

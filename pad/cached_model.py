@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from pad.growing_layer import GrowingLayer, growing_cache
 from torch_loading import context_length
 
 
@@ -44,7 +45,7 @@ class CachedModel:
         mask = columns >= (width - self.lengths)[:, None]
         # Without padding there is nothing to mask, and attention is faster.
         self._mask = mask if min(lengths) < width else None
-        self._cache, self._width = DynamicCache(config=self.network.config), width
+        self._cache, self._width = growing_cache(self.network.config), width
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         return self._forward(ids, positions, self._padding_mask())[:, -1]
 
@@ -113,7 +114,9 @@ class CachedModel:
     def repeated(self, times: int) -> "CachedModel":
         """A copy in which every sequence stands `times` times, with a cache of its own."""
         other = copy.copy(self)
-        other._cache = copy.deepcopy(self._cache)
+        other._cache = copy.copy(self._cache)
+        # Repeating makes tensors of its own; only what other kinds of layers hold besides has to be copied.
+        other._cache.layers = [(copy.copy if type(x) is GrowingLayer else copy.deepcopy)(x) for x in self._layers()]
         other._cache.batch_repeat_interleave(times)
         other.lengths = self.lengths.repeat_interleave(times)
         other._mask = None if self._mask is None else self._mask.repeat_interleave(times, 0)

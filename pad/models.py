@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from blocked_weights import block_weights
 from language_models import ModelError
 from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
@@ -63,6 +64,7 @@ def load_models(settings: CollectSettings, plan: Plan, say: Callable[[str], None
         OptionError, ModelError: a model cannot be loaded.
     """
     llm = _causal(settings, settings.llm, plan.llm_device)
+    block_weights(llm)
     stop_ids = eos_token_ids(llm, plan.tokenizer)
     make_reward = None
     if plan.kind == "scalar":
@@ -77,10 +79,17 @@ def _causal(settings: CollectSettings, name: str, device: torch.device):
     return load_causal_lm(name, device=device, dtype=dtype, load_in_4bit=settings.load_in_4bit)
 
 
+def _causal_reward(settings: CollectSettings, name: str, plan: Plan):
+    model = _causal(settings, name, plan.rm_device)
+    block_weights(model, keep=model.get_output_embeddings())  # of which only the candidates' rows are read
+    return model
+
+
 def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -> Callable[[DecodingConfig], Reward]:
     dtype, name = pick_dtype(settings.dtype, plan.rm_device), "AutoModelForSequenceClassification"
     options = {"device": plan.rm_device, "dtype": dtype, "load_in_4bit": settings.load_in_4bit}
     classifier = load_model(name, settings.rm, **options)
+    block_weights(classifier)
     kind = choose_scalar_reward(classifier, say)
     return lambda config: kind(classifier, config.chunk)
 
@@ -88,7 +97,7 @@ def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -
 def _implicit(
     settings: CollectSettings, plan: Plan, stop_ids: frozenset[int], say: Callable[[str], None]
 ) -> Callable[[DecodingConfig], Reward]:
-    rm = _causal(settings, settings.rm, plan.rm_device)
+    rm = _causal_reward(settings, settings.rm, plan)
     head = load_value_head(settings.rm, rm, say)
     policy = CandidateLogits(rm, head)
     if plan.rm_tokenizer is not None:
@@ -101,7 +110,7 @@ def _implicit(
         reference = CandidateLogits(rm, adapter_off=True)
         say("reference: the reward model without its adapter")
     elif reference not in REFERENCES:
-        reference = CandidateLogits(_causal(settings, settings.ref, plan.rm_device))
+        reference = CandidateLogits(_causal_reward(settings, settings.ref, plan))
     return lambda config: ImplicitReward(policy, reference)
 
 

@@ -1,0 +1,50 @@
+"""A layer of transformers' cache with room behind its keys and values, so that a token is appended without copying the others."""
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+# Room for at least so many positions more, and for an eighth of those that are there.
+LEAST_ROOM, ROOM = 64, 8
+
+
+class GrowingLayer(DynamicLayer):
+    """As DynamicLayer, whose `torch.cat` for every token reads and writes the whole cache.
+
+    `keys` and `values`, (B, heads, T, size), are views of the front of `_keys_room` and `_values_room`; where something else has
+    been put in their place (fewer rows, copies), room is made anew.
+    """
+
+    _keys_room: Tensor | None = None
+    _values_room: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Append keys and values, (B, heads, new, size); returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys, self._keys_room = _appended(self.keys, key_states, self._keys_room)
+        self.values, self._values_room = _appended(self.values, value_states, self._values_room)
+        return self.keys, self.values
+
+    def reset(self) -> None:
+        """Drop everything."""
+        super().reset()
+        self._keys_room = self._values_room = None
+
+
+def growing_cache(config) -> DynamicCache:
+    """An empty cache for a model of this configuration."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _appended(there: Tensor, new: Tensor, room: Tensor | None) -> tuple[Tensor, Tensor]:
+    length = there.shape[-2] if there.numel() else 0
+    end = length + new.shape[-2]
+    at_its_front = room is not None and there.data_ptr() == room.data_ptr() and len(there) == len(room)
+    if not at_its_front or end > room.shape[2]:
+        room = new.new_empty(*new.shape[:2], end + max(LEAST_ROOM, end // ROOM), new.shape[3])
+        if length:
+            room[:, :, :length] = there
+    room[:, :, length:end] = new
+    return room[:, :, :end], room
