@@ -10,7 +10,7 @@ the comparison by processor time says more than the one by the clock. "base" is 
 batches of so many; "base, blocked weights" is the same on the layers that the engine here gives the model on a CPU.
 "published" sends the published program's requests, each computed from its first token on. The second command compares the
 texts of "nudging" and "published" and shows where they part.
-modelco (PyPI) is run by a Python of its own that has it.
+modelco (PyPI) is run by a Python of its own that has it: with its key-value cache, and without, which is its default.
 """
 
 import argparse
@@ -49,7 +49,8 @@ METHODS = (
     "modelco",
 )
 GENERATED = METHODS[:2]
-SLOW = ("published", "modelco")
+MODELCO = METHODS[-2:]
+SLOW = ("published", *MODELCO)
 
 
 @dataclass
@@ -152,12 +153,13 @@ class Pair:
         return sum(len(self.base.vocabulary.encode(answer, special=False)) for answer in answers)
 
 
-def modelco(options: argparse.Namespace, prompts: list[tuple[str, str]], batch: int) -> Measured:
-    """The same pair and prompts by modelco's nudging method, without sampling and with its key-value cache."""
+def modelco(options: argparse.Namespace, prompts: list[tuple[str, str]], batch: int, cache: bool) -> Measured:
+    """The same pair and prompts by modelco's nudging method, without sampling."""
     task = {
         "models": [options.base, options.nudging],
         "prompts": prompts,
         "batch": batch,
+        "cache": cache,
         "max_new_tokens": options.max_token_total,
         "gamma": options.top_prob_thres,
         "device": options.device,
@@ -178,7 +180,10 @@ def table(pair: Pair, prompts: list[tuple[str, str]]) -> Iterator[list]:
         for method in options.methods:
             few = prompts[: options.slow_questions] if method in SLOW else prompts
             load = os.getloadavg()[0]
-            found = modelco(options, few, threads) if method == "modelco" else pair.measure(method, few, threads)
+            if method in MODELCO:
+                found = modelco(options, few, threads, cache=method == MODELCO[0])
+            else:
+                found = pair.measure(method, few, threads)
             tokens = pair.tokens(found.answers)
             speed = tokens / found.seconds
             if method == "base":
@@ -226,7 +231,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--slow_questions", type=int, default=20, help="fewer for published and modelco")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:-1])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:-2])
     parser.add_argument("--max_token_total", type=int, default=128)
     parser.add_argument("--top_prob_thres", type=float, default=0.4)
     parser.add_argument("--device", default="auto")

@@ -27,10 +27,11 @@ def main() -> None:
 
     for which, model in enumerate(models.models):
         model.register_forward_hook(count(which), with_kwargs=True)
+    generate = models.generate_with_kv_cache if task["cache"] else models.generate
     answers, started, began = [], time.perf_counter(), time.process_time()
     for i in range(0, len(task["prompts"]), task["batch"]):
         base, nudging = zip(*task["prompts"][i : i + task["batch"]], strict=True)
-        answers += models.generate_with_kv_cache(
+        answers += generate(
             list(base), list(nudging), max_new_tokens=task["max_new_tokens"], do_sample=False, gamma=task["gamma"]
         )
     found = {"answers": answers, "seconds": time.perf_counter() - started, "processor": time.process_time() - began}
