@@ -203,6 +203,25 @@ def tiny(tmp_path_factory) -> Path:
     return save_all(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture
+def pad_folder(tmp_path, monkeypatch):
+    """A working folder for collect_model_outs.py: a greedy configuration, and six prompts of unequal lengths."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.config").write_text(
+        json.dumps({"rm_weight": 1.0, "topk": 10, "mode": "greedy", "sample_temp": None})
+    )
+    prompts = [
+        "How do I bake bread?",
+        "A cat",
+        "Why does the moon look larger near the horizon?",
+        "Who?",
+        "Is it so?",
+        "Ha",
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(prompts))
+    return tmp_path
+
+
 def completion_reply(text="hello", tokens=("hel", "lo"), finish_reason="length", **logprobs) -> dict:
     """A /v1/completions reply as vLLM writes it."""
     offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
