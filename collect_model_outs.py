@@ -25,7 +25,8 @@ from pad.plan import Plan, make_plan
 from pad.prompt_sets import load_prompts
 from pad.prompts import Prompt, decode_answer
 from pad.settings import CollectSettings, build_parser
-from results import ResultsError, git_commit, now, versions
+from provenance import git_commit, now, versions
+from results import ResultsError
 from stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
 from utils import visible
 

@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 _workers: dict[torch.device, Worker] = {}
 
 
+def _worker_of(device: torch.device) -> Worker:
+    """The one thread of a device; "cuda" and "cuda:0" are one."""
+    if device.type != "cpu" and device.index is None:
+        device = torch.device(device.type, 0)
+    return _workers.setdefault(device, Worker())
+
+
 class LocalModel:
     """A model in this process, for many samples at once; safe to use from many threads.
 
@@ -73,7 +80,7 @@ class LocalModel:
         self.name = name
         self.vocabulary = Vocabulary(tokenizer, end_ids)
         self.context_length = context_length
-        worker = _workers.setdefault(model.device, Worker())
+        worker = _worker_of(model.device)
         self.engine = worker.call(lambda: Engine(model, slots=samples, longest=context_length))
         self.rows = CacheRows(self.engine, worker)
         self.usage = Usage()
@@ -103,8 +110,7 @@ class LocalModel:
         place = pick_device(device)
         tokenizer = load_tokenizer(name)  # first: it takes no time to say that it is missing
         number_format = pick_dtype(dtype, place)
-        worker = _workers.setdefault(place, Worker())
-        model = worker.call(lambda: load_causal_lm(name, device=place, dtype=number_format))
+        model = _worker_of(place).call(lambda: load_causal_lm(name, device=place, dtype=number_format))
         # As for vLLM: a template's end of turn ends an answer only where the configuration says so.
         ends = eos_token_ids(model, tokenizer, end_of_turn=False)
         length = context_length(model)

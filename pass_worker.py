@@ -56,12 +56,14 @@ class Worker:
         return request.found
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the thread of the passes, before the next one; returns or raises what it does.
+        """Run a function on the thread of the passes, before the next one that is put together; returns or raises what it does.
 
         Whatever keeps torch busy on a CPU belongs there: OpenMP gives each thread that computes processor threads of its own,
         and where there are more of them than processors, they sleep between any two operations, which doubles the time of
         small models' passes.
         """
+        if threading.current_thread() is self._thread:
+            return function()
         future: Future = Future()
         with self._changed:
             self._calls.append((function, future))
@@ -78,20 +80,18 @@ class Worker:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._calls or self._waiting)
-                calls, self._calls = self._calls, []
-            for function, future in calls:
-                try:
-                    future.set_result(function())
-                except Exception as error:
-                    future.set_exception(error)
-            if calls:
-                continue
-            batch = self._next_batch()
-            _answer(batch)
-            with self._changed:
-                self._expected = len(batch)
-            for request in batch:
-                request.answered.set()
+            if self._calls:
+                _do(self._calls.pop(0))
+            else:
+                self._run_batch()
+
+    def _run_batch(self) -> None:
+        batch = self._next_batch()
+        _answer(batch)
+        with self._changed:
+            self._expected = len(batch)
+        for request in batch:
+            request.answered.set()
 
     def _next_batch(self) -> list[_Request]:
         with self._changed:
@@ -104,6 +104,15 @@ class Worker:
 
     def _cost(self, engine: Engine) -> float:
         return engine.cost(sum(len(request.segment.tokens) for request in self._waiting[engine]))
+
+
+def _do(call: tuple[Callable, Future]) -> None:
+    """Run what was called. By itself, so that nothing of it is kept by the thread: a result may be a whole model."""
+    function, future = call
+    try:
+        future.set_result(function())
+    except BaseException as error:  # whatever happens, nobody may wait for ever
+        future.set_exception(error)
 
 
 def _answer(batch: list[_Request]) -> None:

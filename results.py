@@ -9,19 +9,17 @@ import json
 import os
 import platform
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import filelock
 
+from provenance import now
 from utils import visible
 
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
-PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers", "torch", "peft", "bitsandbytes")
 
 
 class ResultsError(Exception):
@@ -287,31 +285,3 @@ def readable_text(records: Iterable[dict]) -> str:
         parts.append(f"Gold answer: {record.get('gold_answer', '')}")
         blocks.append("\n".join(parts))
     return visible(("\n" + "-" * 80 + "\n").join(blocks) + "\n")
-
-
-def now() -> str:
-    """The time in ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures can depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of this program, with "+changes" if files differ from it; None outside a repository."""
-    here = Path(__file__).parent
-    try:
-        git = ["git", "-C", str(here)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changed else "")

@@ -27,8 +27,9 @@ from http_client import OptionError, without_password
 from judge import Judge, is_scored, judge_for, judge_records
 from language_models import ModelError
 from model_hosts import connect
+from provenance import git_commit, now, versions
 from replicas import Replicas
-from results import ResultFiles, ResultsError, git_commit, now, readable_text, versions
+from results import ResultFiles, ResultsError, readable_text
 from settings import RunSettings, SettingsError
 from stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
 from utils import visible

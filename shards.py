@@ -9,7 +9,8 @@ from pathlib import Path
 
 from datasets_loader import DATA_SETS
 from eval_utils import summarise
-from results import ResultFiles, ResultsError, now, readable_text
+from provenance import now
+from results import ResultFiles, ResultsError, readable_text
 
 _SHARD = re.compile(r"(?P<name>.+)_shard(?P<i>\d+)of(?P<n>\d+)", re.S)
 _SHOWN = 8

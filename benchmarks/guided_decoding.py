@@ -4,7 +4,8 @@
     python benchmarks/guided_decoding.py --threads 1        8 layers of 512, prompt 60, 128 new tokens, k = 10; minutes on a CPU
     python benchmarks/guided_decoding.py --llm DIR --rm DIR --classifier DIR --device cuda
 
-Without names the models have random weights. All variants of one method have to give the same tokens in float32.
+Plain greedy search is transformers' generate on the model as it is loaded; all else runs on blocked weights where the device is a
+CPU. Without names the models have random weights. All variants of one method have to give the same tokens in float32.
 """
 
 import argparse
@@ -157,10 +158,10 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    plain_lm, plain_rm, plain_classifier = models(options, device, dtype)
     lm, rm, classifier = models(options, device, dtype)
-    for model, head in ((lm, None), (rm, rm.get_output_embeddings()), (classifier, None)):
-        block_weights(model, keep=head)  # as collect_model_outs.py does
+    heads = {lm: None, rm: rm.get_output_embeddings(), classifier: None}
+    changed = [block_weights(model, keep=head) for model, head in heads.items()]  # as collect_model_outs.py does
+    plain_lm = models(options, device, dtype)[0] if any(changed) else lm
     vocabulary = lm.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
 
@@ -169,8 +170,8 @@ def main(argv: list[str] | None = None) -> int:
 
     prompts, long = [prompt(i, options.prompt) for i in range(BATCH)], [prompt(0, options.long_prompt or 1)]
     counters = [Passes(model) for model in (lm, rm, classifier)]
-    for counter, model in zip(counters, (plain_lm, plain_rm, plain_classifier), strict=True):
-        counter.add(model)
+    if plain_lm is not lm:
+        counters[0].add(plain_lm)
     new, long_new = options.new, options.long_new
     pad, args = DecodingConfig(1.0, options.topk), DecodingConfig(1.5, options.topk)
     implicit, tree = ImplicitReward(CandidateLogits(rm)), TreeReward(classifier)
@@ -204,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     runs: list[tuple[str, list[Prompt], int, Callable]] = [
         plain_run(one, new),
         pad_run(one, new),
-        (PAD_UNCACHED, one, new, lambda n: [uncached_pad(plain_lm, plain_rm, one[0], pad, n)]),
+        (PAD_UNCACHED, one, new, lambda n: [uncached_pad(lm, rm, one[0], pad, n)]),
         args_run(TREE, tree, one, new),
         args_run(COPIES, copies, one, new),
         args_run(ROWS, published, one, new),
@@ -213,9 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         args_run(TREE, tree, prompts, new),
     ]
     if options.uncached_args:
-        runs.append(
-            ("ARGS, uncached", one, new, lambda n: [uncached_args(plain_lm, plain_classifier, one[0], args, n)])
-        )
+        runs.append(("ARGS, uncached", one, new, lambda n: [uncached_args(lm, classifier, one[0], args, n)]))
     if options.long_prompt:
         runs += [plain_run(long, long_new), args_run(TREE, tree, long, long_new)]
         runs += [args_run(COPIES, copies, long, long_new), args_run(ROWS, published, long, long_new)]

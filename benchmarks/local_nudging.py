@@ -47,9 +47,10 @@ METHODS = (
     "proxy_tuning",
     "published",
     "modelco",
+    "modelco without its cache",
 )
 GENERATED = METHODS[:2]
-MODELCO = METHODS[-2:]
+MODELCO = ("modelco", "modelco without its cache")
 SLOW = ("published", *MODELCO)
 
 
@@ -231,7 +232,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--slow_questions", type=int, default=20, help="fewer for published and modelco")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:-2])
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=[name for name in METHODS if name not in MODELCO]
+    )
     parser.add_argument("--max_token_total", type=int, default=128)
     parser.add_argument("--top_prob_thres", type=float, default=0.4)
     parser.add_argument("--device", default="auto")
@@ -280,4 +283,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        os._exit(130)  # a pass that goes on in its thread would end this in a crash

@@ -1,5 +1,6 @@
 """A layer of transformers' cache with room behind its keys and values, so that a token is appended without copying the others."""
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -11,7 +12,7 @@ class GrowingLayer(DynamicLayer):
     """As DynamicLayer, whose `torch.cat` for every token reads and writes the whole cache.
 
     `keys` and `values`, (B, heads, T, size), are views of the front of `_keys_room` and `_values_room`; where something else has
-    been put in their place (fewer rows, copies), room is made anew.
+    come in their place (fewer rows, copies), room is made anew when it is needed.
     """
 
     _keys_room: Tensor | None = None
@@ -28,6 +29,24 @@ class GrowingLayer(DynamicLayer):
     def reset(self) -> None:
         """Drop everything."""
         super().reset()
+        self._drop_room()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """As DynamicLayer's; the room goes with the tensors that it belonged to."""
+        super().reorder_cache(beam_idx)
+        self._drop_room()
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """As DynamicLayer's."""
+        super().batch_select_indices(indices)
+        self._drop_room()
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """As DynamicLayer's."""
+        super().batch_repeat_interleave(repeats)
+        self._drop_room()
+
+    def _drop_room(self) -> None:
         self._keys_room = self._values_room = None
 
 
@@ -41,8 +60,13 @@ def growing_cache(config) -> DynamicCache:
 def _appended(there: Tensor, new: Tensor, room: Tensor | None) -> tuple[Tensor, Tensor]:
     length = there.shape[-2] if there.numel() else 0
     end = length + new.shape[-2]
-    at_its_front = room is not None and there.data_ptr() == room.data_ptr() and len(there) == len(room)
-    if not at_its_front or end > room.shape[2]:
+    usable = (
+        room is not None
+        and there.data_ptr() == room.data_ptr()
+        and end <= room.shape[2]
+        and (torch.is_inference_mode_enabled() or not room.is_inference())
+    )
+    if not usable:
         room = new.new_empty(*new.shape[:2], end + max(LEAST_ROOM, end // ROOM), new.shape[3])
         if length:
             room[:, :, :length] = there

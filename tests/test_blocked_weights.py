@@ -2,10 +2,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
 
-from tiny_models import make_model  # noqa: E402
+from collect_runs import collect, options  # noqa: E402
+from tiny_models import make_model, make_tokenizer  # noqa: E402
 from torch import nn  # noqa: E402
 
-from blocked_weights import BlockedLinear, block_weights, weight_bytes  # noqa: E402
+import pad.models  # noqa: E402
+from blocked_weights import BlockedLinear, block_weights, can_block, weight_bytes  # noqa: E402
+from local_model import LocalModel  # noqa: E402
+from pad.config import DecodingConfig  # noqa: E402
 
 IDS = torch.tensor([[3, 17, 256, 4, 99, 41, 5]])
 
@@ -15,6 +19,14 @@ def logits(model) -> torch.Tensor:
         return model(IDS).logits
 
 
+NEEDS_ONEDNN = pytest.mark.skipif(not can_block(torch.float32), reason="this torch comes without oneDNN")
+
+
+def blocked(model) -> list[BlockedLinear]:
+    return [layer for layer in model.modules() if isinstance(layer, BlockedLinear)]
+
+
+@NEEDS_ONEDNN
 class TestLayer:
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("shape", [(1, 24), (2, 5, 24), (0, 24), (300, 24)])
@@ -37,24 +49,34 @@ class TestModel:
     def test_says_what_it_said(self, dtype, tied):
         model = make_model("llama", 1, tie_word_embeddings=tied).to(dtype)
         before, bytes_before = logits(model), weight_bytes(model)
-        assert block_weights(model) == sum(isinstance(layer, BlockedLinear) for layer in model.modules()) > 8
+        assert block_weights(model) == len(blocked(model))
         close = 1e-4 if dtype == torch.float32 else 0.1
         torch.testing.assert_close(logits(model), before, rtol=close, atol=close)
-        assert isinstance(model.lm_head, BlockedLinear) and not isinstance(model.get_input_embeddings(), BlockedLinear)
-        head = model.lm_head.blocked.numel() * dtype.itemsize
-        assert weight_bytes(model) == bytes_before + (head if tied else 0)
+        assert not isinstance(model.get_input_embeddings(), BlockedLinear)
+        if can_block(dtype):
+            assert model.lm_head in blocked(model) and len(blocked(model)) > 8
+            head = model.lm_head.blocked.numel() * dtype.itemsize
+            assert weight_bytes(model) == bytes_before + (head if tied else 0)
+        else:
+            assert not blocked(model) and weight_bytes(model) == bytes_before
 
+    @NEEDS_ONEDNN
     def test_a_layer_that_is_kept(self):
         model = make_model("llama", 1)
         block_weights(model, keep=model.lm_head)
-        assert type(model.lm_head) is nn.Linear
+        assert type(model.lm_head) is nn.Linear and blocked(model)
 
-    def test_other_number_formats_and_adapters_are_left_alone(self):
+    def test_what_is_left_alone(self):
         model = make_model("llama", 1)
         assert block_weights(model.to(torch.float64)) == 0
         model.to(torch.float32).peft_config = {}
-        assert block_weights(model) == 0
-        assert not any(isinstance(layer, BlockedLinear) for layer in model.modules())
+        assert block_weights(model) == 0 and not blocked(model)
+
+    def test_an_adapter(self):
+        peft = pytest.importorskip("peft", reason="adapters need peft; scripts/test.sh installs it")
+        model = make_model("llama", 1)
+        model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
+        assert block_weights(model) == 0 and not blocked(model)
 
     @pytest.mark.parametrize(
         "fault", [lambda x: x[..., :1] * 0, lambda x: (_ for _ in ()).throw(RuntimeError("no kernel"))]
@@ -62,5 +84,49 @@ class TestModel:
     def test_a_processor_that_computes_it_wrongly_keeps_the_plain_layers(self, monkeypatch, fault):
         model = make_model("llama", 1)
         monkeypatch.setattr(BlockedLinear, "forward", lambda self, x: fault(x))
-        assert block_weights(model) == 0
-        assert not any(isinstance(layer, BlockedLinear) for layer in model.modules())
+        assert block_weights(model) == 0 and not blocked(model)
+
+    @NEEDS_ONEDNN
+    def test_what_is_saved_is_whole(self, tmp_path):
+        model = make_model("llama", 1)
+        before = logits(model)
+        block_weights(model)
+        fresh = make_model("llama", 2)
+        fresh.load_state_dict(model.state_dict())
+        torch.testing.assert_close(logits(fresh), before)
+
+    @NEEDS_ONEDNN
+    def test_weights_that_layers_share_are_kept_once(self):
+        model = nn.Module()
+        model.a, model.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        model.b.weight = model.a.weight
+        model.c, model.d = model.a, nn.Sequential(model.a)
+        before = weight_bytes(model) - model.a.bias.nbytes * 2
+        x = torch.randn(2, 8)
+        expected = [layer(x) for layer in (model.a, model.b, model.c, model.d)]
+        assert block_weights(model) == 4
+        for layer, result in zip((model.a, model.b, model.c, model.d), expected, strict=True):
+            torch.testing.assert_close(layer(x), result)
+        assert weight_bytes(model) == before + model.a.bias.nbytes * 2
+
+
+@NEEDS_ONEDNN
+class TestWhereItIsUsed:
+    def test_by_a_model_in_this_process(self):
+        model = make_model("llama", 1, tie_word_embeddings=True)
+        parameters = sum(p.numel() for p in model.parameters())
+        local = LocalModel("x", model, make_tokenizer(), end_ids=frozenset(), context_length=64)
+        assert model.lm_head in blocked(model) and local.report["parameters"] == parameters
+        assert local.memory == weight_bytes(model) + local.engine.cache.bytes > 4 * (parameters + 600 * 64)
+
+    def test_by_collect_model_outs(self, tiny, pad_folder, monkeypatch):
+        loaded = []
+        load = pad.models.load_models
+        monkeypatch.setattr(pad.models, "load_models", lambda *words: loaded.append(load(*words)) or loaded[-1])
+        assert collect(*options(tiny, "--limit", 1)) == 0
+        assert collect(*options(tiny, "--limit", 1, rm="classifier", out="out/y")) == 0
+        for models in loaded:
+            assert models.lm.network.lm_head in blocked(models.lm.network)
+        implicit, scalar = (models.make_reward(DecodingConfig(1.0, 10)) for models in loaded)
+        assert blocked(implicit.policy.model) and type(implicit.policy.model.lm_head) is nn.Linear
+        assert blocked(scalar.states.network)

@@ -2,7 +2,6 @@
 
 import math
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,140 +11,11 @@ torch = pytest.importorskip("torch", reason="models in this process need torch; 
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tiny_models import SENTENCES, byte_fallback_tokenizer, make_model, make_tokenizer, save  # noqa: E402
-from transformers import (  # noqa: E402
-    BloomConfig,
-    BloomForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GptOssConfig,
-    GptOssForCausalLM,
-)
+from local_models import BYTE_FALLBACK, BYTE_LEVEL, DRAFT, KINDS, OTHER, PROMPT, TokenByToken, greedy, ids_of, local  # noqa: E402
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
-from growing_text import Vocabulary  # noqa: E402
-from language_models import Completion, ContextLengthError, ModelError, Token, Usage  # noqa: E402
-from local_model import LocalModel  # noqa: E402
+from language_models import Usage  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
-
-PROMPT = "How do I bake bread without an oven?"
-DRAFT = " Use a pan with a lid, and turn the loaf 😀 after twenty minutes."
-
-
-def gemma(seed: int):
-    """Two kinds of layers: every second one sees the last eight tokens only."""
-    torch.manual_seed(seed)
-    sizes = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-    }
-    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "num_hidden_layers": 2}
-    config = Gemma3TextConfig(vocab_size=600, initializer_range=0.2, max_position_embeddings=512, **sizes, **kinds)
-    return Gemma3ForCausalLM(config).eval()
-
-
-def gemma2(seed: int):
-    """Scores of the attention are capped, so low that it shows."""
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    layers = {"num_hidden_layers": 2, "head_dim": 16, "sliding_window": 8, "attn_logit_softcapping": 1.0}
-    config = Gemma2Config(vocab_size=600, initializer_range=0.2, max_position_embeddings=512, **sizes, **layers)
-    return Gemma2ForCausalLM(config).eval()
-
-
-KINDS = {
-    "llama": lambda seed: make_model("llama", seed),
-    "gpt2": lambda seed: make_model("gpt2", seed),
-    "gemma": gemma,
-    "gemma2": gemma2,
-}
-BYTE_LEVEL, BYTE_FALLBACK = make_tokenizer(), byte_fallback_tokenizer()
-OTHER = make_tokenizer([sentence[::-1] for sentence in SENTENCES])
-
-
-class TokenByToken:
-    """A language model without any of what makes the other one fast: every token is one pass over the whole text."""
-
-    name, runs_ahead = "plain", False
-
-    def __init__(self, model, tokenizer, end_ids=frozenset()):
-        self.model, self.tokenizer, self.end_ids = model, tokenizer, end_ids
-        self.vocabulary = Vocabulary(tokenizer, end_ids)
-
-    def written(self, prompt: str, max_tokens: int, logprobs: int = 1) -> Iterator[tuple[int, Token]]:
-        """Each token as its id and as it has to be, up to the end or a number of tokens."""
-        before = self.tokenizer(prompt)["input_ids"]
-        ids, text = list(before), ""
-        for _ in range(max_tokens):
-            with torch.inference_mode():
-                logits = self.model(torch.tensor([ids]), use_cache=False).logits[0, -1].float()
-            best = logits.log_softmax(-1).topk(logprobs)
-            ids.append(int(logits.argmax()))
-            longer = self.text(before, ids[len(before) :])
-            piece, text = longer[len(text) :], longer
-            top: dict[str, float] = {}
-            for token, logprob in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-                top.setdefault(piece if token == ids[-1] else self.vocabulary.text_of(token), logprob)
-            yield ids[-1], Token(piece, tuple(top.items()))
-            if ids[-1] in self.end_ids:
-                return
-
-    def text(self, before: list[int], ids: list[int]) -> str:
-        def decode(ids):
-            return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-        kept = ids[:-1] if ids[-1] in self.end_ids else ids
-        return decode(before + kept)[len(decode(before)) :].rstrip("\ufffd")
-
-    def ids(self, prompt: str, max_tokens: int) -> list[int]:
-        return [token for token, _ in self.written(prompt, max_tokens)]
-
-    def stream(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None, draft=""):
-        return Reading(self.written(prompt, max_tokens, logprobs or 1), self.end_ids, max_tokens)
-
-    def complete(self, prompt, *, logprobs=None, **options) -> Completion:
-        stream = self.stream(prompt, logprobs=logprobs, **options)
-        tokens = tuple(stream)
-        text = "".join(token.text for token in tokens)
-        return Completion(text, tokens if logprobs else (), stream.finish_reason, Usage(requests=1))
-
-
-class Reading:
-    """A stream of what TokenByToken writes."""
-
-    def __init__(self, written: Iterator[tuple[int, Token]], end_ids: frozenset[int], left: int):
-        self.written, self.end_ids, self.left = written, end_ids, left
-        self.finish_reason, self.usage = None, Usage()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> Token:
-        token, found = next(self.written)
-        self.left -= 1
-        self.finish_reason = "stop" if token in self.end_ids else None if self.left else "length"
-        return found
-
-    def close(self) -> None:
-        self.written.close()
-
-
-def local(kind="llama", seed=1, tokenizer=BYTE_LEVEL, **options) -> LocalModel:
-    options = {"end_ids": frozenset(), "context_length": 512, "draft_ahead": False} | options
-    return LocalModel(f"{kind} {seed}", KINDS[kind](seed), tokenizer, **options)
-
-
-def ids_of(stream) -> list[int]:
-    return stream._ids[stream.usage.prompt_tokens :]
-
-
-def greedy(model, prompt=PROMPT, n=40, **options):
-    return model.stream(prompt, max_tokens=n, temperature=0.0, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -323,15 +193,6 @@ def test_what_is_drawn_follows_the_probabilities():
     ]
 
 
-def test_the_context_window():
-    model = local(context_length=64)
-    room = 64 - len(BYTE_LEVEL(PROMPT)["input_ids"])
-    assert len(list(greedy(model, n=room, draft=DRAFT * 9))) == room
-    for ask in (model.complete, model.stream):
-        with pytest.raises(ContextLengthError, match=f"{64 - room} tokens and {room + 1} more .* 64 tokens"):
-            ask(PROMPT, max_tokens=room + 1, temperature=0.0)
-
-
 def test_texts_longer_than_the_first_cache():
     model, plain = local("llama", 11, samples=2), TokenByToken(KINDS["llama"](11), BYTE_LEVEL)
     text = (PROMPT + DRAFT) * 8
@@ -339,70 +200,6 @@ def test_texts_longer_than_the_first_cache():
     stream = greedy(model, text, 60)
     list(stream)
     assert ids_of(stream) == plain.ids(text, 60) and model.memory > 0
-
-
-def test_architectures_that_cannot_be_run_here():
-    model = BloomForCausalLM(BloomConfig(vocab_size=600, hidden_size=32, n_layer=1, n_head=2, initializer_range=0.2))
-    with pytest.raises(ModelError, match="BloomForCausalLM cannot be run by run_api.py itself; serve the model"):
-        LocalModel("bloom", model.eval(), BYTE_LEVEL, end_ids=frozenset(), context_length=64)
-
-
-def test_attention_with_more_than_is_known_is_refused_in_every_number_format():
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    layers = {"num_hidden_layers": 2, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1}
-    config = GptOssConfig(
-        vocab_size=600, **sizes, **layers, rope_parameters={"rope_type": "default", "rope_theta": 1e4}
-    )
-    model = GptOssForCausalLM(config).eval().to(torch.bfloat16)  # so coarse that the check of the logits sees nothing
-    with pytest.raises(ModelError, match="GptOssForCausalLM cannot be run by run_api.py itself"):
-        LocalModel("sinks", model, BYTE_LEVEL, end_ids=frozenset(), context_length=64)
-
-
-def test_tokens_without_an_embedding():
-    """Such as Gemma's for images; and models of one tokenizer that differ in how many ids they have."""
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens(["<picture>"])
-    drafter, model = local(seed=15, tokenizer=tokenizer), local(seed=15, tokenizer=tokenizer)
-    with pytest.raises(
-        ModelError, match=r"'<picture>' \(id 600\), for which the model, of 600 tokens, has no embedding"
-    ):
-        greedy(model, PROMPT + "<picture>")
-    expected = TokenByToken(KINDS["llama"](15), tokenizer).ids(PROMPT, 9)
-    stream = greedy(model, n=9, draft=" a<picture>")
-    assert len(list(stream)) == 9 and ids_of(stream) == expected
-    model = local(seed=15, tokenizer=tokenizer, drafter=drafter, draft_ahead=True)
-    model.draft_rates["drafter"].length = lambda *_: 4
-    model.draft_rates["lookup"].length = lambda *_: 0
-    drafter.engine.vocabulary_size = max(tokenizer(PROMPT)["input_ids"])
-    stream = greedy(model, n=9)
-    assert len(list(stream)) == 9 and ids_of(stream) == expected and drafter.engine.passes == 0
-
-
-def test_no_memory_for_the_first_passes(monkeypatch, tmp_path):
-    def short_of_memory(engine):
-        raise torch.OutOfMemoryError("not enough memory\nand more")
-
-    monkeypatch.setattr("packed_passes.Engine.measure", short_of_memory)
-    with pytest.raises(ModelError, match=r"on cpu failed \(not enough memory\); if memory is short, lower --num_thr"):
-        LocalModel.load(str(save(tmp_path / "llama", make_model("llama", 1))), device="cpu")
-
-
-def test_a_pass_that_fails_is_an_error_of_its_sample_alone(monkeypatch):
-    model = local(seed=12, samples=2)
-    run = model.engine.run
-
-    def short_of_memory(segments):
-        if any(7 in segment.tokens for segment in segments):
-            raise RuntimeError("not enough memory: you tried to allocate")
-        return run(segments)
-
-    monkeypatch.setattr(model.engine, "run", short_of_memory)
-    sick = BYTE_LEVEL.decode([7, 7, 7])
-    with ThreadPoolExecutor(2) as pool:
-        found = [pool.submit(lambda p=p: list(greedy(model.for_sample(p), p, 5))) for p in (PROMPT, PROMPT + sick)]
-    assert len(found[0].result()) == 5
-    with pytest.raises(ModelError, match=r"not enough memory.*lower --num_threads"):
-        found[1].result()
 
 
 @pytest.mark.parametrize("tokenizers", [(BYTE_LEVEL, BYTE_LEVEL), (OTHER, BYTE_LEVEL)], ids=["same", "different"])

@@ -4,8 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
 
+from tiny_models import make_model  # noqa: E402
 from transformers.cache_utils import DynamicLayer  # noqa: E402
 
+from pad.cached_model import CachedModel  # noqa: E402
 from pad.growing_layer import LEAST_ROOM, GrowingLayer  # noqa: E402
 
 
@@ -64,3 +66,35 @@ def test_a_repeated_copy_has_keys_of_its_own(copied):
     mine = states(1)
     layer.update(*mine)
     assert torch.equal(layer.keys, torch.cat([before, mine[0]], 2)) and torch.equal(other.keys[:, :, 5:], new[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.batch_select_indices(torch.tensor([1])),
+        lambda layer: layer.batch_repeat_interleave(2),
+        lambda layer: layer.reorder_cache(torch.tensor([1, 0])),
+        lambda layer: layer.reset(),
+    ],
+)
+def test_a_change_of_rows_keeps_no_room_of_the_others(change):
+    layer = GrowingLayer()
+    layer.update(*states(5))
+    assert layer._keys_room is not None
+    change(layer)
+    assert layer._keys_room is layer._values_room is None
+
+
+def test_room_that_was_made_in_inference_mode():
+    layer, given = GrowingLayer(), states(5)
+    with torch.inference_mode():
+        layer.update(*given)
+    more = states(1)
+    assert torch.equal(layer.update(*more)[0], torch.cat([given[0], more[0]], 2))
+
+
+def test_a_model_of_this_folder_has_it():
+    states = CachedModel(make_model("llama", 1))
+    with torch.inference_mode():
+        states.prefill([[3, 4, 5]])
+    assert {type(layer) for layer in states._layers()} == {GrowingLayer}

@@ -1,5 +1,7 @@
 """Which samples share a pass."""
 
+import contextlib
+import gc
 import threading
 import time
 import weakref
@@ -120,11 +122,41 @@ def test_what_is_called_runs_on_the_thread_of_the_passes():
     assert {first, worker.call(threading.current_thread)} == set(threads)
 
 
-def test_what_is_called_may_fail():
+@pytest.mark.parametrize("error", [ModelError("no such model"), SystemExit("no such model")])
+def test_what_is_called_may_fail(error):
     def fail() -> None:
-        raise ModelError("no such model")
+        raise error
 
     worker = Worker()
-    with pytest.raises(ModelError, match="no such model"):
+    with pytest.raises(type(error), match="no such model"):
         worker.call(fail)
     assert run_all(worker, [[(Model(0.01), 3)]]) == [3]
+
+
+def test_what_is_called_may_call():
+    worker = Worker()
+    assert worker.call(lambda: worker.call(lambda: 3)) == 3
+
+
+def test_the_thread_keeps_nothing_of_what_was_called():
+    class Large:
+        pass
+
+    worker, made = Worker(), []
+
+    def make() -> Large:
+        made.append(weakref.ref(large := Large()))
+        return large
+
+    def fail() -> None:
+        make_and_keep = make()
+        raise ModelError(f"no memory for {type(make_and_keep).__name__}")
+
+    worker.call(make)
+    with contextlib.suppress(ModelError):
+        worker.call(fail)
+    gc.collect()
+    until = time.monotonic() + 10  # the thread lets go a moment after it has answered
+    while any(large() is not None for large in made) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [large() for large in made] == [None, None]
