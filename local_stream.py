@@ -93,7 +93,9 @@ class LocalStream:
                 return rate, guess[:length]
         if self._view.drafting:
             rate, small = rates["drafter"], model.drafter.engine
-            if length := rate.length(most, engine.cost, engine.rows, small.cost(engine.rows)):
+            # The draft model's passes are shared by fewer samples than this model's, so that a token for all takes several.
+            each = small.cost(small.rows) * engine.rows / small.rows
+            if length := rate.length(most, engine.cost, engine.rows, each):
                 return rate, self._guess(length)
         return None, []
 
