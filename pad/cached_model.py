@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from pad.growing_layer import GrowingLayer, growing_cache
 from torch_loading import context_length
@@ -115,8 +116,10 @@ class CachedModel:
         """A copy in which every sequence stands `times` times, with a cache of its own."""
         other = copy.copy(self)
         other._cache = copy.copy(self._cache)
+        # The copies are read once and all but one dropped: room in them would cost more than it saves.
+        layers = [layer.without_room() if type(layer) is GrowingLayer else layer for layer in self._layers()]
         # Repeating makes tensors of its own; only what other kinds of layers hold besides has to be copied.
-        other._cache.layers = [(copy.copy if type(x) is GrowingLayer else copy.deepcopy)(x) for x in self._layers()]
+        other._cache.layers = [(copy.copy if type(x) is DynamicLayer else copy.deepcopy)(x) for x in layers]
         other._cache.batch_repeat_interleave(times)
         other.lengths = self.lengths.repeat_interleave(times)
         other._mask = None if self._mask is None else self._mask.repeat_interleave(times, 0)

@@ -46,6 +46,14 @@ class GrowingLayer(DynamicLayer):
         super().batch_repeat_interleave(repeats)
         self._drop_room()
 
+    def without_room(self) -> DynamicLayer:
+        """The same keys and values in transformers' own kind of layer."""
+        plain = DynamicLayer()
+        plain.__dict__ |= {
+            name: value for name, value in vars(self).items() if name not in ("_keys_room", "_values_room")
+        }
+        return plain
+
     def _drop_room(self) -> None:
         self._keys_room = self._values_room = None
 

@@ -52,7 +52,7 @@ def test_a_token_is_appended_in_place_and_room_is_made_rarely():
     assert len(set(places)) <= 5
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, GrowingLayer.without_room])
 def test_a_repeated_copy_has_keys_of_its_own(copied):
     layer = GrowingLayer()
     layer.update(*states(5))
