@@ -59,8 +59,8 @@ class Worker:
         """Run a function on the thread of the passes, before the next one that is put together; returns or raises what it does.
 
         Whatever keeps torch busy on a CPU belongs there: OpenMP gives each thread that computes processor threads of its own,
-        and where there are more of them than processors, they sleep between any two operations, which doubles the time of
-        small models' passes.
+        and where there are more of them than processors, they sleep between any two operations. A small model's pass takes
+        half as long again so (benchmarks/cpu_passes.py).
         """
         if threading.current_thread() is self._thread:
             return function()
