@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 # For so many rows the order is chosen; it was found to be a good one from 1 to 512.
 ROWS = 16
-# Of the deviation of the result: sums in another order.
+# Share of the largest value by which others may differ: they are sums in another order.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
@@ -51,6 +51,7 @@ def block_weights(model: nn.Module, keep: nn.Module | None = None) -> int:
     A head that shares its weights with the embedding gets a copy of its own, which is memory on top.
 
     Args:
+        model: a model in evaluation mode; its layers are replaced.
         keep: a layer that is left as it is.
 
     Returns:
@@ -91,7 +92,7 @@ def can_block(dtype: torch.dtype) -> bool:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """The memory of a model's weights, shared ones counted once."""
+    """The memory of a model's weights in bytes, shared ones counted once."""
     plain = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     blocked = {id(x.blocked): x.blocked for x in model.modules() if isinstance(x, BlockedLinear)}
     return sum(plain.values()) + sum(weight.numel() * weight.element_size() for weight in blocked.values())

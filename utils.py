@@ -184,6 +184,11 @@ def clean_answer(text: str) -> str:
     return text
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether a text holds half a character (a surrogate by itself, as JSON can write it), which no tokenizer takes."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def visible(text: str) -> str:
     """A text in which control characters, lone surrogates and marks that reorder text stand as escapes such as \\x1b."""
 

@@ -49,7 +49,7 @@ METHODS = (
     "modelco",
     "modelco without its cache",
 )
-GENERATED = METHODS[:2]
+GENERATED = ("base", "base, blocked weights")
 MODELCO = ("modelco", "modelco without its cache")
 SLOW = ("published", *MODELCO)
 

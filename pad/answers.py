@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from datasets_loader import DataError
+from utils import has_surrogate
 
 # A Llama-3 chat whose special tokens were dropped: role words stand alone, or glued to the end of the text before.
 _TURN = re.compile(r"(?:^|(?<=[^\w\s])|(?<=\n))(?:user|assistant|system)\n\n")
@@ -101,6 +102,6 @@ def _text(row: dict, name: str, number: int, where: str) -> str:
         raise DataError(
             f'{where}, row {number}: there is no text "{name}"; it has {", ".join(map(str, row)) or "nothing"}'
         )
-    if any("\ud800" <= letter <= "\udfff" for letter in row[name]):
+    if has_surrogate(row[name]):
         raise DataError(f'{where}, row {number}: "{name}" holds half a character (a surrogate by itself)')
     return row[name]

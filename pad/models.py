@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from blocked_weights import block_weights
 from language_models import ModelError
@@ -79,7 +80,7 @@ def _causal(settings: CollectSettings, name: str, device: torch.device):
     return load_causal_lm(name, device=device, dtype=dtype, load_in_4bit=settings.load_in_4bit)
 
 
-def _causal_reward(settings: CollectSettings, name: str, plan: Plan):
+def _causal_reward(settings: CollectSettings, name: str, plan: Plan) -> PreTrainedModel:
     model = _causal(settings, name, plan.rm_device)
     block_weights(model, keep=model.get_output_embeddings())  # of which only the candidates' rows are read
     return model

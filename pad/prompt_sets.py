@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
 from pad.rows import read_rows
+from utils import has_surrogate
 
 LONGEST_STEERS_PROMPT = 100  # characters
 SUFFIXES = (".json", ".jsonl", ".txt", ".gz")
@@ -80,7 +81,7 @@ def load_prompts(
     if not prompts:
         raise DataError(f"{dataset} holds no prompts")
     for number, prompt in enumerate(prompts, 1):
-        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        if has_surrogate(prompt):
             raise DataError(f"{dataset}, prompt {number}: it holds half a character (a surrogate by itself)")
     return prompts[: max(1, int(len(prompts) * run_percent / 100))][:limit]
 

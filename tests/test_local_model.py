@@ -170,6 +170,18 @@ def test_a_draft_model_that_is_right_saves_passes(monkeypatch):
     assert model.engine.passes == 8 and model.draft_rates["drafter"].rate > 0.9
 
 
+def test_drafting_costs_more_where_the_draft_models_passes_are_not_shared():
+    """Of eight samples two share a pass of the draft model: a drafted token for all of them takes four passes."""
+    model = local("llama", 9, drafter=local("llama", 10), draft_ahead=True)
+    model.engine.rows, model.drafter.engine.rows = 8.0, 2.0
+    model.drafter.engine.cost = lambda tokens: 0.01 if tokens == 2 else 1.0
+    asked = []
+    model.draft_rates["drafter"].length = lambda most, cost, rows, seconds_each: asked.append(seconds_each) or 0
+    model.draft_rates["lookup"].length = lambda *_: 0
+    next(greedy(model))
+    assert asked == [pytest.approx(0.04)]
+
+
 def test_what_is_drawn_follows_the_probabilities():
     model = local(seed=10, samples=8)
     logprobs = KINDS["llama"](10)(torch.tensor([BYTE_LEVEL(PROMPT)["input_ids"]])).logits[0, -1].log_softmax(-1)
