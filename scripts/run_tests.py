@@ -1,0 +1,145 @@
+"""Run the checks and the tests in this environment and end with one verdict; scripts/test.sh makes the environment first.
+
+A session is one run of pytest. What its tests came to is read from a file of JSON lines that tests/outcomes.py writes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTCOMES = "NUDGING_TEST_OUTCOMES"  # the variable that names the file of outcomes
+GET = ". To get it: "  # stands between why tests are left out and how to have them run
+NOT_AN_ERROR = "Development data"  # begins the reason of what --all goes without, too
+NO_TESTS = 5  # pytest's status
+REAL_SERVERS = (
+    "test_real_servers.py",
+    "vLLM's CPU build is 2.4 GB on the disk, and its tests take minutes" + GET + "./scripts/test.sh --all",
+)
+
+
+@dataclass
+class Outcome:
+    """What the tests of some sessions came to."""
+
+    passed: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)  # name, last line
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # name, reason
+    broken: list[str] = field(default_factory=list)  # sessions and checks that did not end well by themselves
+
+
+def workers() -> int:
+    """How many tests run at a time: two, or up to four where there are as many processors."""
+    return max(2, min(4, os.cpu_count() or 2))
+
+
+def run_session(name: str, options: Sequence[str], outcome: Outcome) -> None:
+    """Run pytest once and add what came of it to `outcome`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "outcomes.jsonl"
+        command = [sys.executable, "-m", "pytest", *options]
+        status = subprocess.run(command, cwd=ROOT, env=os.environ | {OUTCOMES: str(file)}, check=False).returncode
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    add_outcomes(map(json.loads, lines), outcome)
+    if status not in (0, 1, NO_TESTS) or (status == 1 and not outcome.failed):
+        outcome.broken.append(f"{name}: pytest ended with status {status} before its time")
+
+
+def add_outcomes(entries: Iterable[dict], outcome: Outcome) -> None:
+    """Add entries {"test", "outcome", "why"}; a module that is left out in several processes counts once."""
+    seen = set()
+    for entry in entries:
+        if (key := (entry["test"], entry["outcome"])) in seen:
+            continue
+        seen.add(key)
+        if entry["outcome"] == "passed":
+            outcome.passed += 1
+        else:
+            getattr(outcome, entry["outcome"]).append((entry["test"], entry["why"]))
+
+
+def left_out(skipped: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Rows (what, why, how to get it) of what was not tested, one for each reason; files with how many of their tests."""
+    rows: dict[str, dict[str, int]] = {}
+    for test, why in skipped:
+        file = test.split("::")[0].removeprefix("tests/")
+        counts = rows.setdefault(why, {})
+        counts[file] = counts.get(file, 0) + ("::" in test)
+    found = []
+    for reason, files in rows.items():
+        why, _, how = reason.partition(GET)
+        what = ", ".join(f"{file} ({count} of its tests)" if count else file for file, count in files.items())
+        found.append((what, why, how or "it is not for this machine"))
+    return found
+
+
+def verdict(outcome: Outcome, everything: bool, seconds: float) -> str:
+    """The closing lines; the one before the last is for programs that read it."""
+    lines = ["", "=" * 30 + " verdict " + "=" * 30]
+    if outcome.failed:
+        lines += ["failed:", *(f"  {test}\n      {why}" for test, why in outcome.failed)]
+    lines += [f"failed: {what}" for what in outcome.broken]
+    if outcome.skipped:
+        lines.append("not tested here:")
+        for what, why, how in left_out(outcome.skipped):
+            for label, text in (("what", what), ("why", why), ("how to get it", how)):
+                lines += textwrap.wrap(f"{label}: {text}", 110, initial_indent="  ", subsequent_indent="      ")
+            lines.append("")
+    if forbidden(outcome, everything):
+        lines.append("--all allows nothing to be left out, so this run has failed.")
+    lines.append(f"{outcome.passed} passed, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped")
+    lines.append(f"{'PASSED' if good(outcome, everything) else 'FAILED'} in {seconds:.0f} s")
+    return "\n".join(lines)
+
+
+def forbidden(outcome: Outcome, everything: bool) -> bool:
+    """Whether something was left out that must not be."""
+    return everything and any(not why.startswith(NOT_AN_ERROR) for _, why in outcome.skipped)
+
+
+def good(outcome: Outcome, everything: bool) -> bool:
+    """Whether the run has passed."""
+    return bool(outcome.passed) and not (outcome.failed or outcome.broken or forbidden(outcome, everything))
+
+
+def run_checks(outcome: Outcome) -> None:
+    """Ruff's two checks."""
+    for check in (["check", "."], ["format", "--check", "."]):
+        if subprocess.run([sys.executable, "-m", "ruff", *check], cwd=ROOT, check=False).returncode:
+            outcome.broken.append(f"ruff {' '.join(check)}: see the top of this output")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="the unit tests alone")
+    parser.add_argument("--all", action="store_true", help="real servers too; what is left out is an error")
+    parser.add_argument("--no_checks", action="store_true", help="ruff does not run")
+    options, more = parser.parse_known_args(argv)
+    began = time.monotonic()
+    outcome = Outcome()
+    if not options.no_checks:
+        run_checks(outcome)
+    side_by_side = ["-n", str(workers()), "--dist", "worksteal"]
+    if options.quick:
+        run_session("the quick tests", [*side_by_side, "-m", "not slow", *more], outcome)
+    else:
+        run_session("the tests", [*side_by_side, "-m", "not real_servers", *more], outcome)
+        if options.all:  # they need all cores and much memory
+            run_session("the tests with real servers", ["-m", "real_servers", *more], outcome)
+        else:
+            outcome.skipped.append(REAL_SERVERS)
+    print(verdict(outcome, options.all, time.monotonic() - began), flush=True)
+    return 0 if good(outcome, options.all) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
