@@ -12,6 +12,7 @@ import pandas as pd
 from datasets_loader import DATA_SETS
 from eval_utils import prompt_count, summarise
 from results import ResultFiles, ResultsError, read_records
+from run_pace import Pace, pace
 from settings import BASELINE_METHODS, EXPERIMENTS
 from shards import shard_of_name
 from utils import visible
@@ -36,7 +37,8 @@ class Run:
 
     `kind` is an experiment of run_api.py or a baseline's method, `models` are the models' names without folders.
     `settings` are those that answers depend on, empty for files that no run.json stands beside; `figures` are
-    `eval_utils.Summary.fields`. Whatever is not known is None or empty. `finished` is False while there is only a .jsonl.
+    `eval_utils.Summary.fields`, `pace` is how fast it went. Whatever is not known is None or empty. `finished` is False while
+    there is only a .jsonl.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Run:
     settings: dict = field(repr=False)
     records: list[dict] = field(repr=False)
     figures: dict = field(repr=False)
+    pace: Pace
 
     @property
     def name(self) -> str:
@@ -143,7 +146,8 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             where, records = path, read_records(path)
         if not records:
             raise ResultsError(f"{where} holds no answers yet")
-        settings = _settings(files, warn)
+        story = _story(files, warn)
+        settings = story["settings"] if story else {}
         data_set = settings.get("dataset_name") or (
             files.txt.parent.name if files.txt.parent.name in DATA_SETS else None
         )
@@ -154,6 +158,7 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             settings=settings,
             records=records,
             figures=summarise(records, _scoring(data_set, records)).fields,
+            pace=pace(story, records),
             finished=where.suffix == ".json" or files.json.exists(),
             **told,
         )
@@ -161,11 +166,13 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
         raise ResultsError(f"{path} is not a result file ({type(error).__name__}: {error})") from None
 
 
-def _settings(files: ResultFiles, warn: Callable[[str], None]) -> dict:
+def _story(files: ResultFiles, warn: Callable[[str], None]) -> dict:
+    """What run.json holds, its settings at least; empty if there is none or it is damaged."""
     if not files.run.exists():
         return {}
     try:
-        return json.loads(files.run.read_text(encoding="utf-8"))["settings"] | {}
+        story = json.loads(files.run.read_text(encoding="utf-8"))
+        return story | {"settings": story["settings"] | {}}
     except (OSError, *_DAMAGE):
         warn(f"{files.run} cannot be read; the settings of this run are told by its name alone")
         return {}
@@ -210,7 +217,7 @@ def _told_by_name(name: str, records: list[dict]) -> dict:
 
 
 def results_table(runs: list[Run]) -> pd.DataFrame:
-    """One row of figures per run, as for CSV: shares from 0 to 1, tokens, requests and seconds per answer, by model role."""
+    """One row of figures per run, as for CSV: shares from 0 to 1, requests and tokens per answer by model role, seconds."""
     rows = []
     for run in runs:
         f = run.figures
@@ -236,13 +243,14 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
         }
         for quantity in ("requests", "prompt_tokens", "completion_tokens"):
             row |= {f"{quantity}_{role}": use[quantity] for role, use in f["per_answer"].items()}
-        row |= {"seconds_per_answer": f["seconds_per_answer"], "file": str(run.path)}
+        row |= {"latency_seconds": run.pace.latency, "at_a_time": run.pace.at_a_time}
+        row |= {"answers_per_minute": run.pace.answers_per_minute, "file": str(run.path)}
         # pandas takes no lone surrogates.
         rows.append({name: visible(value) if isinstance(value, str) else value for name, value in row.items()})
     table = pd.DataFrame(rows)
     if not table["shard"].any():
         del table["shard"]
-    last = ["seconds_per_answer", "file"]
+    last = ["latency_seconds", "at_a_time", "answers_per_minute", "file"]
     return table[[column for column in table.columns if column not in last] + last]
 
 
@@ -269,7 +277,9 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Mean score, 1 to 5 (95 % interval)": _number(row["mean_score"], "{:.2f}")
                 + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),
                 "Intervention rate": _number(row["intervention_rate"], "{:.1%}").replace("%", " %"),
-                "Seconds per answer": _number(row["seconds_per_answer"], "{:.2f}"),
+                "Latency, s per answer": _number(row["latency_seconds"], "{:.2f}")
+                + _number(row["at_a_time"], " (at {:.0f} at a time)"),
+                "Answers per minute": _number(row["answers_per_minute"], "{:.1f}"),
                 "Requests per answer": role_lines(row, lambda role, row=row: f"{row[f'requests_{role}']:.1f}"),
                 "Tokens per answer, in + out": role_lines(
                     row,

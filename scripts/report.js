@@ -3,10 +3,11 @@
 
 const PAGE_SIZE = 20;
 const MARKS = { correct: "✓", wrong: "✗", rated: "★", unscored: "–", failed: "!" };
-const { runs, questions, answers } = JSON.parse(document.getElementById("data").textContent);
+const { runs, nudging, questions, answers } = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("filters");
 const list = document.getElementById("list");
 
+const scored = answers.some((answer) => answer.outcome !== "unscored");
 const answersTo = questions.map(() => []);
 for (const answer of answers) answersTo[answer.question].push(answer);
 
@@ -45,6 +46,7 @@ function answerText(pieces) {
 }
 
 function outcomeBadge(answer) {
+  if (!scored) return "";
   const mark = element("span", "", MARKS[answer.outcome]);
   mark.setAttribute("aria-hidden", "true");
   return element("span", "outcome " + answer.outcome, mark, " " + answer.outcome);
@@ -89,7 +91,8 @@ function listItem(answer) {
 
 function sideItem(group) {
   const question = questions[group[0].question];
-  const columns = group.map((answer) => {
+  const nudgedFirst = [...group.filter(isNudged), ...group.filter((answer) => !isNudged(answer))];
+  const columns = nudgedFirst.map((answer) => {
     const heading = element("h4", "", runs[answer.run]);
     const details = element("dl", "", ...answerParts(answer), ...scoreParts(answer));
     return element("section", "column", element("header", "", heading, outcomeBadge(answer)), details, notes(answer));
@@ -133,6 +136,15 @@ function chosen() {
   };
 }
 
+function isNudged(answer) {
+  return nudging.includes(answer.run);
+}
+
+// Such questions come first: where no nudging run was asked, there is nothing to compare it with.
+function comparesNudging(group) {
+  return group.some(isNudged) && !group.every(isNudged);
+}
+
 // What the filters leave: answers, or for the side-by-side view groups of answers to one question.
 function matching({ runs, outcome, search, side }) {
   const groups = answersTo.map((group) => group.filter((answer) => runs.has(answer.run)));
@@ -140,7 +152,10 @@ function matching({ runs, outcome, search, side }) {
   const matches = (answer) =>
     (!outcome || (differing ? differing.has(answer) : answer.outcome === outcome)) &&
     (!search || searchText(answer).includes(search));
-  if (side) return groups.filter((group) => group.some(matches));
+  if (side) {
+    const shown = groups.filter((group) => group.some(matches));
+    return [...shown.filter(comparesNudging), ...shown.filter((group) => !comparesNudging(group))];
+  }
   return answers.filter((answer) => runs.has(answer.run) && matches(answer));
 }
 

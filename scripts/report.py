@@ -80,7 +80,8 @@ def report_data(runs: list[Run], labels: list[str]) -> dict:
             row = {"data_set": run.data_set or "", "text": question, "gold": _text(record.get("gold_answer"))}
             questions.setdefault(key, {"number": len(questions), **row})
             answers.append(_answer(record) | {"run": number, "question": questions[key]["number"]})
-    return {"runs": labels, "questions": list(questions.values()), "answers": answers}
+    nudging = [number for number, run in enumerate(runs) if run.kind == "nudging"]
+    return {"runs": labels, "nudging": nudging, "questions": list(questions.values()), "answers": answers}
 
 
 def _answer(record: dict) -> dict:
@@ -88,21 +89,25 @@ def _answer(record: dict) -> dict:
     if "error" in record:
         return answer | {"error": _text(record["error"]) or "failed without a message"}
     final, notes = _text(record.get("raw_answer")), []
-    # Pieces by turns: the nudging model's words, then what the base model wrote after them.
+    answer["pieces"] = pieces_by_turns(record)
     if "all_nudging_words" in record:
-        pairs = itertools.zip_longest(record["all_nudging_words"], record["all_completions"], fillvalue="")
-        answer["pieces"] = [text for words, piece in pairs for text in _split_piece(_text(words), _text(piece))]
         words, total = nudged_words(record)
-        notes.append(f"{words} of {total} words by the nudging model")
+        notes.append(f"{words} of {total} words by the nudging model, its last ones not counted")
         if final != "".join(answer["pieces"]).strip():
             answer["cleaned"] = final
-    else:
-        answer["pieces"] = ["", final]
     if stop := _text(record.get("stop_reason")):
         notes.insert(0, f"stop: {stop.replace('_', ' ')}")
     if "seconds" in record:
         notes.append(f"{record['seconds']:.1f} s")
     return answer | {"notes": " · ".join(notes)}
+
+
+def pieces_by_turns(record: dict) -> list[str]:
+    """An answer as the models wrote it: the nudging model's words, what the base model wrote after them, and so on by turns."""
+    if "all_nudging_words" not in record:
+        return ["", _text(record.get("raw_answer"))]
+    pairs = itertools.zip_longest(record["all_nudging_words"], record["all_completions"], fillvalue="")
+    return [text for words, piece in pairs for text in _split_piece(_text(words), _text(piece))]
 
 
 def _split_piece(words: str, piece: str) -> tuple[str, str]:
@@ -162,6 +167,7 @@ def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> 
     labels = run_labels(runs)
     script, css = ((HERE / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
     data = report_data(runs, labels)
+    nudged = any(run.kind == "nudging" for run in runs)
     counts = Counter(answer["outcome"] for answer in data["answers"])
     return environment.get_template("report.html.j2").render(
         title=visible(title),
@@ -171,7 +177,8 @@ def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> 
         outcomes=[(name, counts[name]) for name in OUTCOMES if counts[name]],
         samples=len(data["answers"]),
         questions=len(data["questions"]),
-        nudged=any(run.kind == "nudging" for run in runs),
+        nudged=nudged,
+        side=nudged and len(runs) > 1,
         data=embedded_json(data),
         css=Markup(css),
         script=Markup(script),

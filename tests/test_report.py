@@ -71,6 +71,16 @@ def test_each_input_has_a_label(small):
     assert len(boxes) == page.count("<label><input") == 7
 
 
+@pytest.mark.parametrize(
+    ("experiments", "view"),
+    [(["base_only", "nudging"], "side"), (["nudging"], "list"), (["base_only", "nudging_only"], "list")],
+)
+def test_the_page_opens_side_by_side_where_nudging_has_something_beside_it(tmp_path, experiments, view):
+    for experiment in experiments:
+        write_run(tmp_path, experiment, [record(0, "q", "1", nudged_pieces(0, 1), 1)], settings(experiment))
+    assert re.findall(r'name="view" value="(\w+)" checked', page_of(tmp_path)) == [view]
+
+
 def test_the_data_gives_each_question_once_and_the_pieces_by_turns(small):
     data = data_of(page_of(small))
     assert data["runs"] == ["base only", "nudging 0.2", "nudging 0.4", "nudging 0.6", "ensemble"]
@@ -78,7 +88,10 @@ def test_the_data_gives_each_question_once_and_the_pieces_by_turns(small):
     answer = data["answers"][4]
     assert (answer["run"], answer["question"], answer["outcome"]) == (1, 0, "correct")
     assert answer["pieces"][:2] == ["First,", " Nora has 0 pears."]
-    assert answer["notes"] == "stop: nudging model stop · 2 of 16 words by the nudging model · 0.5 s"
+    assert (
+        answer["notes"]
+        == "stop: nudging model stop · 2 of 16 words by the nudging model, its last ones not counted · 0.5 s"
+    )
     error = data["answers"][15]
     assert error["outcome"] == "failed" and "8 retries" in error["error"] and "pieces" not in error
 

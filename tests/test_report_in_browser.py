@@ -1,14 +1,15 @@
 """The report in a real browser: Debian's chromium, headless, driven by selenium."""
 
 import importlib
-import os
+import os  # noqa: F401
 import random
 import shutil
-import time
 
+import needs
 import pytest
 from made_runs import nudged_pieces, questions, record, settings, write_run, write_small_runs
 from test_report import hostile_runs
+from waiting import wait_until
 
 from scripts.report import main
 
@@ -17,18 +18,15 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
 ).split()
-# Measured on two cores: 0.3 s from opening the file to the first answers.
-SECONDS_TO_OPEN = 8
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    in_ci = bool(os.environ.get("CI"))
+    needs.programs(
+        "chromium", "chromedriver", packages="chromium chromium-driver", why="no browser to open the report in"
+    )
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        why = "no browser: apt-get install chromium chromium-driver"
-        pytest.fail(why) if in_ci else pytest.skip(why)
-    webdriver = (importlib.import_module if in_ci else pytest.importorskip)("selenium.webdriver")
+    webdriver = importlib.import_module("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
@@ -62,10 +60,7 @@ class Page:
 
     def until(self, count):
         """Wait until the line over the answers begins with a text."""
-        end = time.monotonic() + 10
-        while not (shown := self.texts("#count")[0]).startswith(count):
-            assert time.monotonic() < end, f"{shown!r} does not begin with {count!r}"
-            time.sleep(0.05)
+        wait_until(lambda: self.texts("#count")[0].startswith(count), f"{count!r} is shown", limit=300)
 
     def choose(self, outcome):
         self.click(f"#outcome option[value='{outcome}']")
@@ -84,6 +79,7 @@ def small(tmp_path_factory):
 
 def test_filters(browser, small):
     page = Page(browser, small)
+    page.click("input[value=list]")
     page.until("20 answers found, 1 to 20 shown")
     page.choose("failed")
     page.until("1 answer found")
@@ -104,17 +100,39 @@ def test_filters(browser, small):
     assert page.console() == []
 
 
-def test_side_by_side(browser, small):
+def test_the_page_opens_on_nudged_answers_beside_the_others(browser, small):
     page = Page(browser, small)
-    page.click("input[value=side]")
     page.until("4 questions found")
-    assert page.texts(".card:first-child h4") == ["base only", "nudging 0.2", "nudging 0.4", "nudging 0.6", "ensemble"]
+    assert page.texts(".card:first-child h4") == ["nudging 0.2", "nudging 0.4", "nudging 0.6", "base only", "ensemble"]
+    assert page.texts(".card:first-child .column:first-child mark") == ["First,", "Next,", "Therefore, the answer is"]
     page.choose("failed")
     page.until("1 question found")
     assert len(page.texts(".column")) == 5
     page.choose("differ")
     page.until("3 questions found")
     assert page.console() == []
+
+
+def test_questions_that_nudging_was_not_asked_come_last(browser, tmp_path):
+    asked = questions(30)
+    base = [record(i, q, gold, "Perhaps.", None) for i, (q, gold) in enumerate(asked)]
+    write_run(tmp_path, "base", base, settings("base_only"))
+    nudged = [record(i, *asked[i], nudged_pieces(i, 1), None) for i in (20, 25)]
+    write_run(tmp_path, "nudged", nudged, settings("nudging"))
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    page = Page(browser, tmp_path / "report.html")
+    page.until("30 questions found, 1 to 20 shown")
+    assert page.texts("h3")[:4] == [f"gsm8k, sample {i}" for i in (20, 25, 0, 1)]
+    assert page.texts(".outcome") == []  # nothing is scored, and that need not be said thirty times
+
+
+@pytest.mark.parametrize("experiment", ["base_only", "nudging"])
+def test_without_anything_to_compare_nudging_with_answers_follow_one_another(browser, tmp_path, experiment):
+    for name in ("a", "b")[: 1 + (experiment == "base_only")]:
+        rows = [record(i, q, gold, nudged_pieces(i, 1), 1) for i, (q, gold) in enumerate(questions(3))]
+        write_run(tmp_path, name, rows, settings(experiment))
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    Page(browser, tmp_path / "report.html").until("6 answers" if experiment == "base_only" else "3 answers")
 
 
 def test_the_keyboard_reaches_every_filter_and_the_focus_shows(browser, small):
@@ -131,6 +149,8 @@ def test_the_keyboard_reaches_every_filter_and_the_focus_shows(browser, small):
     assert [name for name in reached if name in ("run", "outcome", "search", "view")][:8] == [
         *["run"] * 5, "outcome", "search", "view"
     ]  # fmt: skip
+    page.click("input[value=list]")
+    page.until("20 answers found")
     page.js("document.querySelector('input[name=run]').focus()")
     page.browser.switch_to.active_element.send_keys(" ")
     page.until("16 answers found")
@@ -176,6 +196,7 @@ return ["h1", "header p", "td", "thead th", "figcaption", "svg text", "mark", ".
 @pytest.mark.parametrize("dark", [False, True])
 def test_texts_stand_out_in_light_and_dark(browser, small, dark):
     page = Page(browser, small, dark=dark)
+    page.click("input[value=list]")
     page.until("20 answers")
     background = page.js("return getComputedStyle(document.body).backgroundColor")
     assert (int(background[4:].split(",")[0]) < 60) == dark
@@ -194,7 +215,7 @@ def test_the_table_and_the_plot_are_there_without_scripts(browser, small):
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_a_large_report_opens_quickly(browser, tmp_path):
+def test_a_large_report(browser, tmp_path):
     rng = random.Random(0)
     for threshold in (0.2, 0.3, 0.4):
         rows = [
@@ -203,21 +224,13 @@ def test_a_large_report_opens_quickly(browser, tmp_path):
         ]
         write_run(tmp_path, f"n{threshold}", rows, settings("nudging", top_prob_thres=threshold))
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
-    started = time.monotonic()
     page = Page(browser, tmp_path / "report.html")
-    page.until("3,957 answers found, 1 to 20 shown")
-    opened = time.monotonic() - started
-    paint = page.js("return performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
-    ready = page.js("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
-    started = time.monotonic()
+    page.until("1,319 questions found, 1 to 20 shown")
+    assert page.js("return document.getElementById('list').children.length") == 20  # what keeps it quick
     page.browser.find_element("id", "search").send_keys("1318 pears")
-    page.until("3 answers found")
-    searched = time.monotonic() - started
-    size = (tmp_path / "report.html").stat().st_size / 1e6
-    print(f"{size:.1f} MB: open {opened:.2f} s (paint {paint} ms, ready {ready} ms), search {searched:.2f} s")
-    assert opened < SECONDS_TO_OPEN and searched < SECONDS_TO_OPEN
+    page.until("1 question found")
     page.browser.find_element("id", "search").send_keys("\ue009a\ue000\ue017")  # control and a, delete
-    page.until("3,957 answers")
+    page.until("1,319 questions")
     page.click("#next")
-    page.until("3,957 answers found, 21 to 40 shown")
-    assert page.texts("#page") == ["Page 2 of 198"] and page.console() == []
+    page.until("1,319 questions found, 21 to 40 shown")
+    assert page.texts("#page") == ["Page 2 of 66"] and page.console() == []
