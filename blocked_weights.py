@@ -2,8 +2,16 @@
 
 torch brings plain weights into that order anew in every call. Done once, when a model is loaded, a pass over 4 to 16 tokens, as in
 decoding, is 1.3 to 1.6 times as fast in bfloat16 and 2.5 to 2.9 times in float32 (benchmarks/cpu_passes.py); what it computes is
-the same. (torch.compile does this too, for those who have a C++ compiler and minutes.)
+the same.
+
+The operations behind it, torch.ops.mkldnn._reorder_linear_weight and _linear_pointwise, are those by which torch.compile itself
+replaces linear layers, and no documented part of torch. So nothing rests on them: a layer is changed only where they are there and
+compute, when the model is loaded, what the plain layer computes; else it stays plain. What is documented is slower: a layer of
+torch.utils.mkldnn.to_mkldnn converts every input and output, and a pass in float32 takes 1.1 to 1.8 times as long with it (the same
+benchmark); torch.compile takes a C++ compiler and minutes.
 """
+
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -60,20 +68,23 @@ def block_weights(model: nn.Module, keep: nn.Module | None = None) -> int:
     if not _possible(model):
         return 0
     # Names, not layers: the plain weights of each go before the next ones are made. Weights that layers share stay shared.
-    places: dict[int, list[tuple[nn.Module, str]]] = {}
-    for parent in model.modules():
-        for name, layer in parent._modules.items():
-            if _is_plain_linear(layer) and layer is not keep:
-                places.setdefault(id(layer.weight), []).append((parent, name))
-    one_of_each = {getattr(*same[0]).weight.shape: same[0] for same in places.values()}
-    if not all(_right(getattr(*place)) for place in one_of_each.values()):
+    places: dict[int, list[str]] = {}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if name and _is_plain_linear(layer) and layer is not keep:
+            places.setdefault(id(layer.weight), []).append(name)
+    one_of_each = {model.get_submodule(same[0]).weight.shape: same[0] for same in places.values()}
+    if not all(_right(model.get_submodule(name)) for name in one_of_each.values()):
         return 0
+    layer = None  # or the last of them would stay
     for same in places.values():
         blocked = None
-        for parent, name in same:
-            layer = BlockedLinear(getattr(parent, name), blocked)
-            blocked = layer.blocked
-            setattr(parent, name, layer)
+        for name in same:
+            layer = model.get_submodule(name)
+            if type(layer) is nn.Linear:  # not where a parent has two names, and has been seen by the other one
+                layer = BlockedLinear(layer, blocked)
+                blocked = layer.blocked
+                parent, _, own_name = name.rpartition(".")
+                setattr(model.get_submodule(parent), own_name, layer)
     # Weights as they are loaded are views of the file in memory, all of which stays as long as one of them is left.
     for weight in model.parameters():
         weight.data = weight.data.clone()
@@ -102,9 +113,18 @@ def _possible(model: nn.Module) -> bool:
     weights = list(model.parameters())
     return (
         {weight.device.type for weight in weights} == {"cpu"}
-        and not hasattr(model, "peft_config")  # adapters look into the layers that they change
+        and not _has_adapter(model)
         and all(can_block(dtype) for dtype in {weight.dtype for weight in weights})
     )
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    """Whether layers of peft's stand in a model: they look into the layers that they change."""
+    if "peft" not in sys.modules:
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(layer, BaseTunerLayer) for layer in model.modules())
 
 
 def _is_plain_linear(layer: nn.Module | None) -> bool:

@@ -4,6 +4,7 @@ Shared by the in-process engine of nudging and by reward-guided decoding (pad/).
 """
 
 import importlib.util
+import inspect
 import json
 import re
 from pathlib import Path
@@ -15,10 +16,12 @@ from language_models import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 INSTALL = "pip install -r requirements-torch.txt"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+ADAPTER = "adapter_config.json"
 NO_LIMIT = 1 << 30  # tokens; of models whose configuration names no longest sequence
 
 
@@ -87,7 +90,7 @@ def find_model(name: str) -> str:
             raise OptionError(str(error)) from None
     path = Path(name).expanduser()
     if name and path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json", "tokenizer.json")):
+        if not any((path / file).is_file() for file in ("config.json", ADAPTER, "tokenizer.json")):
             raise OptionError(f"the folder {name} holds no model: there is no config.json in it")
         return str(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip("/"):
@@ -98,7 +101,7 @@ def find_model(name: str) -> str:
 def is_transformers_model(name: str) -> bool:
     """Whether a name stands for a model in the transformers format: a folder of one, or a hub id such as google/gemma-3-270m."""
     if Path(name).expanduser().is_dir():
-        return any((Path(name).expanduser() / file).is_file() for file in ("config.json", "adapter_config.json"))
+        return any((Path(name).expanduser() / file).is_file() for file in ("config.json", ADAPTER))
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not name.lower().endswith(".gguf")
 
 
@@ -132,15 +135,15 @@ def load_config(name: str) -> "PretrainedConfig":
 
 def adapter_base(name: str) -> str | None:
     """The name of the base model of a LoRA adapter in a folder or on the hub; None for a whole model."""
-    from transformers.utils import find_adapter_config_file
+    from huggingface_hub import hf_hub_download
 
     found = find_model(name)
     if (Path(found) / "config.json").is_file():
         return None
     try:
-        file = find_adapter_config_file(found)
-        return json.loads(Path(file).read_text())["base_model_name_or_path"] if file else None
-    except (OSError, ValueError, KeyError):
+        file = Path(found) / ADAPTER if Path(found).is_dir() else hf_hub_download(found, ADAPTER)
+        return json.loads(Path(file).read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError):  # no such file at the hub is an OSError, no such name a ValueError
         return None  # loading it will say what is wrong
 
 
@@ -165,8 +168,19 @@ def load_model(
     auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
 ) -> "PreTrainedModel":
     """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_causal_lm`."""
+    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **more)[0]
+
+
+def load_with_adapter(
+    auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
+) -> "tuple[PreTrainedModel, PeftModel | None]":
+    """`load_model`'s model, and peft's for its adapter, by which that can be switched off; None for a whole model."""
     require_torch()
     import transformers
+
+    base = adapter_base(name)
+    if base is not None and importlib.util.find_spec("peft") is None:
+        raise OptionError(f"{name} is an adapter, which needs peft: {INSTALL}")
 
     options = {"dtype": dtype} | more
     if load_in_4bit:
@@ -179,10 +193,26 @@ def load_model(
             llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads are small and decide
         )
         options["device_map"] = {"": device}
-    model = _from_pretrained(getattr(transformers, auto_class), name, "model", **options)
+    model = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+    adapter = None if base is None else _with_adapter(model, name)
     if not load_in_4bit:
         model = _moved(model, name, device)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), adapter
+
+
+def _with_adapter(model: "PreTrainedModel", name: str) -> "PeftModel":
+    """Put an adapter's layers into a model, which stays itself."""
+    import peft
+
+    try:
+        adapter = peft.PeftModel.from_pretrained(
+            model, find_model(name), torch_device=str(model.device), autocast_adapter_dtype=False
+        )
+    except Exception as error:  # peft's, the hub client's and safetensors' errors share no base class
+        raise ModelError(f"the adapter {name} cannot be loaded ({reason_of(error)}); is the folder whole?") from None
+    if adapter.get_base_model() is not model or adapter.active_peft_config.is_prompt_learning:
+        raise ModelError(f"the adapter {name} is of a kind that changes the prompt; LoRA and its like can be used")
+    return adapter
 
 
 def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreTrainedModel":
@@ -194,8 +224,6 @@ def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreT
 
 def _from_pretrained(auto_class, name: str, kind: str, **options):
     found = find_model(name)
-    if (Path(found) / "adapter_config.json").is_file() and importlib.util.find_spec("peft") is None:
-        raise OptionError(f"{name} is an adapter, which needs peft: {INSTALL}")
     try:
         return auto_class.from_pretrained(found, **options)
     except ImportError as error:
@@ -227,6 +255,11 @@ def config_length(config: "PretrainedConfig") -> int:
         if isinstance(length, int) and length > 0:
             return length
     return NO_LIMIT
+
+
+def cache_argument(model: "PreTrainedModel") -> str:
+    """The name of the forward pass's argument that takes a key-value cache; transformers gives the older one up in 5.40."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def eos_token_ids(

@@ -35,6 +35,7 @@ from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, load_examples  # noqa: E402
 from local_model import LocalModel  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
+from packed_attention import PACKED_ATTENTION  # noqa: E402
 from torch_loading import load_causal_lm  # noqa: E402
 from utils import apply_instruct_template  # noqa: E402
 
@@ -136,7 +137,6 @@ class Pair:
         model, answers, passes = engine.model, [], 0
         if method == "base":
             model = load_causal_lm(self.options.base, device=model.device, dtype=model.dtype)
-        ours = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
         started, began = time.perf_counter(), time.process_time()
         for i in range(0, len(prompts), batch):
@@ -146,7 +146,8 @@ class Pair:
             passes += new.shape[0] * new.shape[1]
             answers += tokenizer.batch_decode(new, skip_special_tokens=True)
         seconds = time.perf_counter() - started, time.process_time() - began
-        model.set_attn_implementation(ours)
+        if model is engine.model:
+            model.set_attn_implementation(PACKED_ATTENTION)
         return Measured(answers, *seconds, passes)
 
     def tokens(self, answers: list[str]) -> int:

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from pad.growing_layer import GrowingLayer, growing_cache
-from torch_loading import context_length
+from torch_loading import cache_argument, context_length
 
 
 class CachedModel:
@@ -28,6 +28,7 @@ class CachedModel:
         self.device = network.device
         accepted = inspect.signature(network.forward).parameters
         self._takes_positions = "position_ids" in accepted
+        self._cache_argument = cache_argument(network)
         # Logits of earlier positions would cost V numbers for each of them.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._last_position = context_length(network) - 1
@@ -148,15 +149,10 @@ class CachedModel:
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         # Ended sequences that run along in a batch may pass the last position that the model knows.
-        options = {"position_ids": positions.clamp(max=self._last_position)} if self._takes_positions else {}
-        output = self.network(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            **options,
-            **self._last_only,
-        )
+        options = {self._cache_argument: self._cache}
+        if self._takes_positions:
+            options["position_ids"] = positions.clamp(max=self._last_position)
+        output = self.network(input_ids=ids, attention_mask=mask, use_cache=True, **options, **self._last_only)
         return output.logits if self._last_only else output[0]
 
 

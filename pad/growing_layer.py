@@ -49,9 +49,9 @@ class GrowingLayer(DynamicLayer):
     def without_room(self) -> DynamicLayer:
         """The same keys and values in transformers' own kind of layer."""
         plain = DynamicLayer()
-        plain.__dict__ |= {
-            name: value for name, value in vars(self).items() if name not in ("_keys_room", "_values_room")
-        }
+        if self.is_initialized:
+            plain.lazy_initialization(self.keys, self.values)
+            plain.keys, plain.values = self.keys, self.values
         return plain
 
     def _drop_room(self) -> None:

@@ -6,6 +6,7 @@ Rafailov et al. 2023 (arXiv 2305.18290).
 
 import contextlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from transformers import PreTrainedModel
 from language_models import ModelError
 from pad.cached_model import CachedModel
 from pad.prompts import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 CHECKED_TOKENS = 6
 
@@ -24,11 +28,11 @@ class CandidateLogits:
     Args:
         model: a causal LM.
         value_head: the preference head between the last hidden state and the output projection, if there is one.
-        adapter_off: a model with a LoRA adapter computes without it.
+        without: peft's model of an adapter in `model`, which computes without it.
     """
 
-    def __init__(self, model: PreTrainedModel, value_head: nn.Linear | None = None, adapter_off: bool = False):
-        self.model, self.value_head, self._adapter_off = model, value_head, adapter_off
+    def __init__(self, model: PreTrainedModel, value_head: nn.Linear | None = None, without: "PeftModel | None" = None):
+        self.model, self.value_head, self._without = model, value_head, without
         self.device = model.device
         self._hidden: Tensor | None = None  # (B, H), or all logits (B, V) of a model that does not project linearly
         self.projects = self._projection_is_linear()
@@ -92,16 +96,8 @@ class CandidateLogits:
             self.value_head = head
         return bool(torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * own.abs().max().item() + 1e-4))
 
-    @contextlib.contextmanager
-    def _adapter(self):
-        if not self._adapter_off:
-            yield
-            return
-        self.model.disable_adapters()
-        try:
-            yield
-        finally:
-            self.model.enable_adapters()
+    def _adapter(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self._without is None else self._without.disable_adapter()
 
 
 class ImplicitReward:

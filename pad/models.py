@@ -4,6 +4,7 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
@@ -20,7 +21,10 @@ from pad.prompts import Prompt
 from pad.scalar_reward import choose_scalar_reward
 from pad.settings import REFERENCES, CollectSettings
 from pad.value_head import load_value_head
-from torch_loading import eos_token_ids, load_causal_lm, load_model, pick_dtype
+from torch_loading import eos_token_ids, load_model, load_with_adapter, pick_dtype
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass
@@ -64,7 +68,7 @@ def load_models(settings: CollectSettings, plan: Plan, say: Callable[[str], None
     Raises:
         OptionError, ModelError: a model cannot be loaded.
     """
-    llm = _causal(settings, settings.llm, plan.llm_device)
+    llm, _ = _causal(settings, settings.llm, plan.llm_device)
     block_weights(llm)
     stop_ids = eos_token_ids(llm, plan.tokenizer)
     make_reward = None
@@ -75,15 +79,15 @@ def load_models(settings: CollectSettings, plan: Plan, say: Callable[[str], None
     return Models(settings, plan, CachedModel(llm), make_reward, frozenset() if settings.ignore_eos else stop_ids)
 
 
-def _causal(settings: CollectSettings, name: str, device: torch.device):
-    dtype = pick_dtype(settings.dtype, device)
-    return load_causal_lm(name, device=device, dtype=dtype, load_in_4bit=settings.load_in_4bit)
+def _causal(settings: CollectSettings, name: str, device: torch.device) -> "tuple[PreTrainedModel, PeftModel | None]":
+    options = {"dtype": pick_dtype(settings.dtype, device), "load_in_4bit": settings.load_in_4bit}
+    return load_with_adapter("AutoModelForCausalLM", name, device=device, **options)
 
 
-def _causal_reward(settings: CollectSettings, name: str, plan: Plan) -> PreTrainedModel:
-    model = _causal(settings, name, plan.rm_device)
+def _causal_reward(settings: CollectSettings, name: str, plan: Plan) -> "tuple[PreTrainedModel, PeftModel | None]":
+    model, adapter = _causal(settings, name, plan.rm_device)
     block_weights(model, keep=model.get_output_embeddings())  # of which only the candidates' rows are read
-    return model
+    return model, adapter
 
 
 def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -> Callable[[DecodingConfig], Reward]:
@@ -98,7 +102,7 @@ def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -
 def _implicit(
     settings: CollectSettings, plan: Plan, stop_ids: frozenset[int], say: Callable[[str], None]
 ) -> Callable[[DecodingConfig], Reward]:
-    rm = _causal_reward(settings, settings.rm, plan)
+    rm, adapter = _causal_reward(settings, settings.rm, plan)
     head = load_value_head(settings.rm, rm, say)
     policy = CandidateLogits(rm, head)
     if plan.rm_tokenizer is not None:
@@ -108,10 +112,10 @@ def _implicit(
         )
     reference = settings.ref
     if plan.adapter_reference:
-        reference = CandidateLogits(rm, adapter_off=True)
+        reference = CandidateLogits(rm, without=adapter)
         say("reference: the reward model without its adapter")
     elif reference not in REFERENCES:
-        reference = CandidateLogits(_causal_reward(settings, settings.ref, plan))
+        reference = CandidateLogits(_causal_reward(settings, settings.ref, plan)[0])
     return lambda config: ImplicitReward(policy, reference)
 
 

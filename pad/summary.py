@@ -31,7 +31,11 @@ def paired(mine: Mapping[int, float], baseline: Mapping[int, float]) -> dict:
     if not common:
         raise DataError("the two files have no answered prompt in common; compare outputs of the same prompts")
     differences = [mine[i] - baseline[i] for i in common]
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    # The same answer in another batch may differ by a rounding.
+    clear = [
+        mine[i] - baseline[i] for i in common if not math.isclose(mine[i], baseline[i], rel_tol=1e-5, abs_tol=1e-6)
+    ]
+    wins, losses = sum(d > 0 for d in clear), sum(d < 0 for d in clear)
     figures = {"difference": mean_and_error(differences), "wins": wins, "losses": losses}
     figures |= {"ties": len(common) - wins - losses, "win_rate": wins / len(common)}
     return figures | {"win_rate_interval_95": wilson_interval(wins, len(common))}

@@ -1,25 +1,34 @@
 """Shared by all tests: the scripted language-model server as a real process, and run_api.py as a user runs it."""
 
+import contextlib
+import http.client
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
+import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import hypothesis
 import pytest
+from outcomes import Outcomes
+from waiting import HANG, finish, records_in, wait_until
 
 # How long an example takes is the machine's business.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parents[1]
 CASES = {path.stem: json.loads(path.read_text()) for path in sorted((REPOSITORY / "tests/reference").glob("*.json"))}
+
+
+def pytest_configure(config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes(config))
 
 
 class ScriptedServer:
@@ -35,7 +44,7 @@ class ScriptedServer:
         script = REPOSITORY / "tests/scripted_lm_server.py"
         command = [sys.executable, str(script), "--port", str(self.port), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until_answers(f"http://127.0.0.1:{self.port}/health", self.process)
+        wait_until(lambda: answers(f"http://127.0.0.1:{self.port}/health"), "the server answers", self.process)
         return self
 
     def stop(self) -> None:
@@ -55,16 +64,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait_until_answers(url: str, process: subprocess.Popen, seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"{url} does not answer") from None
-            time.sleep(0.05)
+def answers(url: str) -> bool:
+    """Whether a server is there."""
+    try:
+        urllib.request.urlopen(url, timeout=HANG).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -91,12 +97,38 @@ def run_api_command(*options: object) -> list[str]:
     return [sys.executable, str(REPOSITORY / "run_api.py"), *map(str, options)]
 
 
-def run_api(*options: object, env: dict | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
+def run_api(*options: object, env: dict | None = None) -> subprocess.CompletedProcess:
     """Run run_api.py to its end, from a folder and an environment that hold nothing of the developer's."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "HF_"))}
     return subprocess.run(
-        run_api_command(*options), env=clean | (env or {}), capture_output=True, text=True, timeout=timeout
+        run_api_command(*options), env=clean | (env or {}), capture_output=True, text=True, timeout=HANG
     )
+
+
+class Running:
+    """A command at work; what it says goes to files, so that it can be read meanwhile."""
+
+    def __init__(self, folder: Path, command: list[str]):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = folder / "stdout", folder / "stderr"
+        with self._files[0].open("w") as out, self._files[1].open("w") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+
+    @property
+    def stdout(self) -> str:
+        return self._files[0].read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._files[1].read_text()
+
+    def until_it_says(self, words: str) -> None:
+        wait_until(lambda: words in self.stderr, f"saying {words!r}", self.process)
+
+    def finish(self) -> int:
+        """Wait for its end; the exit code."""
+        finish(self.process)
+        return self.process.returncode
 
 
 def write_rows(folder: Path, name: str, rows: list[dict], split: str = "test") -> Path:
@@ -161,8 +193,9 @@ class ReplyServer:
                     {"Content-Type": "application/json", "Content-Length": len(content)} | headers
                 ).items():
                     self.send_header(name, str(value))
-                self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # whoever asked may be gone
+                    self.end_headers()
+                    self.wfile.write(content)
 
             do_GET = do_POST = answer
 
@@ -193,6 +226,66 @@ def reply_server():
     yield start
     for server in servers:
         server.stop()
+
+
+class Gate:
+    """A server in front of a scripted one. From the first request at which `closes` holds it keeps all waiting, until it is opened.
+
+    Where what is behind it is gone, the line is cut.
+    """
+
+    def __init__(self, server: ScriptedServer, closes):
+        self._server, self._closes = server, closes
+        self._closed, self._open = threading.Event(), threading.Event()
+        self.answered: list[dict] = []  # the requests' bodies
+        self._front = ReplyServer(self._reply)
+        self.host = self._front.host
+
+    def _reply(self, path: str, body):
+        if body is not None and not self._open.is_set():
+            if self._closed.is_set() or self._closes():
+                self._closed.set()
+                self._open.wait(HANG)
+        url, data = self._server.host.removesuffix("/v1") + path, None if body is None else json.dumps(body).encode()
+        try:
+            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=HANG) as answer:
+                content = answer.read()
+            self.answered.append(body or {})
+            return answer.status, {"Content-Type": answer.headers["Content-Type"]}, content
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, {}, error.read()
+        except (OSError, http.client.HTTPException):
+            return 0, {}, None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def wait_until_closed(self, alive: subprocess.Popen) -> None:
+        wait_until(lambda: self.closed, "the gate is closed", alive)
+
+    def open(self) -> None:
+        self._open.set()
+
+    def stop(self) -> None:
+        self.open()
+        self._front.stop()
+
+
+@pytest.fixture
+def gate():
+    """Put a gate in front of a scripted server: one that closes when the logs below a folder hold some records, and `too` holds."""
+    gates = []
+
+    def start(server: ScriptedServer, folder: Path, records: int = 1, too=lambda: True) -> Gate:
+        gates.append(Gate(server, lambda: records_in(folder) >= records and too()))
+        return gates[-1]
+
+    yield start
+    for one_of_them in gates:
+        one_of_them.stop()
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def start(options: list[str]) -> int:
     if child:
         return child
     # A run that hangs says where, and ends.
-    faulthandler.dump_traceback_later(60, exit=True, file=os.fdopen(os.dup(2), "w"))
+    faulthandler.dump_traceback_later(1800, exit=True, file=os.fdopen(os.dup(2), "w"))
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
@@ -60,7 +60,7 @@ def main() -> None:
     shutil.rmtree(output)
     killed = finished = torn = 0
     before: dict[int, dict] = {}
-    while killed < kills or before:
+    while killed < kills or before or not finished:
         child = start(options)
         if killed < kills:
             time.sleep(moments.uniform(0, length))

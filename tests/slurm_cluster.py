@@ -3,10 +3,10 @@
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 from conftest import free_port
+from waiting import wait_until
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch")
 CONFIGURATION = """\
@@ -45,7 +45,7 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "slurmd needs root"
     lacking = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
-    return f"not installed: {', '.join(lacking)} (apt-get install slurm-wlm munge)" if lacking else ""
+    return f"not installed: {', '.join(lacking)}" if lacking else ""
 
 
 def _path() -> str:
@@ -84,13 +84,14 @@ class SlurmCluster:
         with (self.folder / f"{command[0]}.out").open("ab") as out:
             self._processes.append(subprocess.Popen(command, env=self.environment, stdout=out, stderr=out))
 
-    def _wait(self, holds, what: str, seconds: float = 60) -> None:
-        until = time.monotonic() + seconds
-        while not holds():
-            if time.monotonic() > until or any(p.poll() is not None for p in self._processes):
-                logs = "".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.folder.glob("*.[lo][ou][gt]"))
-                raise RuntimeError(f"{what} did not come up:\n{logs}")
-            time.sleep(0.1)
+    def _wait(self, holds, what: str) -> None:
+        def decided() -> bool:
+            return any(process.poll() is not None for process in self._processes) or holds()
+
+        wait_until(decided, what)
+        if any(process.poll() is not None for process in self._processes):
+            logs = "".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.folder.glob("*.[lo][ou][gt]"))
+            raise RuntimeError(f"{what} did not come up:\n{logs}")
 
     def __call__(self, *command: str, check: bool = True) -> str:
         """Run one of Slurm's commands and return what it prints."""
@@ -102,12 +103,9 @@ class SlurmCluster:
         """Jobs and array tasks that Slurm remembers: id, state, and how often each was restarted."""
         return [line.split() for line in self("squeue", "-h", "-r", "-t", "all", "-o", "%i %T %r").splitlines()]
 
-    def wait_until_empty(self, seconds: float = 90) -> None:
+    def wait_until_empty(self) -> None:
         """Wait until no job is pending or running."""
-        until = time.monotonic() + seconds
-        while self("squeue", "-h"):
-            assert time.monotonic() < until, self("squeue") + self("scontrol", "show", "job")
-            time.sleep(0.2)
+        wait_until(lambda: not self("squeue", "-h"), "no job is left")
 
     def stop(self) -> None:
         """Cancel what runs and end the daemons."""

@@ -1,17 +1,14 @@
 """scripts/slurm/common.sh with stand-ins for squeue and scontrol: requeueing, servers that end, runs that go on."""
 
 import os
-import shutil
 import signal
 import subprocess
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+from waiting import finish, wait_until
 
 
 @pytest.fixture
@@ -38,25 +35,22 @@ def batch(tmp_path):
 
 
 def terminate_when(path: Path, job: subprocess.Popen) -> str:
-    until = time.monotonic() + 20
-    while not path.exists():
-        assert job.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(path.exists, f"{path} is there", job)
     job.send_signal(signal.SIGTERM)
-    return job.communicate(timeout=20)[0]
+    return finish(job)[0]
 
 
 def told(folder: Path) -> str:
     return (folder / "told").read_text() if (folder / "told").exists() else ""
 
 
-WAITS = "run_and_finish bash -c 'touch {}/begun; exec sleep 60'"
+WAITS = "run_and_finish bash -c 'touch {}/begun; exec sleep 1800'"
 ARRAY = {"SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "2"}
 
 
 @pytest.mark.parametrize(("array", "name"), [({}, "1"), (ARRAY, "1_2")], ids=["job", "last_task_of_an_array"])
 def test_out_of_time_the_job_requeues_itself_and_no_sibling(batch, tmp_path, array, name):
-    job = batch(WAITS.format(tmp_path), ends_in=30, **array)
+    job = batch(WAITS.format(tmp_path), ends_in=250, **array)
     terminate_when(tmp_path / "begun", job)
     assert job.returncode == 143 and told(tmp_path).split() == ["requeue", name]
     assert f"-j {name} " in (tmp_path / "squeue-asked").read_text()
@@ -71,22 +65,22 @@ def test_otherwise_a_sigterm_is_the_end(batch, tmp_path, ends_in):
 
 def test_a_server_that_ends_stops_the_run(batch, tmp_path):
     job = batch(f"sleep 1 & servers=$!\n{WAITS.format(tmp_path)}")
-    shown = job.communicate(timeout=30)[0]
+    shown = finish(job)[0]
     assert job.returncode == 1 and "a server has ended" in shown and told(tmp_path) == ""
 
 
 def test_the_command_s_own_exit_code_is_the_job_s(batch):
-    job = batch("sleep 60 & servers=$!\nrun_and_finish bash -c 'exit 7'")
-    job.communicate(timeout=30)
+    job = batch("sleep 1800 & servers=$!\nrun_and_finish bash -c 'exit 7'")
+    finish(job)
     assert job.returncode == 7
 
 
 @pytest.mark.parametrize(("restarts", "words"), [("0", "--rerun --x"), ("1", "--x")])
 def test_a_job_that_runs_again_sets_nothing_aside(batch, restarts, words):
     job = batch("run_and_finish echo --rerun --x", SLURM_RESTART_COUNT=restarts)
-    assert job.communicate(timeout=30)[0].strip() == words
+    assert finish(job)[0].strip() == words
 
 
 def test_servers_of_this_machine_are_asked_without_a_proxy(batch):
     job = batch('echo "$no_proxy $NO_PROXY"', no_proxy="example.org", NO_PROXY="")
-    assert job.communicate(timeout=30)[0].split() == ["127.0.0.1,localhost,example.org"] * 2
+    assert finish(job)[0].split() == ["127.0.0.1,localhost,example.org"] * 2

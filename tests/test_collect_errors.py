@@ -2,9 +2,10 @@
 
 import json
 
+import needs
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from collect_runs import GREEDY, collect, options  # noqa: E402
 

@@ -4,14 +4,15 @@ import json
 import shlex
 import subprocess
 
+import needs
 import pytest
 from conftest import REPOSITORY
 from test_pad_config import SEED_ECHO
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from collect_runs import GREEDY, PREFERENCE, collect, options, rows_of, without_times  # noqa: E402
-from tiny_models import make_model, save  # noqa: E402
+from tiny_models import make_model, save, save_adapter  # noqa: E402
 
 from torch_loading import load_causal_lm, load_tokenizer  # noqa: E402
 
@@ -199,18 +200,10 @@ class TestRows:
         assert len({str(result) for result in results.values()}) == len(results)
 
     def test_an_adapter_and_its_base_model(self, tiny, pad_folder):
-        peft = pytest.importorskip("peft", reason="adapters need peft; scripts/test.sh installs it")
-        model = make_model("llama", 3, layers=3)
-        model.add_adapter(peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-        model.save_pretrained(pad_folder / "adapter")
-        config = pad_folder / "adapter/adapter_config.json"
-        config.write_text(
-            json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tiny / "plain_rm")})
-        )
-        whole = make_model("llama", 3, layers=3)
-        from peft import PeftModel
-
-        save(pad_folder / "merged", PeftModel.from_pretrained(whole, pad_folder / "adapter").merge_and_unload())
+        peft = needs.module("peft")
+        save_adapter(pad_folder / "adapter", make_model("llama", 3, layers=3), tiny / "plain_rm")
+        whole = peft.PeftModel.from_pretrained(make_model("llama", 3, layers=3), pad_folder / "adapter")
+        save(pad_folder / "merged", whole.merge_and_unload())
         results = []
         for rm in ("adapter", "merged"):
             words = options(tiny, "--rm", pad_folder / rm, "--ref", tiny / "plain_rm", rm=None, out=f"out/{rm}")

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
+import needs
 import pytest
 from conftest import REPOSITORY
+from waiting import finish, wait_until
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from collect_runs import GREEDY, PREFERENCE, collect, options, rows_of, without_times  # noqa: E402
 
@@ -67,12 +68,10 @@ def test_killed_in_the_middle(blow, tiny, pad_folder):
     command = [sys.executable, str(REPOSITORY / "collect_model_outs.py"), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    path, until = pad_folder / "out/x_0.jsonl", time.monotonic() + 60
-    while not (path.exists() and path.read_bytes().count(b"\n") >= 3):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.01)
+    path = pad_folder / "out/x_0.jsonl"
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= 3, "three answers", process)
     process.send_signal(blow)
-    _, error = process.communicate(timeout=30)
+    _, error = finish(process)
     assert process.returncode == (-9 if blow == signal.SIGKILL else 143)
     assert blow == signal.SIGKILL or "the same command continues" in error
     done = path.read_bytes().count(b"\n")

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 from conftest import (
     REPOSITORY,
+    Running,
     ScriptedServer,
+    completion_reply,
     final_records,
     free_port,
     gsm8k_rows,
@@ -20,6 +22,7 @@ from conftest import (
     run_api_command,
     write_rows,
 )
+from waiting import HANG, wait_until
 from whole_runs import plain_error, texts
 
 from results import ResultFiles
@@ -28,21 +31,15 @@ pytestmark = pytest.mark.slow  # runs the command line, many times
 
 
 class TestContinuing:
-    @pytest.mark.parametrize("moment", [0.2, 0.5])
-    def test_kill_9_and_continue(self, moment, undisturbed, start_server, data_dir, tmp_path):
-        slow = start_server("--seed", "2", "--request_ms", "15")
-        options = [*nudging_options(slow.host, data_dir, tmp_path / "out"), "--num_threads", 2]
-        running = subprocess.Popen(run_api_command(*options), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wanted = round(6 * moment)
-        until = time.monotonic() + 60
-        while running.poll() is None and time.monotonic() < until:
-            logs = list((tmp_path / "out").rglob("*.jsonl"))
-            if logs and logs[0].read_bytes().count(b"\n") >= wanted:
-                break
-            time.sleep(0.01)
-        assert running.poll() is None, "the run was over before it could be killed"
-        running.kill()
-        running.wait()
+    @pytest.mark.parametrize("wanted", [1, 3])
+    def test_kill_9_and_continue(self, wanted, undisturbed, server, gate, data_dir, tmp_path):
+        front = gate(server, tmp_path / "out", wanted)
+        options = [*nudging_options(front.host, data_dir, tmp_path / "out"), "--num_threads", 2]
+        running = Running(tmp_path / "said", run_api_command(*options))
+        front.wait_until_closed(running.process)
+        running.process.kill()
+        running.finish()
+        front.open()
         log = one(tmp_path / "out", "*.jsonl")
         kept = log.read_bytes().count(b"\n")
         assert kept >= wanted
@@ -53,22 +50,23 @@ class TestContinuing:
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
         assert log.read_bytes().count(b"\n") == 6
 
-    def test_a_server_that_dies_in_mid_run(self, undisturbed, data_dir, tmp_path):
-        server = ScriptedServer("--seed", "2", "--request_ms", "10").start()
-        options = [*nudging_options(server.host, data_dir, tmp_path / "out"), "--num_threads", 1, "--max_retries", 1]
+    def test_a_server_that_dies_in_mid_run(self, undisturbed, gate, data_dir, tmp_path):
+        server = ScriptedServer("--seed", "2").start()
+        front = gate(server, tmp_path / "out")
+        options = [*nudging_options(front.host, data_dir, tmp_path / "out"), "--num_threads", 1, "--max_retries", 1]
         options += ["--max_outage", 0]
-        running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
-            assert running.poll() is None
-            time.sleep(0.01)
-        server.stop()
-        stdout, stderr = running.communicate(timeout=60)
-        assert running.returncode == 1 and "Traceback" not in stderr
+        running = Running(tmp_path / "said", run_api_command(*options))
+        try:
+            front.wait_until_closed(running.process)
+        finally:
+            server.stop()
+        front.open()
+        assert running.finish() == 1 and "Traceback" not in running.stderr
         records = final_records(tmp_path / "out")
         failed = [record for record in records if "error" in record]
-        assert 0 < len(failed) < 6 and f"{len(failed)} of 6 samples failed" in stderr
+        assert 0 < len(failed) < 6 and f"{len(failed)} of 6 samples failed" in running.stderr
         assert all("raw_answer" not in record and "scores" not in record for record in failed)
-        assert f"num_sample {6 - len(failed)} " in stdout  # never scored as answers
+        assert f"num_sample {6 - len(failed)} " in running.stdout  # never scored as answers
         server.start()
         try:
             assert run_api(*options).returncode == 0
@@ -77,37 +75,45 @@ class TestContinuing:
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
 
     def test_the_first_interrupt_saves_and_the_same_command_continues(
-        self, undisturbed, start_server, data_dir, tmp_path
+        self, undisturbed, server, gate, data_dir, tmp_path
     ):
-        slow = start_server("--seed", "2", "--request_ms", "15")
-        options = [*nudging_options(slow.host, data_dir, tmp_path / "out"), "--num_threads", 2]
-        running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, text=True)
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
-            time.sleep(0.01)
-        running.send_signal(signal.SIGINT)
-        _, stderr = running.communicate(timeout=60)
-        assert running.returncode == 130 and "the same command continues" in stderr and "Traceback" not in stderr
+        front = gate(server, tmp_path / "out")
+        options = [*nudging_options(front.host, data_dir, tmp_path / "out"), "--num_threads", 2]
+        running = Running(tmp_path / "said", run_api_command(*options))
+        front.wait_until_closed(running.process)
+        running.process.send_signal(signal.SIGINT)
+        running.until_it_says("interrupted")
+        front.open()
+        assert running.finish() == 130 and "Traceback" not in running.stderr
+        assert "the same command continues" in running.stderr
         kept = one(tmp_path / "out", "*.jsonl").read_bytes().count(b"\n")
         assert 0 < kept < 6
         assert run_api(*options).returncode == 0
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
 
-    def test_the_second_interrupt_leaves_at_once(self, start_server, data_dir, tmp_path):
-        hanging = start_server("--seed", "2", "--request_ms", "3000")
-        running = subprocess.Popen(
-            run_api_command(*nudging_options(hanging.host, data_dir, tmp_path / "out")),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while running.poll() is None and "0/6" not in (line := running.stderr.readline()) and line:
-            pass
-        time.sleep(0.3)
-        running.send_signal(signal.SIGINT)
-        time.sleep(0.7)
-        running.send_signal(signal.SIGINT)
-        started = time.monotonic()
-        assert running.wait(timeout=30) == 130
-        assert time.monotonic() - started < 2.5  # not even one request more
+    def test_the_second_interrupt_leaves_at_once(self, reply_server, data_dir, tmp_path):
+        """While the replies that the first interrupt lets it wait for have not come, and do not come."""
+        asked, over = [], threading.Event()
+
+        def reply(path, body):
+            if path.endswith("completions") and body["max_tokens"] == 77:
+                asked.append(path)
+                over.wait(HANG)
+            return 200, {}, {"data": []} if path.endswith("models") else completion_reply()
+
+        options = ["--exp", "base_only", "--base_model", "lm", "--base_host", reply_server(reply).host]
+        options += ["--max_token_total", 77, "--num_threads", 2, "--data_dir", data_dir]
+        command = run_api_command(*options, "--output_dir", tmp_path / "out")
+        running = Running(tmp_path / "said", command)
+        try:
+            wait_until(lambda: len(asked) == 2, "requests of both threads", running.process)
+            running.process.send_signal(signal.SIGINT)
+            running.until_it_says("interrupted")
+            running.process.send_signal(signal.SIGINT)
+            assert running.finish() == 130
+        finally:
+            over.set()
+        assert len(asked) == 2
 
     def test_other_settings_are_refused_by_name(self, undisturbed, server):
         _, output, records = undisturbed
@@ -170,15 +176,15 @@ class TestContinuing:
         assert final_records(output) == records
         assert run_api(*options).returncode == 0  # the lock is gone with its holder
 
-    def test_an_interrupted_rerun_names_the_command_that_continues(self, start_server, data_dir, tmp_path):
-        slow = start_server("--seed", "2", "--request_ms", "15")
-        options = [*nudging_options(slow.host, data_dir, tmp_path / "out"), "--num_threads", 1, "--rerun"]
-        running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, text=True)
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
-            time.sleep(0.01)
-        running.send_signal(signal.SIGINT)
-        _, stderr = running.communicate(timeout=60)
-        assert "the same command without --rerun continues" in stderr
+    def test_an_interrupted_rerun_names_the_command_that_continues(self, server, gate, data_dir, tmp_path):
+        front = gate(server, tmp_path / "out")
+        options = [*nudging_options(front.host, data_dir, tmp_path / "out"), "--num_threads", 1, "--rerun"]
+        running = Running(tmp_path / "said", run_api_command(*options))
+        front.wait_until_closed(running.process)
+        running.process.send_signal(signal.SIGINT)
+        running.until_it_says("interrupted")
+        front.open()
+        assert running.finish() == 130 and "the same command without --rerun continues" in running.stderr
 
     def test_a_rerun_that_cannot_start_moves_nothing(self, undisturbed):
         _, output, records = undisturbed

@@ -4,11 +4,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
-from conftest import final_records, gsm8k_rows, run_api, run_api_command, write_rows
+from conftest import answers, final_records, gsm8k_rows, run_api, run_api_command, write_rows
+from waiting import finish, records_in, wait_until
 
 from demo_models import DEMO_MODELS
 from embedded_server import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
@@ -101,14 +100,11 @@ class TestRealModels:
         host = None
         while host is None and (line := running.stderr.readline()):
             host = re.search(r"serving demo-base at (\S+)", line)
-        until = time.monotonic() + 60
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")) and time.monotonic() < until:
-            time.sleep(0.1)
+        wait_until(lambda: records_in(tmp_path / "out"), "an answer", running)
         running.send_signal(signal.SIGINT)
-        _, stderr = running.communicate(timeout=120)
+        _, stderr = finish(running)
         assert running.returncode == 130, stderr
-        with pytest.raises(OSError):
-            urllib.request.urlopen(f"{host[1]}/models", timeout=5)
+        assert not answers(f"{host[1]}/models")
 
     def test_an_error_in_the_run_stops_the_servers(self, data_dir, tmp_path):
         options = ["--exp", "nudging", *BASE, "--nudging_model", "chat", "--nudging_host", "http://127.0.0.1:9/v1"]

@@ -9,11 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import needs
 import pytest
 from conftest import (
     REPOSITORY,
+    Running,
     ScriptedServer,
     completion_reply,
     final_records,
@@ -23,41 +26,36 @@ from conftest import (
     run_api_command,
     write_rows,
 )
+from waiting import HANG, in_threads
 from whole_runs import plain_error, texts
 
+import results
 from results import ResultFiles, ResultsError
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m\rover\x00\x08\x7f\u202eabc \ud83d end"
 CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae|\xed[\xa0-\xbf]")
 
 
-def started(options) -> subprocess.Popen:
-    return subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for_a_record(folder, running) -> None:
-    while not any(log.stat().st_size for log in folder.rglob("*.jsonl")):
-        assert running.poll() is None
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 class TestServers:
-    def test_a_server_that_is_killed_and_started_again(self, undisturbed, data_dir, tmp_path):
+    def test_a_server_that_is_killed_and_started_again(self, undisturbed, gate, data_dir, tmp_path):
         """The run waits, goes on by itself, and its result is that of an undisturbed one."""
-        server = ScriptedServer("--seed", "2", "--request_ms", "10").start()
-        options = [*nudging_options(server.host, data_dir, tmp_path / "out"), "--num_threads", 2, "--max_retries", 1]
-        running = started(options)
+        server = ScriptedServer("--seed", "2").start()
+        front = gate(server, tmp_path / "out")
+        options = [*nudging_options(front.host, data_dir, tmp_path / "out"), "--num_threads", 2, "--max_retries", 1]
+        running = Running(tmp_path / "said", run_api_command(*options))
         try:
-            wait_for_a_record(tmp_path / "out", running)
+            front.wait_until_closed(running.process)
             server.stop()
+            front.open()
+            running.until_it_says("asking again for a while")
             time.sleep(5)  # far more than one retry would bridge
-            assert running.poll() is None
+            assert running.process.poll() is None
             server.start()
-            _, stderr = running.communicate(timeout=60)
+            code, stderr = running.finish(), running.stderr
         finally:
             server.stop()
-        assert running.returncode == 0, stderr
+        assert code == 0, stderr
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
         # A model that no sample asked for in those seconds did not notice; each says at most once that it is away, and back.
         away = re.findall(r"warning: (\S+) at .*asking again for a while", stderr)
@@ -76,7 +74,7 @@ class TestServers:
 
     def test_a_server_that_is_slow(self, undisturbed, start_server, data_dir, tmp_path):
         slow = start_server("--seed", "2", "--request_ms", "400")
-        options = [*nudging_options(slow.host, data_dir, tmp_path / "out"), "--request_timeout", 2]
+        options = nudging_options(slow.host, data_dir, tmp_path / "out")
         assert run_api(*options).returncode == 0
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
 
@@ -86,11 +84,20 @@ def test_kill_9_at_50_random_moments(undisturbed, server, data_dir, tmp_path):
     wanted = one(undisturbed[1], "*_samples.json")
     options = nudging_options(server.host, data_dir, tmp_path / "out")[:-2]
     script = [sys.executable, REPOSITORY / "tests/kill_often.py", "50", "609", wanted, tmp_path / "out", *options]
-    finished = subprocess.run(list(map(str, script)), capture_output=True, text=True, timeout=300)
+    finished = subprocess.run(list(map(str, script)), capture_output=True, text=True, timeout=HANG)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
     print(found)
     assert found["kills"] == 50 and found["finished"] >= 1
+
+
+def no_flock(error: str):
+    """fcntl.flock on a file system that answers it with an error."""
+
+    def flock(*_):
+        raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
+
+    return flock
 
 
 class TestLock:
@@ -107,33 +114,73 @@ class TestLock:
                     pass
 
     @pytest.mark.parametrize("left", ["process 4194399 on here, since long ago", "", "\x1b[2J" * 3, "\udcff"])
-    def test_a_lock_file_without_a_holder_is_no_lock(self, left, tmp_path):
+    def test_files_without_a_holder_are_no_lock(self, left, tmp_path):
         files = self.files(tmp_path)
         files.jsonl.parent.mkdir()
-        files._lock_file.write_bytes(left.encode("utf-8", "surrogateescape"))
+        for suffix in (".lock", ".holder"):
+            files._lock_file.with_suffix(suffix).write_bytes(left.encode("utf-8", "surrogateescape"))
         with files.locked():
-            assert f"process {os.getpid()} on" in files._lock_file.read_text()
+            with pytest.raises(ResultsError, match=f"process {os.getpid()} on"), self.files(tmp_path).locked():
+                pass
+        with files.locked():  # and it is free again
+            pass
+
+    @pytest.mark.parametrize("error", [None, "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"])
+    def test_threads_of_one_process(self, error, tmp_path, monkeypatch):
+        if error:
+            monkeypatch.setattr(fcntl, "flock", no_flock(error))
+            monkeypatch.setattr(results, "TAKE_OVER_SECONDS", 0.1)
+        held, at_once, refused = threading.Lock(), [], []
+        together = threading.Barrier(4, timeout=HANG)
+
+        def run() -> None:
+            together.wait()
+            try:
+                with self.files(tmp_path).locked():
+                    at_once.append(held.acquire(blocking=False))
+                    together.wait()  # until the others have been refused
+                    held.release()
+            except ResultsError as refusal:
+                refused.append(str(refusal))
+                together.wait()
+
+        in_threads([run] * 4)
+        assert at_once == [True] and len(refused) == 3
+        with self.files(tmp_path).locked():
+            pass
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("known", [True, False], ids=["flock", "no_flock"])
-    def test_a_holder_that_was_killed_leaves_no_lock(self, known, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("error", [None, "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"])
+    def test_a_holder_that_was_killed_leaves_no_lock(self, error, tmp_path, monkeypatch):
         """Also where the file system knows no locks (some of clusters' do not): there the file's own process id counts."""
-        code = "import errno, fcntl, pathlib, time\nfrom results import ResultFiles\n"
-        if not known:
-            code += "def no_lock(*_):\n    raise OSError(errno.ENOSYS, 'no locks')\nfcntl.flock = no_lock\n"
-
-            def no_lock(*_):
-                raise OSError(errno.ENOSYS, "no locks")
-
-            monkeypatch.setattr(fcntl, "flock", no_lock)
-        code += f"with ResultFiles(pathlib.Path({str(tmp_path)!r}), 'run').locked():\n    print(flush=True)\n    time.sleep(60)"
-        holder = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY)
-        holder.stdout.readline()
-        with pytest.raises(ResultsError, match=str(holder.pid)), self.files(tmp_path).locked():
-            pass
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
+        code = "import pathlib, time\nfrom results import ResultFiles\n"
+        if error:
+            monkeypatch.setattr(fcntl, "flock", no_flock(error))
+            code = f"import fcntl\nfrom test_faults import no_flock\nfcntl.flock = no_flock({error!r})\n" + code
+        code += f"with ResultFiles(pathlib.Path({str(tmp_path)!r}), 'run').locked():\n    print(flush=True)\n    time.sleep({HANG})"
+        paths = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as holder:
+            holder.stdout.readline()
+            with pytest.raises(ResultsError, match=str(holder.pid)) as refused, self.files(tmp_path).locked():
+                pass
+            assert ("delete" in str(refused.value)) == bool(error)  # what to do where nobody can see whether it lives
+            holder.send_signal(signal.SIGKILL)
         with self.files(tmp_path).locked():
+            pass
+
+    def test_a_marker_of_another_machine_stays(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(fcntl, "flock", no_flock("ENOSYS"))
+        monkeypatch.setattr(results, "TAKE_OVER_SECONDS", 0.1)
+        files = self.files(tmp_path)
+        files.jsonl.parent.mkdir()
+        files._lock_file.with_suffix(".softlock").write_text("4194399\nanother-machine\n")
+        with pytest.raises(ResultsError, match=r"delete \S+\.softlock if it is gone"), files.locked():
+            pass
+
+    def test_a_failure_of_flock_that_is_no_lack_of_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(fcntl, "flock", no_flock("EIO"))
+        with pytest.raises(ResultsError, match="choose another --output_dir"), self.files(tmp_path).locked():
             pass
 
 
@@ -144,7 +191,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", folder], capture_output=True)
     if mounting.returncode:
-        pytest.skip("no right to mount a file system")
+        needs.leave_out("no right to mount a file system of its own, to fill it", "run as root, on Linux")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

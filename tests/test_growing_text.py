@@ -1,13 +1,14 @@
 """The text that tokens add, by tokenizers that write it in different ways."""
 
+import needs
 import pytest
 
-pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+needs.module("torch")
 
-from tiny_models import BEGIN, END_OF_TEXT, byte_fallback_tokenizer, make_tokenizer
-from tokenizers import decoders, normalizers
+from tiny_models import BEGIN, END_OF_TEXT, byte_fallback_tokenizer, make_tokenizer  # noqa: E402
+from tokenizers import decoders, normalizers  # noqa: E402
 
-from growing_text import GrowingText, Vocabulary
+from growing_text import GrowingText, Vocabulary  # noqa: E402
 
 BYTE_LEVEL, GEMMA_LIKE = make_tokenizer(), byte_fallback_tokenizer()
 # Llama 2's: a space before the first word, which decoding takes away again.

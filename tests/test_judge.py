@@ -1,6 +1,5 @@
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from waiting import HANG, wait_until
 
 import eval_utils
 from datasets_loader import DATA_SETS
@@ -39,10 +39,7 @@ class JudgeServer:
         self.uvicorn = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
         self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
         self.thread.start()
-        until = time.monotonic() + 30
-        while not self.uvicorn.started:
-            assert self.thread.is_alive() and time.monotonic() < until, "the server does not start"
-            time.sleep(0.01)
+        wait_until(lambda: self.uvicorn.started or not self.thread.is_alive(), "the server starts")
         port = self.uvicorn.servers[0].sockets[0].getsockname()[1]
         self.host = f"http://127.0.0.1:{port}/v1"
 
@@ -75,7 +72,7 @@ def server(running_server):
 @pytest.fixture
 def judge_named(server):
     def make(model: str = "small-judge", max_retries: int = 2) -> Judge:
-        return Judge(model, server.host, "a-key", num_threads=1, request_timeout=10, max_retries=max_retries)
+        return Judge(model, server.host, "a-key", num_threads=1, request_timeout=HANG, max_retries=max_retries)
 
     return make
 

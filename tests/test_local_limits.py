@@ -2,9 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import needs
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from local_models import BYTE_LEVEL, DRAFT, KINDS, PROMPT, TokenByToken, greedy, ids_of, local  # noqa: E402
 from tiny_models import make_model, make_tokenizer, save  # noqa: E402

@@ -4,10 +4,12 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import needs
 import pytest
 from conftest import gsm8k_rows
+from waiting import HANG
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -115,7 +117,7 @@ def test_the_end_at_every_place(tokenizer):
 def test_samples_side_by_side(kind):
     model, plain = local(kind, 6, samples=4, draft_ahead=True), TokenByToken(KINDS[kind](6), BYTE_LEVEL)
     prompts = [row["question"] for row in gsm8k_rows(8)]
-    ready = threading.Barrier(4)
+    ready = threading.Barrier(4, timeout=HANG)
 
     def answer(i: int) -> list[int]:
         if i < 4:

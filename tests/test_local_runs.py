@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 
+import needs
 import pytest
 from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
 
@@ -13,7 +14,7 @@ from demo_models import demo_cache_dir
 from http_client import OptionError
 from model_hosts import local_models
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from tiny_models import make_model, make_tokenizer, save  # noqa: E402
 
@@ -38,7 +39,7 @@ def folders(tmp_path_factory):
 def start(folder, tmp_path, *options, rows=4, code=0) -> tuple[list[dict], str]:
     """The records and the messages of a run."""
     data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(rows))
-    run = run_api(*SHORT, *options, "--data_dir", data, "--output_dir", tmp_path / "out", env=ONE_THREAD, timeout=300)
+    run = run_api(*SHORT, *options, "--data_dir", data, "--output_dir", tmp_path / "out", env=ONE_THREAD)
     assert run.returncode == code and "Traceback" not in run.stderr, run.stderr
     return final_records(tmp_path / "out") if code == 0 else [], run.stderr
 

@@ -3,10 +3,11 @@
 import json
 import shlex
 
+import needs
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import edit_config, make_model, make_tokenizer, save  # noqa: E402

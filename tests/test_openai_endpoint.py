@@ -5,6 +5,7 @@ import time
 
 import pytest
 from conftest import completion_reply, free_port
+from waiting import HANG, in_threads
 
 from http_client import Patience
 from language_models import ContextLengthError, ModelError
@@ -27,7 +28,7 @@ def scripted(completion):
 
 def endpoint(server, **options) -> OpenAIEndpoint:
     retries = options.pop("max_retries", 2)
-    return OpenAIEndpoint("lm", server.host, patience=Patience(retries), **{"request_timeout": 5.0} | options)
+    return OpenAIEndpoint("lm", server.host, patience=Patience(retries), **{"request_timeout": HANG} | options)
 
 
 def complete(model, **options):
@@ -129,13 +130,15 @@ def test_a_server_that_hangs_is_given_up(reply_server):
     released = threading.Event()
 
     def completion(body, n):
-        released.wait(5)
+        released.wait(HANG)
         return 200, {}, completion_reply()
 
     model = endpoint(reply_server(scripted(completion)), request_timeout=0.2, max_retries=0)
-    with pytest.raises(ModelError, match="no answer in time"):
-        complete(model)
-    released.set()
+    try:
+        with pytest.raises(ModelError, match="no answer in time"):
+            complete(model)
+    finally:
+        released.set()
 
 
 @pytest.mark.parametrize(
@@ -159,19 +162,15 @@ def test_a_prompt_that_does_not_fit(reply_server, body):
 
 def test_as_many_requests_at_once_as_threads(reply_server):
     threads = 130
-    together = threading.Barrier(threads, timeout=30)
+    together = threading.Barrier(threads, timeout=HANG)
 
     def completion(body, n):
         together.wait()  # passes only when all requests are here at the same time
         return 200, {}, completion_reply()
 
-    model = endpoint(reply_server(scripted(completion)), max_connections=threads, max_retries=0, request_timeout=30.0)
+    model = endpoint(reply_server(scripted(completion)), max_connections=threads, max_retries=0)
     answers = []
-    workers = [threading.Thread(target=lambda: answers.append(complete(model).text)) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads([lambda: answers.append(complete(model).text)] * threads)
     assert answers == ["hello"] * threads
     assert model.usage.requests == threads
 

@@ -1,8 +1,9 @@
 """What decoding costs: forward passes, positions, cache sizes (P1 to P3 and table 6.6 of the specification)."""
 
+import needs
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from tiny_models import VOCABULARY, make_model  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402

@@ -1,8 +1,9 @@
 """The decoding loop against the formulas of the methods, computed without a cache (E1 to E15 of the specification)."""
 
+import needs
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from tiny_models import make_model, make_tokenizer  # noqa: E402
 
@@ -200,13 +201,13 @@ class TestImplicitReward:
         assert len({str(tokens) for tokens in found.values()}) == 4
 
     def test_e13_an_adapter_switched_off_is_the_base_model(self, prompts):
-        peft = pytest.importorskip("peft", reason="adapters need peft; scripts/test.sh installs it")
+        peft = needs.module("peft")
         lm, base, rm = make_model("llama", 1), make_model("llama", 3), make_model("llama", 3)
         torch.manual_seed(5)
-        rm.add_adapter(peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-        rm.eval()
+        lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        adapter = peft.get_peft_model(rm, lora).eval()
         how = config(0.8)
-        off = implicit(rm, CandidateLogits(rm, adapter_off=True))
+        off = implicit(rm, CandidateLogits(rm, without=adapter))
         found = answers(lm, off, prompts[:3], how)
         assert found == answers(lm, implicit(rm, CandidateLogits(base)), prompts[:3], how)
         assert found == [naive(lm, p, how, log_ratio(rm, base)) for p in prompts[:3]]

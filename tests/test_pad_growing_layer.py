@@ -1,8 +1,9 @@
 import copy
 
+import needs
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from tiny_models import make_model  # noqa: E402
 from transformers.cache_utils import DynamicLayer  # noqa: E402

@@ -1,8 +1,9 @@
 """Parts of rewards: the preference head's file, unusual models, other tokenizers."""
 
+import needs
 import pytest
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 from tiny_models import SENTENCES, make_model, make_tokenizer, save, write_value_head  # noqa: E402
 from transformers import Gemma2Config, Gemma2ForCausalLM  # noqa: E402

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import needs
 import pytest
 from conftest import REPOSITORY
+from waiting import HANG
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
 import collect_model_outs  # noqa: E402
 import measure_reward  # noqa: E402
@@ -19,7 +21,7 @@ def run(*words: object, **environment: str) -> subprocess.CompletedProcess:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     clean |= {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment}
     command = [str(word) for word in words]
-    return subprocess.run(command, env=clean, capture_output=True, text=True, cwd=REPOSITORY, timeout=300)
+    return subprocess.run(command, env=clean, capture_output=True, text=True, cwd=REPOSITORY, timeout=HANG)
 
 
 def rows_of(path) -> list[dict]:

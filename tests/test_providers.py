@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from waiting import HANG
 
 from language_models import ModelError
 from openai_endpoint import OpenAIEndpoint
@@ -149,7 +150,7 @@ REPLIES = {
 
 def endpoint(reply_server, reply) -> OpenAIEndpoint:
     server = reply_server(lambda path, body: (200, {}, MODELS if path.endswith("/models") else reply))
-    return OpenAIEndpoint("lm", server.host, request_timeout=5)
+    return OpenAIEndpoint("lm", server.host, request_timeout=HANG)
 
 
 @pytest.mark.parametrize("name", REPLIES)

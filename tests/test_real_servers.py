@@ -11,13 +11,14 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import needs
 import pytest
 from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
+from waiting import HANG, wait_until
 
 from demo_models import demo_cache_dir
 from nudging import REPETITION_WORDS
@@ -29,7 +30,7 @@ pytestmark = [
     pytest.mark.real_servers,
     pytest.mark.skipif(
         (sys.platform, platform.machine(), sys.version_info[:2]) != ("linux", "x86_64", (3, 11)),
-        reason="vLLM's CPU build is for Linux on x86-64 with Python 3.11",
+        reason=needs.reason("vLLM's CPU build is not for this system", "Linux on x86-64 with Python 3.11"),
     ),
 ]
 
@@ -116,22 +117,18 @@ def hosts(tmp_path_factory):
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        while not ready.exists():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
+        wait_until(lambda: ready.exists() or process.poll() is not None, "the servers are ready")
+        assert process.poll() is None, log.read_text()
         urls = dict(line.split("=") for line in ready.read_text().splitlines())
         yield Hosts(urls["BASE_HOST"], urls["NUDGING_HOST"], urls["PROXY_BASE_HOST"], process)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(60)
+            process.wait(HANG)
         finally:
             process.kill()
     assert process.returncode == 128 + signal.SIGTERM, log.read_text()
-    until = time.monotonic() + 5
-    while (left := left_behind(f"SERVED_FOR={folder}")) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not left
+    wait_until(lambda: not left_behind(f"SERVED_FOR={folder}"), "nothing is left behind")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +140,7 @@ def ask(host: str, **body: object) -> dict:
     """The only choice of a direct request to /v1/completions."""
     data = json.dumps({"temperature": 0, "max_tokens": 1, "logprobs": 1} | body).encode()
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{host}/completions", data, headers), timeout=120) as reply:
+    with urllib.request.urlopen(urllib.request.Request(f"{host}/completions", data, headers), timeout=HANG) as reply:
         return json.load(reply)["choices"][0]
 
 
@@ -154,7 +151,7 @@ def streamed_texts(model: OpenAIEndpoint, prompt: str, max_tokens: int) -> list[
 
 def answers(options: tuple, data_dir: Path, output: Path) -> list[dict]:
     """The records of a whole run, each with an answer in which nothing but text is."""
-    finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", output, timeout=300)
+    finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", output)
     assert finished.returncode == 0, finished.stderr
     assert f"num_sample {ROWS} " in finished.stdout
     records = final_records(output)

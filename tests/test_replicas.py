@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
 from conftest import (
+    Running,
     ScriptedServer,
     completion_reply,
     final_records,
@@ -19,6 +19,7 @@ from conftest import (
     run_api_command,
     write_rows,
 )
+from waiting import HANG, wait_until
 
 from http_client import LONGEST_WAIT, OptionError, Patience, seconds_to_wait, split_hosts
 from language_models import ContextLengthError, ModelError, TransientError
@@ -39,7 +40,7 @@ class Farm:
         servers = [reply_server(lambda path, body, i=i: self.reply(i, path)) for i in range(count)]
         self.warnings: list[str] = []
         self.now = 0.0
-        endpoints = [OpenAIEndpoint("lm", server.host, request_timeout=5) for server in servers]
+        endpoints = [OpenAIEndpoint("lm", server.host, request_timeout=HANG) for server in servers]
         self.model = Replicas(endpoints, Patience(**patience), self.warnings.append, lambda: self.now)
 
     def reply(self, i, path):
@@ -197,23 +198,29 @@ def test_lists_of_hosts():
 
 
 @pytest.mark.slow
-def test_a_run_over_two_replicas_of_which_one_is_killed(start_server, tmp_path):
-    data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(12))
+def test_a_run_over_two_replicas_of_which_one_is_killed(start_server, gate, tmp_path):
+    data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(24))
     alone = start_server("--seed", "2")
     assert run_api(*nudging_options(alone.host, data, tmp_path / "alone")).returncode == 0
-    steady = start_server("--seed", "2", "--request_ms", "10")
-    doomed = ScriptedServer("--seed", "2", "--request_ms", "10").start()
-    options = [*nudging_options(f"{steady.host},{doomed.host}", data, tmp_path / "out"), "--num_threads", 4]
-    running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, text=True)
+    steady, doomed = start_server("--seed", "2"), ScriptedServer("--seed", "2").start()
+    fronts: list = []
+
+    def both_have_answered() -> bool:
+        questions = ([body for body in front.answered if "apples" in body.get("prompt", "")] for front in fronts)
+        return all(any(body["model"] == "base-lm" for body in asked) for asked in questions)
+
+    fronts += [gate(server, tmp_path / "out", too=both_have_answered) for server in (steady, doomed)]
+    hosts = [front.host for front in fronts]
+    options = [*nudging_options(",".join(hosts), data, tmp_path / "out"), "--num_threads", 4]
+    running = Running(tmp_path / "said", run_api_command(*options))
     try:
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
-            assert running.poll() is None
-            time.sleep(0.01)
-        assert doomed.stats()["base-lm"]["requests"] > 9 or steady.stats()["base-lm"]["requests"] > 9
+        wait_until(lambda: any(front.closed for front in fronts), "a gate is closed", running.process)
     finally:
         doomed.stop()
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 0, stderr
+    for front in fronts:
+        front.open()
+    code, stderr = running.finish(), running.stderr
+    assert code == 0, stderr
     fields = ("raw_answer", "all_nudging_words", "all_completions", "stop_reason", "scores")
     wanted, found = (
         [{f: record[f] for f in fields} for record in final_records(tmp_path / name)] for name in ("alone", "out")
@@ -222,7 +229,7 @@ def test_a_run_over_two_replicas_of_which_one_is_killed(start_server, tmp_path):
     assert stderr.count("its samples go to the other replicas") == 2  # once for each of the two models
     run = json.loads(one(tmp_path / "out", "*.run.json").read_text())
     (session,) = run["sessions"]
-    assert [report["host"] for report in session["servers"]["base"]] == [steady.host, doomed.host]
+    assert [report["host"] for report in session["servers"]["base"]] == hosts
     by_host = session["usage_by_host"]["base"]
     assert sum(usage["requests"] for usage in by_host.values()) == session["usage"]["base"]["requests"]
     assert all(usage["requests"] for usage in by_host.values())

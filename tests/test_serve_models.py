@@ -4,12 +4,11 @@ import os
 import signal
 import socket
 import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, free_port
+from conftest import REPOSITORY, answers, free_port
+from waiting import HANG, finish, wait_until
 
 from scripts.serve_models import is_before
 
@@ -18,7 +17,7 @@ FAKE = str(REPOSITORY / "tests/fake_vllm.py")
 
 
 def dry_run(*options: str, code: int = 0) -> list[str]:
-    finished = subprocess.run([SCRIPT, "--dry_run", *options], capture_output=True, text=True, timeout=60)
+    finished = subprocess.run([SCRIPT, "--dry_run", *options], capture_output=True, text=True, timeout=HANG)
     assert finished.returncode == code and "Traceback" not in finished.stderr, finished.stderr
     return finished.stdout.splitlines() or finished.stderr.splitlines()
 
@@ -36,16 +35,13 @@ class Hosting:
         self.process = subprocess.Popen(command, env=environment, text=True, **streams)
 
     def hosts(self) -> dict[str, str]:
-        until = time.monotonic() + 30
-        while not self.ready_file.exists():
-            assert self.process.poll() is None and time.monotonic() < until
-            time.sleep(0.05)
+        wait_until(self.ready_file.exists, "the ready file is there", self.process)
         return dict(line.split("=") for line in self.ready_file.read_text().splitlines())
 
     def end(self, number: int | None = None) -> tuple[int, str, str]:
         if number:
             self.process.send_signal(number)
-        output, errors = self.process.communicate(timeout=60)
+        output, errors = finish(self.process)
         return self.process.returncode, output, errors
 
     def left_behind(self) -> list[str]:
@@ -72,10 +68,7 @@ def hosting(tmp_path):
     yield start
     for one in started:
         one.process.kill()
-        until = time.monotonic() + 5
-        while (left := one.left_behind()) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not left
+        wait_until(lambda one=one: not one.left_behind(), "nothing is left behind")
 
 
 class TestCommands:
@@ -127,7 +120,7 @@ class TestHosting:
         hosts = pair.hosts()
         assert list(hosts) == ["BASE_HOST", "NUDGING_HOST"]
         for url in hosts.values():
-            urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5).close()
+            assert answers(url.removesuffix("/v1") + "/health")
         code, output, errors = pair.end(signal.SIGTERM)
         assert code == 143 and "Traceback" not in errors and not pair.left_behind() and not pair.ready_file.exists()
         assert f"big at {hosts['BASE_HOST']}" in output and "python run_api.py" in output
@@ -146,17 +139,15 @@ class TestHosting:
         pair = hosting("big", "small", "--device", "cpu")
         pair.hosts()
         pair.end(signal.SIGKILL)
-        until = time.monotonic() + 5
-        while pair.left_behind() and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not pair.left_behind()
+        wait_until(lambda: not pair.left_behind(), "nothing is left behind")
 
     def test_a_second_signal_ends_servers_that_do_not_want_to(self, hosting):
         pair = hosting("stubborn", "small", "--device", "cpu")
-        pair.hosts()
+        other = pair.hosts()["NUDGING_HOST"]
         pair.process.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert pair.process.poll() is None
+        wait_until(
+            lambda: not answers(other.removesuffix("/v1") + "/health"), "the other server has ended", pair.process
+        )
         assert pair.end(signal.SIGINT)[0] == 130 and not pair.left_behind()
 
     def test_a_server_that_dies_while_it_starts(self, hosting):

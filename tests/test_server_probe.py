@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import completion_reply
+from waiting import HANG
 
 from http_client import Patience
 from language_models import ModelError
@@ -55,7 +56,7 @@ def strict_server(body: dict):
 
 def probed(reply_server, completion, logprobs=1, name="lm"):
     server = reply_server(lambda path, body: (200, {}, MODELS) if path.endswith("/models") else completion(body))
-    return server, OpenAIEndpoint(name, server.host, patience=Patience(1), request_timeout=5).probe(logprobs)
+    return server, OpenAIEndpoint(name, server.host, patience=Patience(1), request_timeout=HANG).probe(logprobs)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANG
 
 from command_line import parse_settings
 from datasets_loader import DATA_SETS
@@ -77,7 +78,7 @@ def help_text():
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "300"},  # no line breaks in the middle of a default
-        timeout=60,
+        timeout=HANG,
     )
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout

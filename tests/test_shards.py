@@ -3,11 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import time
+import threading
 
 import pytest
 from conftest import (
+    Running,
     completion_reply,
     final_records,
     gsm8k_rows,
@@ -17,6 +17,7 @@ from conftest import (
     run_api_command,
     write_rows,
 )
+from waiting import HANG, wait_until
 
 from run_table import find_runs, readable_table, results_table
 from scripts.merge_shards import main
@@ -160,60 +161,59 @@ def test_a_shard_without_samples(runs, server, tmp_path):
 
 @pytest.mark.slow
 class TestSigterm:
-    def start(self, server, data, output, *more) -> subprocess.Popen:
+    def start(self, server, data, output, *more) -> Running:
         options = [*nudging_options(server.host, data, output), "--num_threads", 2, *more]
-        return subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, text=True)
+        return Running(output / "said", run_api_command(*options))
 
-    def test_it_saves_and_the_same_command_continues(self, runs, start_server, tmp_path):
-        slow = start_server("--seed", "2", "--request_ms", "25")
-        running = self.start(slow, runs[0], tmp_path)
-        while not any(log.stat().st_size for log in tmp_path.rglob("*.jsonl")):
-            assert running.poll() is None
-            time.sleep(0.01)
-        running.send_signal(signal.SIGTERM)
-        running.send_signal(signal.SIGTERM)  # schedulers repeat it
-        _, stderr = running.communicate(timeout=30)
-        assert running.returncode == 143 and "Traceback" not in stderr and "the same command continues" in stderr
+    def test_it_saves_and_the_same_command_continues(self, runs, server, gate, tmp_path):
+        front = gate(server, tmp_path)
+        running = self.start(front, runs[0], tmp_path)
+        front.wait_until_closed(running.process)
+        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)  # schedulers repeat it
+        running.until_it_says("told to stop")
+        front.open()
+        assert running.finish() == 143 and "Traceback" not in running.stderr
         kept = one(tmp_path, "*.jsonl").read_bytes().count(b"\n")
-        assert 0 < kept < 7 and f"{kept} of 7 answers are saved" in stderr
+        assert 0 < kept < 7 and f"{kept} of 7 answers are saved" in running.stderr
+        assert "the same command continues" in running.stderr
         assert json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]["end"]
-        assert run_api(*nudging_options(slow.host, runs[0], tmp_path)).returncode == 0
+        assert run_api(*nudging_options(server.host, runs[0], tmp_path)).returncode == 0
         assert texts(final_records(tmp_path)) == texts(final_records(runs[1]))
 
     def test_samples_in_flight_are_not_waited_for(self, runs, reply_server, tmp_path):
-        asked = []
+        asked, over = [], threading.Event()
 
         def reply(path, body):
             if path.endswith("completions") and body["max_tokens"] == 77:
                 asked.append(path)
-                time.sleep(60)
+                over.wait(HANG)
             return 200, {}, {"data": []} if path.endswith("models") else completion_reply()
 
         host = reply_server(reply).host
         options = ["--exp", "base_only", "--base_model", "lm", "--base_host", host, "--max_token_total", 77]
         options += ["--data_dir", runs[0], "--output_dir", tmp_path]
-        running = subprocess.Popen(run_api_command(*options), stderr=subprocess.PIPE, text=True)
-        while not asked:
-            assert running.poll() is None
-            time.sleep(0.01)
-        began = time.monotonic()
-        running.send_signal(signal.SIGTERM)
-        _, stderr = running.communicate(timeout=30)
-        assert running.returncode == 143 and "0 of 7 answers are saved" in stderr
-        assert time.monotonic() - began < 9
+        running = Running(tmp_path / "said", run_api_command(*options))
+        try:
+            wait_until(lambda: asked, "a request", running.process)
+            running.process.send_signal(signal.SIGTERM)
+            assert running.finish() == 143 and "0 of 7 answers are saved" in running.stderr
+        finally:
+            over.set()
 
     def test_before_the_first_sample(self, runs, reply_server, tmp_path):
-        asked = []
+        asked, over = [], threading.Event()
 
         def reply(path, body):
             asked.append(path)
-            time.sleep(20)
+            over.wait(HANG)
             return 200, {}, {"data": []}
 
         running = self.start(reply_server(reply), runs[0], tmp_path)
-        while not asked:
-            assert running.poll() is None
-            time.sleep(0.01)
-        running.send_signal(signal.SIGTERM)
-        _, stderr = running.communicate(timeout=10)
-        assert running.returncode == 143 and "Traceback" not in stderr and "the same command continues" in stderr
+        try:
+            wait_until(lambda: asked, "a request", running.process)
+            running.process.send_signal(signal.SIGTERM)
+            assert running.finish() == 143 and "Traceback" not in running.stderr
+        finally:
+            over.set()
+        assert "the same command continues" in running.stderr

@@ -6,16 +6,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import needs
 import pytest
 import slurm_cluster
 from conftest import REPOSITORY, final_records, free_port, gsm8k_rows, one, run_api, write_rows
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow
-if slurm_cluster.missing() and not os.environ.get("CI"):
-    pytest.skip(f"no Slurm to test on: {slurm_cluster.missing()}", allow_module_level=True)
+if lack := slurm_cluster.missing():
+    needs.leave_out(f"no Slurm to test on ({lack})", needs.DEBIAN.format("slurm-wlm munge"))
 
 TEXT_FIELDS = ("index", "question", "raw_answer", "all_nudging_words", "all_completions", "stop_reason", "scores")
 CONFIG = """\
@@ -108,16 +109,12 @@ def test_a_sweep_whose_tasks_are_killed_and_requeued(slurm, server, start_server
     name = "split_test_top_prob_0.4_thres_nudging_base-lm_llama-2-chat_None_samples"
     folder = tmp_path / "out put/gsm8k/all_info"
     logs = [folder / f"{name}_shard{i}of2.jsonl" for i in (1, 2)]
-    until = time.monotonic() + 60
-    while min(map(lines, logs)) < 2:
-        assert time.monotonic() < until, slurm("squeue") + str(slurm.jobs())
-        time.sleep(0.05)
+    wait_until(lambda: min(map(lines, logs)) >= 2, "two answers in each shard")
     (killed,) = (pid for pid, shard in processes_of(logs[1]) if shard == "2/2")
     os.kill(killed, signal.SIGKILL)
     slurm("scontrol", "requeue", f"{array}_1")
-    while f"{array}_2 FAILED" not in (states := {f"{job[0]} {job[1]}" for job in slurm.jobs()}):
-        assert time.monotonic() < until, states
-        time.sleep(0.1)
+    failed = f"{array}_2 FAILED"
+    wait_until(lambda: failed in {f"{job[0]} {job[1]}" for job in slurm.jobs()}, failed)
     slurm("scontrol", "requeue", f"{array}_2")
     kept = [lines(log) for log in logs]
     assert all(1 < n < 8 for n in kept), kept

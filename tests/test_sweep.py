@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, free_port, gsm8k_rows, one, write_rows
+from conftest import REPOSITORY, Running, free_port, gsm8k_rows, one, write_rows
+from waiting import HANG
 
 from run_table import find_runs
 from scripts import paper_table, slurm_jobs, sweep
@@ -38,7 +38,7 @@ def labels(path: Path, **more) -> list[str]:
 
 def run_sweep(path: Path, *options: str, env: dict | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), timeout=HANG)
 
 
 class TestConfig:
@@ -205,18 +205,14 @@ class TestRunning:
         assert finished.returncode == 1 and "environment variable SWEEP_TEST_HOST is not set" in finished.stderr
         assert run_sweep(path, env={"SWEEP_TEST_HOST": server.host}).returncode == 0
 
-    def test_sigterm_stops_the_run_and_the_sweep(self, start_server, tmp_path):
-        slow = start_server("--seed", "2", "--request_ms", "40")
+    def test_sigterm_stops_the_run_and_the_sweep(self, server, gate, tmp_path):
+        front = gate(server, tmp_path / "out")
         write_rows(tmp_path, "gsm8k", gsm8k_rows(8))
-        path = write(tmp_path, "thresholds = [0.3, 0.4]\n[options]\nnum_threads = 1\n", slow.host)
-        command = [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path)]
-        running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        while not any(log.stat().st_size for log in (tmp_path / "out").rglob("*.jsonl")):
-            assert running.poll() is None
-            time.sleep(0.02)
-        running.send_signal(signal.SIGTERM)
-        _, stderr = running.communicate(timeout=30)
-        assert running.returncode == 143 and "sweep.sh: stopped; the same command continues" in stderr
+        path = write(tmp_path, "thresholds = [0.3, 0.4]\n[options]\nnum_threads = 1\n", front.host)
+        running = Running(tmp_path / "said", [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path)])
+        front.wait_until_closed(running.process)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.finish() == 143 and "sweep.sh: stopped; the same command continues" in running.stderr
         words = [state(task)[0] for task in read_sweep(path).tasks]
         assert words[0].startswith("unfinished, ") and words[0].endswith(" of 8") and words[1] == "to do"
 

@@ -1,12 +1,14 @@
+import json
 import subprocess
 import sys
 
+import needs
 import pytest
 from conftest import REPOSITORY
 
-torch = pytest.importorskip("torch", reason="models in this process need torch; scripts/test.sh installs it")
+torch = needs.module("torch")
 
-from tiny_models import END_OF_TURN, make_model, make_tokenizer, save  # noqa: E402
+from tiny_models import END_OF_TURN, make_model, make_tokenizer, save, save_adapter  # noqa: E402
 from transformers import BloomConfig, BloomForCausalLM  # noqa: E402
 
 import torch_loading  # noqa: E402
@@ -19,6 +21,7 @@ from torch_loading import (  # noqa: E402
     load_causal_lm,
     load_model,
     load_tokenizer,
+    load_with_adapter,
     pick_device,
     pick_dtype,
 )
@@ -57,7 +60,7 @@ def test_length_and_ends(folder):
 
 
 def test_weights_in_4_bits_are_near_the_whole_ones(tmp_path):
-    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes; scripts/test.sh installs it")
+    needs.module("bitsandbytes")
     torch.manual_seed(0)
     name = str(save(tmp_path / "scorer", make_model("llama_scorer", 4, layers=1)))
     ids, found = torch.arange(5, 30)[None], []
@@ -97,6 +100,63 @@ def test_folders_that_hold_no_model_or_half_of_one(tmp_path, folder):
     (tmp_path / "half/config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(ModelError, match=r"half cannot be loaded .*; is the folder whole\?"):
         load_causal_lm(str(tmp_path / "half"), **CPU)
+
+
+class TestAdapters:
+    @pytest.fixture
+    def adapter(self, folder, tmp_path):
+        needs.module("peft")
+        return save_adapter(tmp_path / "adapter", make_model("llama", 1), folder)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_on_and_off(self, dtype, adapter, folder):
+        ids, where = torch.tensor([[3, 4, 5]]), {"device": torch.device("cpu"), "dtype": dtype}
+        whole = load_causal_lm(str(folder), **where)
+        model, switch = load_with_adapter("AutoModelForCausalLM", str(adapter), **where)
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype} and not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        with torch.inference_mode():
+            on, expected = model(ids).logits, whole(ids).logits
+            with switch.disable_adapter():
+                off = model(ids).logits
+            assert torch.equal(off, expected) and not torch.equal(on, expected)
+            assert torch.equal(model(ids).logits, on)
+        assert load_with_adapter("AutoModelForCausalLM", str(folder), **where)[1] is None
+
+    def test_its_tokenizer_is_the_base_model_s(self, adapter, folder):
+        assert load_tokenizer(str(adapter)).get_vocab() == load_tokenizer(str(folder)).get_vocab()
+
+    def test_without_peft(self, adapter, monkeypatch):
+        there = torch_loading.importlib.util.find_spec
+        monkeypatch.setattr(
+            torch_loading.importlib.util,
+            "find_spec",
+            lambda name, *more: None if name == "peft" else there(name, *more),
+        )
+        with pytest.raises(OptionError, match="is an adapter, which needs peft: pip install"):
+            load_causal_lm(str(adapter), **CPU)
+
+    def test_half_of_one(self, adapter):
+        (adapter / "adapter_model.safetensors").write_bytes(b"")
+        with pytest.raises(ModelError, match=r"the adapter \S+ cannot be loaded .*; is the folder whole\?"):
+            load_causal_lm(str(adapter), **CPU)
+
+    def test_a_base_model_that_is_not_there(self, adapter, tmp_path):
+        config = adapter / "adapter_config.json"
+        config.write_text(
+            json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "no")})
+        )
+        with pytest.raises(OptionError, match="no' is no folder with a model"):
+            load_causal_lm(str(adapter), **CPU)
+
+    def test_an_adapter_of_the_prompt(self, folder, tmp_path):
+        peft = needs.module("peft")
+        how = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+        tuned = peft.get_peft_model(load_causal_lm(str(folder), **CPU), how)
+        tuned.peft_config["default"].base_model_name_or_path = str(folder)
+        tuned.save_pretrained(tmp_path / "tuned")
+        with pytest.raises(ModelError, match="changes the prompt"):
+            load_causal_lm(str(tmp_path / "tuned"), **CPU)
 
 
 @pytest.mark.parametrize(

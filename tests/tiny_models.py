@@ -127,6 +127,18 @@ def save(folder: Path, model: PreTrainedModel, tokenizer=None) -> Path:
     return folder
 
 
+def save_adapter(folder: Path, model: PreTrainedModel, base: Path, seed: int = 5, **more) -> Path:
+    """Write a LoRA adapter with random weights for a model that lies in the folder `base`; `model` gets its layers too."""
+    import peft
+
+    torch.manual_seed(seed)
+    options = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False} | more
+    adapter = peft.get_peft_model(model, peft.LoraConfig(**options))
+    adapter.peft_config["default"].base_model_name_or_path = str(base)
+    adapter.save_pretrained(folder)
+    return folder
+
+
 def write_value_head(folder: Path, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """The preference head of a PAD checkpoint, in its published form."""
     save_file({"v_head.summary.weight": weight, "v_head.summary.bias": bias}, folder / "value_head.safetensors")
