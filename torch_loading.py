@@ -193,7 +193,12 @@ def load_with_adapter(
             llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads are small and decide
         )
         options["device_map"] = {"": device}
-    model = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+    try:
+        model = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+    except OptionError as error:
+        if base is None:
+            raise
+        raise OptionError(f"the adapter {name} was made for {base}: {error}") from None
     adapter = None if base is None else _with_adapter(model, name)
     if not load_in_4bit:
         model = _moved(model, name, device)

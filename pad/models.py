@@ -112,6 +112,10 @@ def _implicit(
         )
     reference = settings.ref
     if plan.adapter_reference:
+        if adapter is None:
+            raise ModelError(
+                f"{settings.rm} was an adapter and is none any more: without its base model nothing is rewarded"
+            )
         reference = CandidateLogits(rm, without=adapter)
         say("reference: the reward model without its adapter")
     elif reference not in REFERENCES:

@@ -3,9 +3,10 @@
 # the base model, the nudging model and both together, shows what came of it, and writes a report. Run again, it skips what is done.
 # Usage: scripts/demo.sh [OUTPUT_FOLDER [QUESTIONS]]     QUESTIONS: how many, drawn from the 48
 set -euo pipefail
-cd "$(dirname "$0")/.."
-. scripts/venv.sh
+. "$(dirname "$0")/venv.sh"
 output=${1:-outputs/demo}
+[ $# = 0 ] || [ "${output#/}" != "$output" ] || output=$PWD/$output
+cd "$root"
 questions=${2:-48}
 results=$output/justeval
 threshold=0.4 # chosen on 24 other questions: scripts/demo_data/justeval/dev.jsonl

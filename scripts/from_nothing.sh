@@ -50,4 +50,5 @@ try "./scripts/demo.sh" ./scripts/demo.sh
 try "./scripts/test.sh $*" ./scripts/test.sh "$@"
 say "== $(git -C "$root" log -1 --format='commit %h'), $(uname -sm), $(nproc) processors; in $work: $(du -sh "$work" | cut -f1)"
 printf '   %s\n' "${steps[@]}"
+say "   $work can be deleted now"
 exit "$status"

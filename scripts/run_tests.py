@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTCOMES = "NUDGING_TEST_OUTCOMES"  # the variable that names the file of outcomes
 GET = ". To get it: "  # stands between why tests are left out and how to have them run
 NOT_AN_ERROR = "Development data"  # begins the reason of what --all goes without, too
-NO_TESTS = 5  # pytest's status
+INTERRUPTED, NO_TESTS = 2, 5  # pytest's statuses
 REAL_SERVERS = (
     "test_real_servers.py",
     "vLLM's CPU build is 2.4 GB on the disk, and its tests take minutes" + GET + "./scripts/test.sh --all",
@@ -41,16 +41,24 @@ def workers() -> int:
     return max(2, min(4, os.cpu_count() or 2))
 
 
-def run_session(name: str, options: Sequence[str], outcome: Outcome) -> None:
-    """Run pytest once and add what came of it to `outcome`."""
+def run_session(name: str, options: Sequence[str], outcome: Outcome) -> int:
+    """Run pytest once and add what came of it to `outcome`; pytest's status."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.jsonl"
         command = [sys.executable, "-m", "pytest", *options]
-        status = subprocess.run(command, cwd=ROOT, env=os.environ | {OUTCOMES: str(file)}, check=False).returncode
+        with subprocess.Popen(command, cwd=ROOT, env=os.environ | {OUTCOMES: str(file)}) as pytest:
+            try:
+                status = pytest.wait()
+            except KeyboardInterrupt:  # which pytest has got, too
+                pytest.wait()
+                status = INTERRUPTED
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     add_outcomes(map(json.loads, lines), outcome)
-    if status not in (0, 1, NO_TESTS) or (status == 1 and not outcome.failed):
+    if status == INTERRUPTED:
+        outcome.broken.append(f"{name}: stopped")
+    elif status not in (0, 1, NO_TESTS) or (status == 1 and not outcome.failed):
         outcome.broken.append(f"{name}: pytest ended with status {status} before its time")
+    return status
 
 
 def add_outcomes(entries: Iterable[dict], outcome: Outcome) -> None:
@@ -132,11 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.quick:
         run_session("the quick tests", [*side_by_side, "-m", "not slow", *more], outcome)
     else:
-        run_session("the tests", [*side_by_side, "-m", "not real_servers", *more], outcome)
-        if options.all:  # they need all cores and much memory
-            run_session("the tests with real servers", ["-m", "real_servers", *more], outcome)
-        else:
+        status = run_session("the tests", [*side_by_side, "-m", "not real_servers", *more], outcome)
+        if not options.all:
             outcome.skipped.append(REAL_SERVERS)
+        elif status != INTERRUPTED:  # they need all cores and much memory
+            run_session("the tests with real servers", ["-m", "real_servers", *more], outcome)
     print(verdict(outcome, options.all, time.monotonic() - began), flush=True)
     return 0 if good(outcome, options.all) else 1
 

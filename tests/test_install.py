@@ -12,7 +12,8 @@ import pytest
 from conftest import REPOSITORY
 
 from scripts import install
-from scripts.install import CONSTRAINTS, VLLM_CPU, Environment, InstallError, main, reason, requirement
+from scripts.install import CONSTRAINTS, VLLM_CPU, Environment, InstallError, main, requirement
+from scripts.install_failures import reason
 
 FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
 NO_MATCH = "ERROR: Could not find a version that satisfies x==1\nERROR: No matching distribution found for x==1"
@@ -158,7 +159,14 @@ class TestTorch:
         pip = installer(fails={"+cpu": NO_MATCH, "--torch-backend": OFFLINE}, free=2.0)
         with pytest.raises(InstallError, match=r"takes 5\.6 GB and the disk of \.venv has 2\.0 GB left; free some$"):
             pip.environment.install(self.FILE)
-        assert pip.environment._unfinished.exists()
+        assert not pip.environment._unfinished.exists()  # nothing has been begun, so nothing is made anew
+
+    @pytest.mark.parametrize("said", [OFFLINE, FULL])
+    def test_no_index_or_no_room_is_no_reason_for_another_build(self, said, installer):
+        pip = installer(fails={"+cpu": said}, free=2.0)
+        with pytest.raises(InstallError, match=r"^torch==2\.13\.0 cannot be installed: the (package index|disk)"):
+            pip.environment.install(self.FILE)
+        assert len(pip.asked) == 1 and pip.environment._unfinished.exists() == (said == FULL)
 
     def test_on_a_gpu(self, installer, capsys):
         pip = installer(gpu=True)
@@ -196,6 +204,15 @@ class TestFailures:
             ("ReadTimeoutError: Read timed out.", "the package index cannot be reached"),
             ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate is not trusted"),
             (NO_MATCH, "no version of x==1 fits this machine and this Python"),
+            (
+                "ERROR: Cannot install a because these package versions have conflicting\nERROR: ResolutionImpossible: for",
+                "do not go",
+            ),
+            ("error: No solution found when resolving dependencies\n  cause: Because a", "do not go together"),
+            (
+                "WARNING: Retrying (Retry(total=4)) after connection broken by 'timed out'\nERROR: Failed building wheel",
+                "Failed b",
+            ),
             ("PermissionError: [Errno 13] Permission denied: '/x'", "cannot be written to"),
             ("Traceback\nERROR: a new kind of error\nand more", "a new kind of error"),
             ("words of another kind\nlast words", "last words"),
@@ -240,9 +257,8 @@ class TestFailures:
         ],
     )
     def test_environments_that_cannot_be_made(self, said, message, checkout, monkeypatch, capsys):
-        monkeypatch.setattr(
-            install.sys, "executable", str(write_program(checkout / "python", f'echo "{said}"; exit 1'))
-        )
+        program = write_program(checkout / "python", f'echo "{said}"; exit 1')
+        monkeypatch.setattr(install, "base_python", lambda: str(program))
         assert main(["requirements.txt"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ") and message in line
@@ -254,33 +270,61 @@ class TestMade:
     @pytest.fixture(autouse=True)
     def venv(self, checkout, monkeypatch):
         program = write_program(checkout / "made-by", 'mkdir -p "$3/bin" && echo "$@" >"$3/new"')
-        monkeypatch.setattr(install.sys, "executable", str(program))
+        monkeypatch.setattr(install, "base_python", lambda: str(program))
 
+    @pytest.mark.parametrize("made_here", [True, False])
     @pytest.mark.parametrize(
-        ("python", "marks", "message"),
+        ("python", "message"),
         [
-            ("echo 3 9", (), "is of Python 3.9, which is too old"),
-            ("exit 1", (), "was left half made, or its Python has been replaced"),
-            (None, (), "has no Python (any more)"),
-            ("echo 3 11", ("made-here", "installing"), "was left by an installation that was stopped"),
+            ("echo 3 9", "is of Python 3.9"),
+            ("exit 1", "has a Python that does not run"),
+            ('[ "$3" != pip ] && [ "$3" != ensurepip ] || exit 1; echo 3 11', "has no pip that works"),
+            (None, "has no Python (any more)"),
         ],
     )
-    def test_anew(self, python, marks, message, checkout, capsys):
+    def test_anew(self, python, message, made_here, checkout, capsys):
         (checkout / ".venv/bin").mkdir(parents=True)
-        for mark in (*marks, "old"):
+        (checkout / ".venv-old-1").mkdir()
+        for mark in ["old"] + ["made-here"] * made_here:
             (checkout / ".venv" / mark).touch()
         if python:
             write_program(checkout / ".venv/bin/python", python)
         else:
             (checkout / ".venv/bin/python").symlink_to("/no/such/python")
         Environment(checkout / ".venv").make()
-        assert capsys.readouterr().err == f".venv {message}: making it anew\n"
+        aside = "" if made_here else "; what was there is now .venv-old-2"
+        assert capsys.readouterr().err == f".venv {message}: making it anew{aside}\n"
         assert {path.name for path in (checkout / ".venv").iterdir()} == {"bin", "new", "made-here"}
+        assert made_here or (checkout / ".venv-old-2/old").exists()
+
+    def test_after_a_killed_installation(self, checkout, capsys):
+        write_program(checkout / ".venv/bin/python", "echo 3 11")
+        for mark in ("made-here", "installing"):
+            (checkout / ".venv" / mark).touch()
+        Environment(checkout / ".venv").make()
+        assert capsys.readouterr().err == ".venv was left by an installation that was stopped: making it anew\n"
+        assert (checkout / ".venv/new").exists() and not (checkout / ".venv/installing").exists()
+
+    def test_killed_while_it_is_made(self, checkout, monkeypatch):
+        def killed(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(install.subprocess, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Environment(checkout / ".venv").make()
+        assert Environment(checkout / ".venv")._lack() == "was left by an installation that was stopped"
+
+    def test_of_the_very_python_that_is_asked_for(self, checkout, capsys):
+        write_program(checkout / ".venv/bin/python", "echo 3 99")
+        (checkout / ".venv/made-here").touch()
+        Environment(checkout / ".venv").make()
+        Environment(checkout / ".venv", exactly=True).make()
+        assert capsys.readouterr().err == ".venv is of Python 3.99: making it anew\n"
 
     @pytest.mark.parametrize("marks", [("made-here",), ("installing",), ()])
-    @pytest.mark.parametrize("version", ["3 11", "3 14"])
-    def test_left_alone(self, version, marks, checkout, capsys):
-        write_program(checkout / ".venv/bin/python", f"echo {version}")
+    @pytest.mark.parametrize("python", ["echo 3 11", "echo 3 14", '[ "$3" != pip ] || exit 1; echo 3 12'])
+    def test_left_alone(self, python, marks, checkout, capsys):
+        write_program(checkout / ".venv/bin/python", python)  # the last one is without pip, as uv makes them
         for mark in marks:
             (checkout / ".venv" / mark).touch()
         Environment(checkout / ".venv").make()
