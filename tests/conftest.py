@@ -18,6 +18,8 @@ import pytest
 from outcomes import Outcomes
 from waiting import HANG, finish, records_in, wait_until
 
+# Threads of llama.cpp and torch that wait by spinning would take the processors from the tests beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
