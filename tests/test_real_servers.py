@@ -100,6 +100,7 @@ def hosts(tmp_path_factory):
     script = REPOSITORY / "scripts/serve_models.sh"
     converted = demo_cache_dir() / "stories15m-transformers"
     environment = os.environ | {"SERVED_FOR": str(folder)}
+    environment.pop("OMP_WAIT_POLICY", None)  # the servers are to run as a user's do
     if not converted.is_dir():
         python = environment.get("VLLM_PYTHON") or REPOSITORY / ".venv-vllm/bin/python"
         command = [str(python), str(REPOSITORY / "scripts/get_demo_models.py"), "--transformers", "stories15m"]
