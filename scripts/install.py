@@ -254,7 +254,8 @@ class Environment:
             stderr=subprocess.STDOUT,
         )
         said = done.stdout.decode(errors="replace")
-        with self._log.open("a") as log:
+        # An environment that is read only may have everything that is asked for.
+        with contextlib.suppress(OSError), self._log.open("a") as log:
             log.write(f"$ {' '.join(map(str, command))}\n{said}\n")
         return reason(said) if done.returncode else None
 
@@ -301,13 +302,17 @@ def has_nvidia_gpu() -> bool:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep a second installation into a folder waiting while one goes on."""
-    with open(f"{folder}.lock", "w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another command is installing into {folder.name}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
+            lock = stack.enter_context(open(f"{folder}.lock", "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another command is installing into {folder.name}; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        except (
+            OSError
+        ):  # a file system without locks, or a checkout that is read only, where nothing may need installing
             pass
         yield
 

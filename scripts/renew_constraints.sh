@@ -8,7 +8,7 @@ set -euo pipefail
 install_requirements requirements.txt
 cd "$root"
 python=$venv/bin/python
-"$python" -m pip install --quiet --disable-pip-version-check "$(grep '^uv==' constraints.txt || echo uv)"
+"$python" -m pip install --quiet --disable-pip-version-check "$(grep -o '^uv==[^ ]*' constraints.txt || echo uv)"
 upgrade=(--upgrade)
 [ $# = 0 ] || upgrade=("$@")
 written=$(mktemp)

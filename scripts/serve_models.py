@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from demo_models import DEMO_MODELS, demo_cache_dir
 from scripts import server_processes
+from scripts.install import has_nvidia_gpu
 from scripts.server_processes import HostingError, Process, Stopped, note, run_to_end
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,8 +89,7 @@ def has_gpu() -> bool:
     """Whether this machine has a GPU that vLLM can use."""
     if Path("/dev/kfd").exists():
         return True
-    tool = shutil.which("nvidia-smi")
-    return bool(tool) and b"GPU" in subprocess.run([tool, "-L"], capture_output=True, check=False).stdout
+    return has_nvidia_gpu()
 
 
 def plan(options: argparse.Namespace, extra: Sequence[str]) -> list[Server]:

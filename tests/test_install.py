@@ -86,6 +86,22 @@ class TestForReal:
             "error: requirements.txt cannot be installed: no version of small>=2.0 fits this machine"
         )
 
+    def test_nothing_is_written_where_nothing_is_needed(self, checkout, monkeypatch, capsys):
+        assert main(["requirements.txt"]) == 0
+        next((checkout / ".venv").glob("installed-*")).unlink()  # as if its owner had installed it by hand
+        capsys.readouterr()
+        opened = Path.open
+
+        def read_only(path, mode="r", *more, **options):
+            if set(mode) & set("wa+x"):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return opened(path, mode, *more, **options)
+
+        monkeypatch.setattr(Path, "open", read_only)
+        (checkout / ".venv.lock").unlink()
+        (checkout / ".venv.lock").mkdir()  # cannot be opened for writing
+        assert main(["--keep", "requirements.txt"]) == 0 and capsys.readouterr().err == ""
+
     def test_constraints_that_cannot_be_met(self, checkout, capsys):
         (checkout / CONSTRAINTS).write_text("small==7.0\nuv==0.0\n")
         assert main(["requirements.txt"]) == 0
@@ -106,7 +122,7 @@ class Installer:
         monkeypatch.setattr(install, "ROOT", tmp_path)
         monkeypatch.setattr(install, "has_nvidia_gpu", lambda: gpu)
         monkeypatch.setattr(install.sys, "platform", "linux")
-        monkeypatch.setattr(install.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and _Usage(free * 1e9))
+        monkeypatch.setattr(install.shutil, "disk_usage", lambda _: _Usage(free * 1e9))
         self.environment = Environment(tmp_path / ".venv")
         (tmp_path / ".venv/bin").mkdir(parents=True)
         (tmp_path / ".venv/bin/uv").touch()
