@@ -2,6 +2,8 @@
 # Sourced by the other scripts: where the checkout and its virtual environment are, and how that is made and filled.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${NUDGING_VENV:-$root/.venv}
+# Compiled modules are kept: without them every command that uses PyTorch would compile for 12 s before it begins.
+unset PYTHONDONTWRITEBYTECODE
 
 fail() {
     echo "$(basename "$0"): $*" >&2

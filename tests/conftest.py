@@ -15,6 +15,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from forked_runs import forked_run_api
 from outcomes import Outcomes
 from waiting import HANG, finish, records_in, wait_until
 
@@ -100,11 +101,9 @@ def run_api_command(*options: object) -> list[str]:
 
 
 def run_api(*options: object, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Run run_api.py to its end, from a folder and an environment that hold nothing of the developer's."""
+    """Run run_api.py to its end, in an environment that holds nothing of the developer's."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "HF_"))}
-    return subprocess.run(
-        run_api_command(*options), env=clean | (env or {}), capture_output=True, text=True, timeout=HANG
-    )
+    return forked_run_api([str(option) for option in options], clean | (env or {}))
 
 
 class Running:

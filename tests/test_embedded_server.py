@@ -12,7 +12,7 @@ from waiting import finish, records_in, wait_until
 from demo_models import DEMO_MODELS
 from embedded_server import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
 
-SHORT = ("--max_token_total", 24, "--num_threads", 2)
+SHORT = ("--max_token_total", 12, "--num_threads", 2)
 BASE, CHAT = ("--base_model", "demo-base"), ("--nudging_model", "demo-aligned")
 PROXIES = ("--proxy_chat_model", "demo-aligned", "--proxy_base_model", "demo-base")
 
