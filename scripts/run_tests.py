@@ -37,8 +37,8 @@ class Outcome:
 
 
 def workers() -> int:
-    """How many tests run at a time: two, or up to four where there are as many processors."""
-    return max(2, min(4, os.cpu_count() or 2))
+    """How many tests run at a time: three, as one in three is waiting for another process, or four where there are processors."""
+    return max(3, min(4, os.cpu_count() or 2))
 
 
 def run_session(name: str, options: Sequence[str], outcome: Outcome) -> int:

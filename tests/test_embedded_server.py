@@ -70,8 +70,8 @@ class TestRealModels:
             ("--exp", "base_only", *BASE),
             ("--exp", "nudging_only", *CHAT),
             ("--exp", "nudging", *BASE, *CHAT, "--top_prob_thres", "0.4"),
-            ("--exp", "baseline", *BASE, *PROXIES[:2]),
-            ("--exp", "baseline", "--baseline_method", "proxy_tuning", *BASE, *PROXIES),
+            ("--exp", "baseline", *BASE, *PROXIES[:2], "--num_samples", 1),
+            ("--exp", "baseline", "--baseline_method", "proxy_tuning", *BASE, *PROXIES, "--num_samples", 1),
         ],
         ids=["base_only", "nudging_only", "nudging", "ensemble", "proxy_tuning"],
     )
