@@ -62,8 +62,8 @@ def test_killed_in_the_middle(tiny, pad_folder):
     """Neither kill -9 nor SIGTERM loses what was finished, and the result is that of an undisturbed run."""
     (pad_folder / "x.config").write_text(json.dumps(GREEDY | {"mode": "topk"}))
     (pad_folder / "p.json").write_text(json.dumps([f"Is {i} odd?" for i in range(30)]))
-    assert collect(*options(tiny, "--max_new_token", 60, out="out/undisturbed")) == 0
-    words = options(tiny, "--max_new_token", 60)
+    assert collect(*options(tiny, "--max_new_token", 40, out="out/undisturbed")) == 0
+    words = options(tiny, "--max_new_token", 40)
     command = [sys.executable, str(REPOSITORY / "collect_model_outs.py"), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     path, kept = pad_folder / "out/x_0.jsonl", {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-QUESTIONS = 5  # a tenth of the demo's, which would take both processors for minutes
+QUESTIONS = 4  # a tenth of the demo's, which would take both processors for minutes
 # The demo takes some minutes; without a sign of life for this long, it hangs.
 SILENT_SECONDS = 1800
 
