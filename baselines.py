@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from continuations import Continuation, Writer
-from language_models import END_OF_SEQUENCE, ContextLengthError, LanguageModel, Token
+from language_models.interface import END_OF_SEQUENCE, ContextLengthError, LanguageModel, Token
+from language_models.readers import Continuation, Writer
 from utils import count_tokens
 
 TOKENS_PER_CALL = 16

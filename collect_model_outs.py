@@ -16,18 +16,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from command.provenance import git_commit, now, versions
+from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
 from datasets_loader import DataError
-from http_client import OptionError
-from language_models import ModelError
+from experiment.result_files import ResultsError
+from language_models.hosted.http import OptionError
+from language_models.interface import ModelError
 from pad.config import DecodingConfig, read_configs
 from pad.outputs import OutputFile, answered_row, skipped_row
 from pad.plan import Plan, make_plan
 from pad.prompt_sets import load_prompts
 from pad.prompts import Prompt, decode_answer
 from pad.settings import CollectSettings, build_parser
-from provenance import git_commit, now, versions
-from results import ResultsError
-from stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
 from utils import visible
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from tabulate import tabulate
 
 from datasets_loader import DATA_SETS, DataSet
-from http_client import OptionError
-from judge import check_judge_options, is_scored, judge_for, judge_records
-from language_models import Usage
-from results import ResultFiles, ResultsError, read_records, readable_text
+from experiment.judge import check_judge_options, is_scored, judge_for, judge_records
+from experiment.result_files import ResultFiles, ResultsError, read_records, readable_text
+from language_models.hosted.http import OptionError
+from language_models.interface import Usage
 from utils import visible
 
 Z_95 = statistics.NormalDist().inv_cdf(0.975)

@@ -17,15 +17,15 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets_loader import DataError
-from http_client import NEUTRAL_API_KEY, OptionError, api_key, check_requests, check_url
-from judge import DEFAULT_KEY_ENV, Judge
-from language_models import ModelError
+from experiment.judge import DEFAULT_KEY_ENV, Judge
+from experiment.result_files import ResultsError, write_atomically
+from language_models.hosted.http import NEUTRAL_API_KEY, OptionError, api_key, check_requests, check_url
+from language_models.interface import ModelError
+from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, ReplyLog, compare
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, table
-from results import ResultsError, write_atomically
-from torch_loading import DTYPES
 from utils import visible
 
 FORMATS = ("native", "upstream")
@@ -181,9 +181,9 @@ def read_file(name: str, options: argparse.Namespace) -> tuple[dict[int, Answere
 
 def scorer(options: argparse.Namespace):
     """A function from answers by index to scores by index."""
+    from language_models.local.loading import pick_dtype, require_torch
     from pad.plan import device_or_fallback
     from pad.scorers import Scorer
-    from torch_loading import pick_dtype, require_torch
 
     require_torch()
     device = device_or_fallback(options.rm_gpu, "--rm_gpu", note)

@@ -7,7 +7,7 @@ The rules in detail, repetition tests included, are those of the published progr
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from language_models import ContextLengthError, LanguageModel, Token
+from language_models.interface import ContextLengthError, LanguageModel, Token
 from nudging_calls import (
     CompletionRun,
     NudgingSettings,

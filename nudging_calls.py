@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from language_models import Completion, LanguageModel, Token, TokenStream
+from language_models.interface import Completion, LanguageModel, Token, TokenStream
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,20 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
-from command_line import parse_settings
+from command.provenance import git_commit, now, versions
+from command.stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
-from embedded_server import EmbeddedServerError
 from eval_utils import score_by_rule, summarise
-from experiments import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers, used_calls
-from http_client import OptionError, without_password
-from judge import Judge, is_scored, judge_for, judge_records
-from language_models import ModelError
-from model_hosts import connect
-from provenance import git_commit, now, versions
-from replicas import Replicas
-from results import ResultFiles, ResultsError, readable_text
-from settings import RunSettings, SettingsError
-from stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
+from experiment.command_line import parse_settings
+from experiment.connect import connect
+from experiment.judge import Judge, is_scored, judge_for, judge_records
+from experiment.result_files import ResultFiles, ResultsError, readable_text
+from experiment.sample import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers, used_calls
+from experiment.settings import RunSettings, SettingsError
+from language_models.hosted.http import OptionError, without_password
+from language_models.hosted.llama_cpp import EmbeddedServerError
+from language_models.hosted.replicas import Replicas
+from language_models.interface import ModelError
 from utils import visible
 
 

@@ -7,8 +7,8 @@ models writes.
 import time
 from collections.abc import Callable, Iterator
 
-from continuations import Continuation, Writer
-from language_models import END_OF_SEQUENCE, LanguageModel, ModelError, Token
+from language_models.interface import END_OF_SEQUENCE, LanguageModel, ModelError, Token
+from language_models.readers import Continuation, Writer
 from nudging_calls import NudgingSettings, Proposal, PublishedCalls, candidate_heads
 
 # The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.

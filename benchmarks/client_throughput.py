@@ -23,9 +23,9 @@ from tabulate import tabulate
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from language_models import Metered, Usage  # noqa: E402
+from language_models.hosted.endpoint import OpenAIEndpoint  # noqa: E402
+from language_models.interface import Metered, Usage  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
-from openai_endpoint import OpenAIEndpoint  # noqa: E402
 
 VARIANTS = 512
 SENT_AHEAD = 24  # tokens of a stream that are on their way before the client can close it

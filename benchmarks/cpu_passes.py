@@ -21,8 +21,8 @@ from transformers import DynamicCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from blocked_weights import block_weights
-from torch_loading import cache_argument, load_causal_lm, pick_dtype
+from language_models.local.blocked_weights import block_weights
+from language_models.local.loading import cache_argument, load_causal_lm, pick_dtype
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 REPEATS = 8

@@ -21,14 +21,14 @@ from tabulate import tabulate
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from blocked_weights import block_weights
+from language_models.local.blocked_weights import block_weights
+from language_models.local.loading import load_causal_lm, load_model, pick_device, pick_dtype
 from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.decoding import Reward, decode
 from pad.implicit_reward import CandidateLogits, ImplicitReward
 from pad.prompts import Prompt
 from pad.scalar_reward import CopiesReward, TreeReward
-from torch_loading import load_causal_lm, load_model, pick_device, pick_dtype
 
 BATCH = 8
 PLAIN, PAD, PAD_UNCACHED = "plain generate, greedy", "PAD, cached", "PAD, uncached (as published)"

@@ -33,10 +33,10 @@ sys.path.insert(0, str(REPOSITORY))
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, load_examples  # noqa: E402
-from local_model import LocalModel  # noqa: E402
+from language_models.local.attention import PACKED_ATTENTION  # noqa: E402
+from language_models.local.loading import load_causal_lm  # noqa: E402
+from language_models.local.model import LocalModel  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
-from packed_attention import PACKED_ATTENTION  # noqa: E402
-from torch_loading import load_causal_lm  # noqa: E402
 from utils import apply_instruct_template  # noqa: E402
 
 METHODS = (

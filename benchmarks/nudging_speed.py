@@ -29,12 +29,12 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, Example, load_examples  # noqa: E402
-from experiments import prompt_writers, sample_prompts  # noqa: E402
-from language_models import Metered  # noqa: E402
-from model_hosts import connect  # noqa: E402
+from experiment.connect import connect  # noqa: E402
+from experiment.sample import prompt_writers, sample_prompts  # noqa: E402
+from experiment.settings import RunSettings  # noqa: E402
+from language_models.hosted.replicas import Replicas  # noqa: E402
+from language_models.interface import Metered  # noqa: E402
 from nudging import NudgingResult, nudge  # noqa: E402
-from replicas import Replicas  # noqa: E402
-from settings import RunSettings  # noqa: E402
 from utils import count_tokens  # noqa: E402
 
 BASE_SPEED = ("--request_ms", "20", "--latency_ms", "30")

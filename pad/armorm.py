@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-from http_client import OptionError
-from language_models import ModelError
-from torch_loading import find_model, load_model
+from language_models.hosted.http import OptionError
+from language_models.interface import ModelError
+from language_models.local.loading import find_model, load_model
 
 OBJECTIVES = (
     *("helpsteer-helpfulness", "helpsteer-correctness", "helpsteer-coherence", "helpsteer-complexity"),

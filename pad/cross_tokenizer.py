@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from language_models import ModelError
+from language_models.interface import ModelError
 from pad.cached_model import CachedModel, reads_branches
 from pad.implicit_reward import CandidateLogits
 from pad.prompts import Prompt, decode_answer

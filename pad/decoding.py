@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from language_models import ModelError
+from language_models.interface import ModelError
 from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.prompts import Prompt

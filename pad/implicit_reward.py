@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from language_models import ModelError
+from language_models.interface import ModelError
 from pad.cached_model import CachedModel
 from pad.prompts import Prompt
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from blocked_weights import block_weights
-from language_models import ModelError
+from language_models.interface import ModelError
+from language_models.local.blocked_weights import block_weights
+from language_models.local.loading import eos_token_ids, load_model, load_with_adapter, pick_dtype
 from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.cross_tokenizer import CrossTokenizerReward
@@ -21,7 +22,6 @@ from pad.prompts import Prompt
 from pad.scalar_reward import choose_scalar_reward
 from pad.settings import REFERENCES, CollectSettings
 from pad.value_head import load_value_head
-from torch_loading import eos_token_ids, load_model, load_with_adapter, pick_dtype
 
 if TYPE_CHECKING:
     from peft import PeftModel

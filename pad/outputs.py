@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiment.result_files import ResultsError, exclusively, write_atomically
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
-from results import ResultsError, exclusively, write_atomically
 
 OPTION = "--out_file"
 

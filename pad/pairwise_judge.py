@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from datasets_loader import DataError
 from eval_utils import wilson_interval
-from judge import FENCE, UNREADABLE_TRIES
-from language_models import ModelError
+from experiment.judge import FENCE, UNREADABLE_TRIES
+from experiment.result_files import ResultsError
+from language_models.interface import ModelError
 from pad.answers import Answered
 from pad.rows import cut_torn_line, read_rows
-from results import ResultsError
 
 CRITERIA = {
     "overall": "how helpful, harmless, relevant, accurate, thorough, creative and detailed it is",

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from http_client import OptionError
-from language_models import ModelError
+from language_models.hosted.http import OptionError
+from language_models.interface import ModelError
+from language_models.local.loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
 from pad.config import DecodingConfig
 from pad.prompts import Prompt, encode, same_vocabulary, with_perspective
 from pad.settings import REFERENCES, CollectSettings
-from torch_loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from http_client import OptionError
+from language_models.hosted.http import OptionError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from http_client import OptionError
-from language_models import ModelError
+from language_models.hosted.http import OptionError
+from language_models.interface import ModelError
+from language_models.local.loading import config_length, load_config, load_model, load_tokenizer
 from pad.answers import Answered, chat_turns, is_dialogue
 from pad.armorm import is_armorm, load_armorm, objective
-from torch_loading import config_length, load_config, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     pass

@@ -5,11 +5,11 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from http_client import OptionError
+from language_models.hosted.http import OptionError
+from language_models.local.loading import DTYPES
 from pad.config import DecodingConfig
 from pad.prompt_sets import PROMPT_SETS
 from pad.prompts import CHAT_TEMPLATES
-from torch_loading import DTYPES
 
 RM_TYPES = ("auto", "implicit", "scalar")
 REFERENCES = ("llm", "none", "self")

@@ -61,7 +61,7 @@ def coherence(answers: list[Answered], embedder: str, device: "torch.device", ba
     """
     import torch
 
-    from torch_loading import load_model, load_tokenizer
+    from language_models.local.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(embedder)
     if tokenizer.pad_token is None:  # masked out, so any token will do
@@ -90,7 +90,7 @@ def coherence(answers: list[Answered], embedder: str, device: "torch.device", ba
 def _says_mean(embedder: str) -> bool:
     from transformers.utils import cached_file
 
-    from torch_loading import find_model
+    from language_models.local.loading import find_model
 
     try:
         return bool(cached_file(find_model(embedder), "modules.json"))

@@ -9,8 +9,8 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from language_models import ModelError
-from torch_loading import find_model
+from language_models.interface import ModelError
+from language_models.local.loading import find_model
 
 FILES = ("value_head.safetensors", "value_head.bin")
 _WEIGHT, _BIAS = "v_head.summary.weight", "v_head.summary.bias"

@@ -1,100 +1,10 @@
-#!/usr/bin/env python
-"""A small reward model out of a language model and a few sentences: for trying reward-guided decoding without a hub.
+"""pad/fit_scorer.py as a command."""
 
-    python scripts/get_demo_models.py --transformers demo-aligned
-    python scripts/fit_scorer.py demo-aligned scripts/demo_data/joy.json models/joy
-
-The backbone stays as it is. Its head is fitted by ridge regression of +1 and -1 on the hidden states of all the sentences' tokens,
-as answers in the chat template. The result is a sequence classifier with one output: collect_model_outs.py takes it as --rm (ARGS),
-and measure_reward.py scores with it.
-"""
-
-import argparse
-import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from http_client import OptionError
-from language_models import ModelError
-from torch_loading import load_model, load_tokenizer, pick_device, require_torch
-
-
-def read_sentences(path: Path) -> tuple[list[str], list[str]]:
-    """The sentences under "positive" and "negative" of a JSON file (OptionError: it is no such file)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["positive"], content["negative"]
-        if not all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts) for texts in found):
-            raise ValueError("a list is empty, or holds no texts")
-        return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OptionError(
-            f'{path} is no JSON object with lists of texts "positive" and "negative" ({error!r})'
-        ) from None
-
-
-def fit(name: str, sentences: tuple[list[str], list[str]], folder: Path) -> list[float]:
-    """Write the classifier to a folder; returns the sentences' own scores, means over their tokens."""
-    import torch
-
-    positive, negative = sentences
-    device = pick_device("auto")
-    classifier = load_model(
-        "AutoModelForSequenceClassification", name, device=device, dtype=torch.float32, num_labels=1
-    )
-    tokenizer = load_tokenizer(name)
-    with torch.inference_mode():
-        states = [_states(classifier, tokenizer, text, device) for text in (*positive, *negative)]
-        sides = [1.0] * len(positive) + [-1.0] * len(negative)
-        targets = torch.cat([torch.full((len(s),), side, device=device) for s, side in zip(states, sides, strict=True)])
-        together = torch.cat(states)
-        centred = together - together.mean(0)
-        # Fewer states than hidden units: the dual form, with a penalty of the states' own size.
-        kernel = centred @ centred.T
-        kernel += kernel.diagonal().mean() * torch.eye(len(targets), device=device)
-        weight = centred.T @ torch.linalg.solve(kernel, targets)
-        weight /= (centred @ weight).abs().mean()
-        scores = [((s - together.mean(0)) @ weight).mean().item() for s in states]
-        classifier.score.weight.copy_(weight[None])
-    classifier.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return scores
-
-
-def _states(classifier, tokenizer, text: str, device):
-    """Hidden states of an answer's tokens, one after the other, and of what ends it: guidance reads beginnings of answers."""
-    import torch
-
-    before, answer = "", text
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": text}]
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
-        before, _, after = whole.rpartition(text)
-        answer = text + after
-    first = tokenizer(before, add_special_tokens=not before)["input_ids"]
-    ids = first + tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return classifier.base_model(torch.tensor([ids], device=device))[0][0, len(first) :]
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command; its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a language model: folder, hub id or demo name")
-    parser.add_argument("sentences", type=Path, help='JSON with lists "positive" and "negative"')
-    parser.add_argument("folder", type=Path, help="where the reward model goes")
-    options = parser.parse_args(argv)
-    try:
-        require_torch()
-        scores = fit(options.model, read_sentences(options.sentences), options.folder)
-    except (OptionError, ModelError) as error:
-        print(f"fit_scorer.py: error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{options.folder}: a reward model; scores of its own sentences: {', '.join(f'{score:.1f}' for score in scores)}"
-    )
-    return 0
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pad.fit_scorer import main
 
 if __name__ == "__main__":
     sys.exit(main())

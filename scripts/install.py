@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from command.machine import has_nvidia_gpu  # noqa: E402
 from scripts.install_failures import CONTRADICTION, FULL, UNREACHABLE, reason  # noqa: E402
 
 CONSTRAINTS = "constraints.txt"
@@ -291,12 +292,6 @@ def base_python() -> str:
     """The Python that runs this or, in a virtual environment, the one that it was made of, which stays if that is replaced."""
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     return str(base) if sys.prefix != sys.base_prefix and base.exists() else sys.executable
-
-
-def has_nvidia_gpu() -> bool:
-    """Whether a CUDA build of PyTorch would find a GPU."""
-    tool = shutil.which("nvidia-smi")
-    return bool(tool) and b"GPU" in subprocess.run([tool, "-L"], capture_output=True, check=False).stdout
 
 
 @contextlib.contextmanager

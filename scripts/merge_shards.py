@@ -1,48 +1,10 @@
-"""Joins the shards of runs (run_api.py --shard i/n) into the files that the unsharded run would have written.
+"""experiment/merge.py as a command."""
 
-    python scripts/merge_shards.py outputs/gsm8k [--replace]
-
-Every shard has to be there, with all its samples once and the same settings; otherwise nothing is written for that run. The
-normal run_api.py command without --shard then continues, scores or just summarises the whole run.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from results import ResultsError
-from run_table import visible
-from shards import find_sharded_runs, merge
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Merge; returns the exit code: 0, 1 if a run could not be merged, 2 if there is none."""
-    parser = argparse.ArgumentParser(description="Join the shards of runs into the files of the whole runs.")
-    parser.add_argument("results", nargs="+", type=Path, help="folders, searched all the way down, or shards' files")
-    parser.add_argument("--replace", action="store_true", help="move whole runs that are there already aside")
-    options = parser.parse_args(argv)
-
-    def say(message: object) -> None:
-        print(f"merge_shards.py: error: {visible(str(message))}", file=sys.stderr)
-
-    try:
-        runs = find_sharded_runs(options.results)
-        if not runs:
-            raise ResultsError(f"no shards found in {', '.join(map(str, options.results))}")
-    except ResultsError as error:
-        say(error)
-        return 2
-    code = 0
-    for run in runs:
-        try:
-            print(visible(merge(run, replace=options.replace)))
-        except ResultsError as error:
-            say(error)
-            code = 1
-    return code
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiment.merge import main
 
 if __name__ == "__main__":
     sys.exit(main())

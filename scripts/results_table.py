@@ -1,58 +1,10 @@
-"""One table of runs, a row each, as Markdown or CSV.
+"""reporting/table.py as a command."""
 
-    python scripts/results_table.py outputs [--format markdown|csv] [-o FILE]
-
-CSV has every figure unrounded, a column each (shares from 0 to 1); Markdown is for people.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
-import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from results import ResultsError
-from run_table import find_runs, readable_table, results_table, visible
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A `results_table` as a Markdown table; what a name holds of Markdown's and HTML's own signs is written out."""
-    shown = readable_table(table)
-    for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", "; "), ("\t", " ")):
-        shown = shown.map(lambda text, sign=sign, written=written: text.replace(sign, written))
-    return shown.to_markdown(index=False, disable_numparse=True) + "\n"
-
-
-def csv(table: pd.DataFrame) -> str:
-    """A `results_table` as CSV."""
-    return table.to_csv(index=False)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print or write the table; returns the exit code: 0, or 2 if there is nothing to show or no place to write to."""
-    parser = argparse.ArgumentParser(description="One table of runs, a row each.")
-    parser.add_argument("results", nargs="+", type=Path, help="result files, or folders that hold some")
-    parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to a file (default: standard output)")
-    options = parser.parse_args(argv)
-
-    def warn(message: str) -> None:
-        print(f"results_table.py: left out: {visible(message)}", file=sys.stderr)
-
-    try:
-        table = results_table(find_runs(options.results, warn))
-        text = {"markdown": markdown, "csv": csv}[options.format](table)
-        if options.output is None:
-            sys.stdout.write(text)
-        else:
-            options.output.write_text(text, encoding="utf-8")
-    except (ResultsError, OSError) as error:
-        print(f"results_table.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    return 0
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from reporting.table import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,9 +11,9 @@ from transformers import (
     Gemma3TextConfig,
 )
 
-from growing_text import Vocabulary
-from language_models import Completion, Token, Usage
-from local_model import LocalModel
+from language_models.interface import Completion, Token, Usage
+from language_models.local.model import LocalModel
+from language_models.local.vocabulary import Vocabulary
 
 PROMPT = "How do I bake bread without an oven?"
 DRAFT = " Use a pan with a lid, and turn the loaf 😀 after twenty minutes."

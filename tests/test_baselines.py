@@ -13,7 +13,7 @@ from baselines import (
     walk_ensemble,
     walk_proxy_tuning,
 )
-from language_models import ContextLengthError, Token
+from language_models.interface import ContextLengthError, Token
 
 
 def token(**probabilities: float) -> Token:

@@ -8,8 +8,8 @@ from tiny_models import make_model, make_tokenizer  # noqa: E402
 from torch import nn  # noqa: E402
 
 import pad.models  # noqa: E402
-from blocked_weights import BlockedLinear, block_weights, can_block, weight_bytes  # noqa: E402
-from local_model import LocalModel  # noqa: E402
+from language_models.local.blocked_weights import BlockedLinear, block_weights, can_block, weight_bytes  # noqa: E402
+from language_models.local.model import LocalModel  # noqa: E402
 from pad.config import DecodingConfig  # noqa: E402
 
 IDS = torch.tensor([[3, 17, 256, 4, 99, 41, 5]])

@@ -14,7 +14,7 @@ torch = needs.module("torch")
 from collect_runs import GREEDY, PREFERENCE, collect, options, rows_of, without_times  # noqa: E402
 from tiny_models import make_model, save, save_adapter  # noqa: E402
 
-from torch_loading import load_causal_lm, load_tokenizer  # noqa: E402
+from language_models.local.loading import load_causal_lm, load_tokenizer  # noqa: E402
 
 # The published READMEs' commands: PAD's older and newest revision, and ARGS'. Continuations missing there are put in.
 PUBLISHED = {

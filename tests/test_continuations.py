@@ -8,8 +8,8 @@ import pytest
 
 import streamed_calls
 from baselines import average_ensemble, proxy_tuning
-from continuations import Continuation, Writer
-from language_models import Completion, ContextLengthError, Token, Usage
+from language_models.interface import Completion, ContextLengthError, Token, Usage
+from language_models.readers import Continuation, Writer
 from nudging import NudgingSettings, nudge
 
 END = b""

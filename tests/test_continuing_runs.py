@@ -25,7 +25,7 @@ from conftest import (
 from waiting import HANG, wait_until
 from whole_runs import plain_error, texts
 
-from results import ResultFiles
+from experiment.result_files import ResultFiles
 
 pytestmark = pytest.mark.slow  # runs the command line, many times
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_runs import nudged_pieces, record
 
 from eval_utils import wilson_interval
-from scripts.demo_scores import (
+from reporting.demo_scores import (
     ALTERNATIVES,
     MEASURES,
     before_invented_question,

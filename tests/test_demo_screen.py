@@ -13,7 +13,7 @@ from made_runs import HOSTILE, failed, nudged_pieces, record, settings, write_ru
 from rich.console import Console
 from rich.text import Text
 
-from scripts.demo_screen import answer_text, main, read_demo, show, shown_number, verdict
+from reporting.demo_screen import answer_text, main, read_demo, show, shown_number, verdict
 
 MARKUP = "[bold]no markup[/bold] [link=http://x]y[/link] [/] :smile: {x} %s"
 ESCAPES = "\x1b[31mred\x1b]0;title\x07 \u202eback\ud800 \x9b2J\r\x00"

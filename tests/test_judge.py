@@ -12,9 +12,17 @@ from waiting import HANG, wait_until
 
 import eval_utils
 from datasets_loader import DATA_SETS
-from judge import Judge, is_scored, judge_for, judge_records, just_eval_instructions, read_judgement, unreadable_score
-from language_models import ModelError
-from token_texts import UnreadableReply
+from experiment.judge import (
+    Judge,
+    is_scored,
+    judge_for,
+    judge_records,
+    just_eval_instructions,
+    read_judgement,
+    unreadable_score,
+)
+from language_models.hosted.token_texts import UnreadableReply
+from language_models.interface import ModelError
 
 FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
 RIGHT = '{"reason": "the same", "correct": 1}'

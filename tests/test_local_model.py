@@ -16,7 +16,7 @@ from hypothesis import strategies as st  # noqa: E402
 from local_models import BYTE_FALLBACK, BYTE_LEVEL, DRAFT, KINDS, OTHER, PROMPT, TokenByToken, greedy, ids_of, local  # noqa: E402
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
-from language_models import Usage  # noqa: E402
+from language_models.interface import Usage  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
 
 
@@ -162,7 +162,7 @@ def test_a_draft_model_changes_no_text(tokenizers):
 
 def test_a_draft_model_that_is_right_saves_passes(monkeypatch):
     """The model itself as its draft model: random ones agree with nobody else, and are certain of nothing."""
-    monkeypatch.setattr("local_stream.CERTAIN_LOGPROB", -math.inf)
+    monkeypatch.setattr("language_models.local.view.CERTAIN_LOGPROB", -math.inf)
     model = local("llama", 9, drafter=local("llama", 9), draft_ahead=True)
     model.draft_rates["drafter"].length = lambda *_: 4
     model.draft_rates["lookup"].length = lambda *_: 0

@@ -8,11 +8,11 @@ import needs
 import pytest
 from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
 
-import torch_loading
-from command_line import parse_settings
-from demo_models import demo_cache_dir
-from http_client import OptionError
-from model_hosts import local_models
+from demo.catalogue import demo_cache_dir
+from experiment.command_line import parse_settings
+from experiment.connect import local_models
+from language_models.hosted.http import OptionError
+from language_models.local import loading
 
 torch = needs.module("torch")
 
@@ -88,7 +88,7 @@ def test_half_a_model(folders, tmp_path):
 
 def test_without_torch_the_install_line_is_named(folders, monkeypatch):
     settings = parse_settings(["--exp", "base_only", "--base_model", str(folders["base"])])
-    monkeypatch.setattr(torch_loading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"has no --base_host, .*: pip install -r requirements-torch\.txt"):
         local_models(settings, list(settings.models.values()), None)
 

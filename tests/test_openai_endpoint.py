@@ -7,9 +7,9 @@ import pytest
 from conftest import completion_reply, free_port
 from waiting import HANG, in_threads
 
-from http_client import Patience
-from language_models import ContextLengthError, ModelError
-from openai_endpoint import NEUTRAL_SAMPLING, OpenAIEndpoint
+from language_models.hosted.endpoint import NEUTRAL_SAMPLING, OpenAIEndpoint
+from language_models.hosted.http import Patience
+from language_models.interface import ContextLengthError, ModelError
 
 MODELS = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 0, "owned_by": "us"}]}
 

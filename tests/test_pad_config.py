@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from http_client import OptionError
+from language_models.hosted.http import OptionError
 from pad.config import DecodingConfig, read_configs
 
 ONE = {"rm_weight": 1.0, "topk": 10, "mode": "greedy", "sample_temp": None}

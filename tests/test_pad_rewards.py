@@ -8,7 +8,7 @@ torch = needs.module("torch")
 from tiny_models import SENTENCES, make_model, make_tokenizer, save, write_value_head  # noqa: E402
 from transformers import Gemma2Config, Gemma2ForCausalLM  # noqa: E402
 
-from language_models import ModelError  # noqa: E402
+from language_models.interface import ModelError  # noqa: E402
 from pad.cached_model import CachedModel, reads_branches  # noqa: E402
 from pad.config import DecodingConfig  # noqa: E402
 from pad.cross_tokenizer import CrossTokenizerReward  # noqa: E402

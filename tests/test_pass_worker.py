@@ -14,9 +14,9 @@ from waiting import in_threads, wait_until
 
 needs.module("torch")
 
-from language_models import ModelError  # noqa: E402
-from packed_attention import Segment  # noqa: E402
-from pass_worker import Worker, _answer, _Request  # noqa: E402
+from language_models.interface import ModelError  # noqa: E402
+from language_models.local.attention import Segment  # noqa: E402
+from language_models.local.worker import Worker, _answer, _Request  # noqa: E402
 
 
 class Model:

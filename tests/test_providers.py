@@ -5,8 +5,8 @@ import math
 import pytest
 from waiting import HANG
 
-from language_models import ModelError
-from openai_endpoint import OpenAIEndpoint
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.interface import ModelError
 
 MODELS = {"object": "list", "data": []}
 

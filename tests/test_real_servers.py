@@ -20,10 +20,10 @@ import pytest
 from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
 from waiting import HANG, wait_until
 
-from demo_models import demo_cache_dir
+from demo.catalogue import demo_cache_dir
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.token_texts import END_NAMES, REPLACEMENT
 from nudging import REPETITION_WORDS
-from openai_endpoint import OpenAIEndpoint
-from token_texts import END_NAMES, REPLACEMENT
 
 pytestmark = [
     pytest.mark.slow,

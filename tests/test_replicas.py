@@ -21,10 +21,10 @@ from conftest import (
 )
 from waiting import HANG, wait_until
 
-from http_client import LONGEST_WAIT, OptionError, Patience, seconds_to_wait, split_hosts
-from language_models import ContextLengthError, ModelError, TransientError
-from openai_endpoint import OpenAIEndpoint
-from replicas import Replicas, preference
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.http import LONGEST_WAIT, OptionError, Patience, seconds_to_wait, split_hosts
+from language_models.hosted.replicas import Replicas, preference
+from language_models.interface import ContextLengthError, ModelError, TransientError
 
 HOSTS = ["http://a:1/v1", "http://b:1/v1", "http://c:1/v1"]
 ASK = {"max_tokens": 2, "temperature": 0.0}

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from made_runs import HOSTILE, failed, nudged_pieces, record, settings, write_run, write_small_runs
 
-from run_table import find_runs
-from scripts.report import embedded_json, main, outcome, render, report_data, run_labels
-from threshold_plot import threshold_groups
+from reporting.html_report import embedded_json, main, outcome, render, report_data, run_labels
+from reporting.run_table import find_runs
+from reporting.threshold_plot import threshold_groups
 
 
 class Elements(HTMLParser):

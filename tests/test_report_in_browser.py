@@ -11,7 +11,7 @@ from made_runs import nudged_pieces, questions, record, settings, write_run, wri
 from test_report import hostile_runs
 from waiting import wait_until
 
-from scripts.report import main
+from reporting.html_report import main
 
 pytestmark = pytest.mark.slow
 FLAGS = (

@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY, answers, free_port
 from waiting import HANG, finish, wait_until
 
-from scripts.serve_models import is_before
+from cluster.serve_models import is_before
 
 SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
 FAKE = str(REPOSITORY / "tests/fake_vllm.py")

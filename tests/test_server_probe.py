@@ -6,10 +6,10 @@ import pytest
 from conftest import completion_reply
 from waiting import HANG
 
-from http_client import Patience
-from language_models import ModelError
-from openai_endpoint import OpenAIEndpoint
-from server_probe import PROBE_PROMPT
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.http import Patience
+from language_models.hosted.probe import PROBE_PROMPT
+from language_models.interface import ModelError
 
 MODELS = {"object": "list", "data": []}
 ABILITIES = ("prompt_list", "streams_logprobs", "echo", "prompt_logprobs", "token_ids", "max_logprobs")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from waiting import HANG
 
-from command_line import parse_settings
 from datasets_loader import DATA_SETS
+from experiment.command_line import parse_settings
+from experiment.settings import EXPERIMENTS, RunSettings, SettingsError
 from nudging import NudgingSettings
-from settings import EXPERIMENTS, RunSettings, SettingsError
 from utils import INSTRUCT_TEMPLATES
 
 REPOSITORY = Path(__file__).parents[1]

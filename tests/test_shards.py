@@ -19,9 +19,9 @@ from conftest import (
 )
 from waiting import HANG, wait_until
 
-from run_table import find_runs, readable_table, results_table
-from scripts.merge_shards import main
-from settings import RunSettings, SettingsError
+from experiment.merge import main
+from experiment.settings import RunSettings, SettingsError
+from reporting.run_table import find_runs, readable_table, results_table
 
 NAME = "split_test_top_prob_0.4_thres_nudging_base-lm_llama-2-chat_None_samples"
 TEXT_FIELDS = ("index", "question", "raw_answer", "all_nudging_words", "all_completions", "stop_reason", "scores")

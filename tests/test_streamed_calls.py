@@ -8,7 +8,7 @@ import pytest
 from test_nudging import InProcess, InProcessStream
 
 from baselines import average_ensemble, proxy_tuning
-from language_models import ContextLengthError, Token
+from language_models.interface import ContextLengthError, Token
 from nudging import NudgingSettings, nudge
 
 END = ""

@@ -11,9 +11,9 @@ import pytest
 from conftest import REPOSITORY, Running, free_port, gsm8k_rows, one, write_rows
 from waiting import HANG
 
-from run_table import find_runs
-from scripts import paper_table, slurm_jobs, sweep
-from scripts.sweep_config import ConfigError, command_line, read_sweep, state
+from cluster import paper_table, slurm, sweep
+from cluster.sweep_config import ConfigError, command_line, read_sweep, state
+from reporting.run_table import find_runs
 
 PAIR = """
 [[pairs]]
@@ -55,10 +55,10 @@ class TestConfig:
             read_sweep(write(tmp_path, f"[options]\n{option}\n"))
 
     def test_an_array_too_large_for_the_cluster_is_refused_before_anything_is_written(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(slurm_jobs, "largest_array", lambda: 1)
+        monkeypatch.setattr(slurm, "largest_array", lambda: 1)
         found = read_sweep(write(tmp_path, "thresholds = [0.2, 0.4]\n"))
-        with pytest.raises(slurm_jobs.SlurmError, match="2 tasks are more than the 1 of an array"):
-            slurm_jobs.submit(found, found.tasks, [])
+        with pytest.raises(slurm.SlurmError, match="2 tasks are more than the 1 of an array"):
+            slurm.submit(found, found.tasks, [])
         assert not (tmp_path / "out").exists()
 
     def test_a_run_is_a_command_of_run_api(self, tmp_path):
@@ -130,11 +130,11 @@ class TestSlurmFiles:
     @pytest.fixture
     def submitted(self, tmp_path, monkeypatch):
         calls = []
-        monkeypatch.setattr(slurm_jobs, "_sbatch", lambda *arguments: calls.append(arguments) or str(40 + len(calls)))
+        monkeypatch.setattr(slurm, "_sbatch", lambda *arguments: calls.append(arguments) or str(40 + len(calls)))
 
         def submit(text):
             config = read_sweep(write(tmp_path, text), slurm=True)
-            return slurm_jobs.submit(config, config.tasks, ["--only", "small"]), calls
+            return slurm.submit(config, config.tasks, ["--only", "small"]), calls
 
         return submit
 
@@ -153,13 +153,13 @@ class TestSlurmFiles:
             "base-lm llama-2-chat --base_gpus 0,1",
             "org/big llama-2-chat --base_gpus 0,1",
         ]
-        first, second = (slurm_jobs.read_task(folder / "tasks.jsonl", i) for i in (1, 2))
+        first, second = (slurm.read_task(folder / "tasks.jsonl", i) for i in (1, 2))
         assert "$BASE_HOST" in first and "$ALIGNED_HOST" in second and "{host}" not in first
         assert "--partition=gpu" in (folder / "table.sbatch").read_text()
         for name in ("sweep_array.sbatch", "table.sbatch", "setup.sh"):
             assert subprocess.run(["bash", "-n", folder / name]).returncode == 0
-        with pytest.raises(slurm_jobs.SlurmError, match="has no task 3"):
-            slurm_jobs.read_task(folder / "tasks.jsonl", 3)
+        with pytest.raises(slurm.SlurmError, match="has no task 3"):
+            slurm.read_task(folder / "tasks.jsonl", 3)
 
     def test_no_slurm_here(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -8,12 +8,12 @@ from conftest import ScriptedServer
 from waiting import wait_until
 
 from baselines import average_ensemble, proxy_tuning
-from http_client import Patience
-from language_models import ContextLengthError, Metered, ModelError
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.http import Patience
+from language_models.hosted.streams import data_lines
+from language_models.hosted.token_texts import TokenReader
+from language_models.interface import ContextLengthError, Metered, ModelError
 from nudging import NudgingSettings, nudge
-from openai_endpoint import OpenAIEndpoint
-from token_streams import data_lines
-from token_texts import TokenReader
 
 END_FORMS = [("--eos_token_text", ""), ("--eos_token_text", "</s>"), ("--omit_eos_token",)]
 ASKED = {"max_tokens": 40, "temperature": 0.0, "logprobs": 1}
@@ -151,7 +151,7 @@ def test_a_stream_counts_for_its_sample_once_its_last_token_is_read(reply_server
     ],
 )
 def test_a_stream_that_never_works_is_a_failure(body, reply_server, monkeypatch):
-    monkeypatch.setattr("token_streams.seconds_to_wait", lambda error, tries: 0.0)
+    monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
     model, server = streaming(reply_server, body)
     with pytest.raises(ModelError) as failure:
         list(model.stream("x", **ASKED))

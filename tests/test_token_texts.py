@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from language_models import END_OF_SEQUENCE
-from token_texts import (
+from language_models.hosted.token_texts import (
     TokenReader,
     UnreadableReply,
     align,
@@ -19,6 +18,7 @@ from token_texts import (
     sentencepiece_text,
     token_slices,
 )
+from language_models.interface import END_OF_SEQUENCE
 
 # Texts with emoji of several code points, combining marks, CJK, right-to-left, control characters, spaces and newlines.
 TEXTS = st.text(

@@ -11,10 +11,10 @@ torch = needs.module("torch")
 from tiny_models import END_OF_TURN, make_model, make_tokenizer, save, save_adapter  # noqa: E402
 from transformers import BloomConfig, BloomForCausalLM  # noqa: E402
 
-import torch_loading  # noqa: E402
-from http_client import OptionError  # noqa: E402
-from language_models import ModelError  # noqa: E402
-from torch_loading import (  # noqa: E402
+from language_models.hosted.http import OptionError  # noqa: E402
+from language_models.interface import ModelError  # noqa: E402
+from language_models.local import loading  # noqa: E402
+from language_models.local.loading import (  # noqa: E402
     NO_LIMIT,
     context_length,
     eos_token_ids,
@@ -127,9 +127,9 @@ class TestAdapters:
         assert load_tokenizer(str(adapter)).get_vocab() == load_tokenizer(str(folder)).get_vocab()
 
     def test_without_peft(self, adapter, monkeypatch):
-        there = torch_loading.importlib.util.find_spec
+        there = loading.importlib.util.find_spec
         monkeypatch.setattr(
-            torch_loading.importlib.util,
+            loading.importlib.util,
             "find_spec",
             lambda name, *more: None if name == "peft" else there(name, *more),
         )
@@ -168,9 +168,9 @@ class TestAdapters:
     ],
 )
 def test_what_to_install_is_said(package, load, remedy, folder, monkeypatch):
-    there = torch_loading.importlib.util.find_spec
+    there = loading.importlib.util.find_spec
     monkeypatch.setattr(
-        torch_loading.importlib.util, "find_spec", lambda name, *more: None if name == package else there(name, *more)
+        loading.importlib.util, "find_spec", lambda name, *more: None if name == package else there(name, *more)
     )
     with pytest.raises(OptionError, match=rf"{package}.*: {remedy}"):
         load(str(folder))

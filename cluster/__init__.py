@@ -1,0 +1,1 @@
+"""Hosting models, sweeps, Slurm, the paper's table."""

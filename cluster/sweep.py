@@ -1,0 +1,181 @@
+"""Runs a sweep (see sweep_example.toml) here or as a Slurm job array, and makes one table of it; scripts/sweep.sh starts it."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster.slurm import SlurmError, read_task, submit
+from cluster.sweep_config import ConfigError, Sweep, Task, read_sweep, state, unset_variables
+from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
+from experiment.result_files import ResultsError
+from experiment.shards import find_sharded_runs, merge
+from reporting.run_table import find_runs, results_table, visible
+from reporting.table import csv, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+STOPPED = (INTERRUPTED, TERMINATED, -2, -15)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of sweep.sh."""
+    parser = argparse.ArgumentParser(
+        prog="sweep.sh",
+        description="Run data sets x experiments x thresholds x pairs from a config file; finished runs are skipped, "
+        "unfinished ones continued.",
+    )
+    option = parser.add_argument
+    option("config", type=Path, metavar="CONFIG.toml", help="see scripts/sweep_example.toml")
+    option("--dry_run", action="store_true", help="list the runs and what has become of each; start nothing")
+    option("--slurm", action="store_true", help="submit them as a Slurm job array and return")
+    option("--table_only", action="store_true", help="merge finished shards and make the table; run nothing")
+    option("--only", metavar="PAIR", help="the runs of one pair alone")
+    option("--task", type=int, help=argparse.SUPPRESS)  # what an array task runs: a line of CONFIG, then a task list
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sweep.
+
+    Returns the exit code: 0, 1 (runs failed), 2 (cannot start), 130 (interrupted), 143 (SIGTERM).
+    """
+    options = build_parser().parse_args(argv)
+    raise_on_sigterm()
+    try:
+        if options.task is not None:
+            return become(read_task(options.config, options.task))
+        sweep = read_sweep(options.config, options.only, slurm=options.slurm)
+        if options.dry_run:
+            return list_tasks(sweep)
+        if options.slurm:
+            return submit_tasks(sweep, options)
+        return (0 if options.table_only else run_all(sweep)) or collect(sweep, every=not options.table_only)
+    except (ConfigError, ResultsError, SlurmError) as error:
+        print(f"sweep.sh: error: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        say("interrupted; the same command continues")
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+def say(message: str) -> None:
+    """Tell the user a line."""
+    print(f"sweep.sh: {visible(message)}", file=sys.stderr, flush=True)
+
+
+def list_tasks(sweep: Sweep) -> int:
+    """Print every run with its state; returns 0."""
+    left = 0
+    for task in sweep.tasks:
+        words, done = state(task)
+        left += not done
+        print(visible(f"{words:<24} {task.label}"))
+    print(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}")
+    return 0
+
+
+def run_all(sweep: Sweep) -> int:
+    """Run what is not done, one after the other; returns 1 if any failed, 130 or 143 if it was stopped."""
+    failed = []
+    for number, task in enumerate(sweep.tasks, 1):
+        words, done = state(task)
+        print(visible(f"== [{number}/{len(sweep.tasks)}] {task.label}: {words}"), flush=True)
+        if done:
+            continue
+        if unset := [name for word in task.options for name in unset_variables(word)]:
+            say(f"{task.label}: the environment variable {unset[0]} is not set, which the config takes a host from")
+            failed.append(task)
+            continue
+        code = run_task(task)
+        if code in STOPPED:
+            say("stopped; the same command continues")
+            return TERMINATED if code in (TERMINATED, -15) else INTERRUPTED
+        if code:
+            failed.append(task)
+    for task in failed:
+        say(f"failed: {task.label}")
+    if failed:
+        try:
+            collect(sweep, every=False)
+        except ResultsError as error:
+            say(f"no table: {error}")
+    return 1 if failed else 0
+
+
+def run_task(task: Task) -> int:
+    """Run one task to its end and return its exit code; signals that reach this process reach it too."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "run_api.py"), *map(os.path.expandvars, task.options)])
+    try:
+        return process.wait()
+    except Terminated:
+        process.terminate()
+        return process.wait()
+    except KeyboardInterrupt:  # the terminal has sent it to run_api.py as well
+        return process.wait()
+
+
+def become(options: list[str]) -> int:
+    """Turn this process into run_api.py with the options of an array task, so that signals reach it.
+
+    Raises:
+        ConfigError: a host's environment variable is not set.
+    """
+    if unset := [name for word in options for name in unset_variables(word)]:
+        raise ConfigError(f"the environment variable {unset[0]} is not set, which the config takes a host from")
+    os.execv(sys.executable, [sys.executable, str(ROOT / "run_api.py"), *map(os.path.expandvars, options)])
+
+
+def submit_tasks(sweep: Sweep, options: argparse.Namespace) -> int:
+    """Submit what is not done as a job array, and a job after it that makes the table; returns 0.
+
+    Raises:
+        SlurmError: sbatch does not take it.
+    """
+    todo = [task for task in sweep.tasks if not state(task)[1]]
+    if not todo:
+        print("nothing to run; scripts/sweep.sh CONFIG --table_only makes the table")
+        return 0
+    more = ["--only", options.only] if options.only else []
+    array, table, folder = submit(sweep, todo, more)
+    print(f"submitted {len(todo)} runs as job array {array}; job {table} makes the table after it")
+    print(f"logs and the task list: {folder}")
+    return 0
+
+
+def collect(sweep: Sweep, every: bool) -> int:
+    """Merge the shards and write and print one table of all results.
+
+    Args:
+        every: whether all shards have to be there; otherwise what cannot be merged yet is only told.
+
+    Returns:
+        1 if shards that should be there cannot be merged, else 0.
+    """
+    code = 0
+    ours = {
+        (task.whole_files.json.parent.resolve(), task.whole_files.json.stem)
+        for task in sweep.tasks
+        if task.settings.shard
+    }
+    for run in find_sharded_runs([sweep.output_dir]) if ours and sweep.output_dir.is_dir() else []:
+        if (run.whole.json.parent.resolve(), run.name) not in ours:
+            continue
+        try:
+            print(visible(merge(run)))
+        except ResultsError as error:
+            say(f"not merged: {error}")
+            code = 1 if every else 0
+    if not sweep.output_dir.is_dir():
+        raise ResultsError(f"no results yet in {sweep.output_dir}")
+    table = results_table(find_runs([sweep.output_dir], lambda message: say(f"left out: {message}")))
+    written = sweep.output_dir / "results.csv", sweep.output_dir / "results.md"
+    try:
+        for path, text in zip(written, (csv(table), markdown(table)), strict=True):
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"the table cannot be written ({error})") from None
+    print()
+    print(markdown(table))
+    print(f"results: {written[0]} and {written[1]}")
+    return code

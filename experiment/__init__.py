@@ -1,0 +1,1 @@
+"""One run: its settings, its models, its samples, its records."""

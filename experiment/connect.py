@@ -1,0 +1,146 @@
+"""The models of a run: behind servers, which are probed for what is needed of them, served by this process, or loaded into it."""
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from datasets_loader import DataSet, Example
+from experiment.sample import PromptWriter, family_name, note, sample_prompts
+from experiment.settings import ModelSettings, RunSettings
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.http import NEUTRAL_API_KEY, OptionError, Patience, api_key, split_hosts
+from language_models.hosted.llama_cpp import is_gguf, serve, threads_per_model
+from language_models.hosted.replicas import Replicas
+from language_models.interface import ModelError
+from language_models.local.loading import require_torch
+from utils import count_tokens
+
+if TYPE_CHECKING:
+    from language_models.local.model import LocalModel
+
+# Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
+TOKENS_PER_CL100K_TOKEN = 2
+STREAMS_PER_SAMPLE = 2  # the nudging model may begin its next proposal before the last one has ended
+
+
+def connect(
+    settings: RunSettings,
+    data_set: DataSet,
+    examples: list[Example],
+    writers: dict[str, PromptWriter],
+    servers: contextlib.ExitStack,
+) -> "dict[str, Replicas | LocalModel]":
+    """The run's models, each server probed for what is needed of it; by role.
+
+    GGUF models without a host are served by this process until `servers` is closed, transformers models loaded into it.
+
+    Raises:
+        OptionError: what a model in this process needs is not there.
+        ModelError: a server does not answer or cannot do what is needed, or a model cannot be loaded.
+        EmbeddedServerError: a GGUF model cannot be served.
+    """
+    in_process = [model for model in settings.models.values() if model.in_process]
+    loaded = local_models(settings, in_process, servers) if in_process else {}
+    served_here = embedded_hosts(settings, data_set, examples, writers, servers)
+    patience = Patience(settings.max_retries, settings.max_outage)
+    models = {}
+    for role, model in settings.models.items():
+        if role in loaded:
+            models[role] = loaded[role]
+            continue
+        option = f"--{role}_host"
+        endpoints = [
+            OpenAIEndpoint(
+                model.name,
+                host,
+                api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
+                max_connections=STREAMS_PER_SAMPLE * settings.num_threads,
+                request_timeout=settings.request_timeout,
+                patience=patience,
+                end_names=settings.end_tokens,
+            )
+            for host in split_hosts(model.host or served_here[model.name], option)
+        ]
+        replicas = Replicas(endpoints, patience, note)
+        try:
+            reports = replicas.probe(model.logprobs, family_name(model.name))
+        except ModelError as error:
+            raise ModelError(f"{option}: {error}") from None
+        for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
+            note(f"warning: {warning}")
+        models[role] = replicas
+    return models
+
+
+def local_models(
+    settings: RunSettings, models: list[ModelSettings], servers: contextlib.ExitStack
+) -> "dict[str, LocalModel]":
+    """Models of this process by role, each loaded once; what they cost is told when `servers` is closed.
+
+    The nudging model drafts for the base model.
+
+    Raises:
+        OptionError, ModelError: a package or a model is missing, or cannot be loaded.
+    """
+    try:
+        require_torch()
+    except OptionError as error:
+        role, name = models[0].role, models[0].name
+        raise OptionError(
+            f"--{role}_model {name} has no --{role}_host, so it is loaded into this process: {error}"
+        ) from None
+    from language_models.local.model import LocalModel
+
+    by_name: dict[str, LocalModel] = {}
+    found: dict[str, LocalModel] = {}
+    # The nudging model first: the base model takes it along.
+    for model in sorted(models, key=lambda model: model.role == "base"):
+        if model.name in by_name:
+            found[model.role] = by_name[model.name].shared()
+            continue
+        started = time.monotonic()
+        drafter = found.get("nudging")
+        users = sum(other.name == model.name for other in models)
+        loaded = by_name[model.name] = found[model.role] = LocalModel.load(
+            model.name,
+            device=settings.device,
+            dtype=settings.dtype,
+            # A sample that drafts for another model has a text of its own.
+            samples=settings.num_threads * (users + (model.role == "nudging" and len(models) > 1)),
+            drafter=drafter,
+        )
+        note(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
+        for warning in loaded.warnings:
+            note(f"warning: {warning}")
+        servers.callback(lambda loaded=loaded: note(loaded.cost_in_words))
+    return {model.role: found[model.role] for model in models}
+
+
+def embedded_hosts(
+    settings: RunSettings,
+    data_set: DataSet,
+    examples: list[Example],
+    writers: dict[str, PromptWriter],
+    servers: contextlib.ExitStack,
+) -> dict[str, str]:
+    """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
+    names = list(
+        dict.fromkeys(model.name for model in settings.models.values() if is_gguf(model.name) and not model.host)
+    )
+    if not names:
+        return {}
+    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, writers).values())
+    longest = max(map(count_tokens, prompts)) + settings.max_token_total
+    hosts = {}
+    for name in names:
+        started = time.monotonic()
+        hosts[name] = servers.enter_context(
+            serve(
+                name,
+                num_threads=settings.num_threads,
+                context_length=TOKENS_PER_CL100K_TOKEN * longest + settings.completion_token_num,
+                model_threads=threads_per_model(len(names)),
+            )
+        )
+        note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
+    return hosts

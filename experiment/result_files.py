@@ -1,0 +1,331 @@
+"""The files of one run: records appended as they are finished, results written at the end, and the run's own story.
+
+While a run goes on, `all_info/{name}.jsonl` is a log: a line is a record, or what has become known of one since (its scores, or a
+second try); lines of one `index` are merged, the later over the earlier. At the end it is rewritten with one line per record.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from command.provenance import now
+from utils import visible
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
+# What flock says where a file system has no locks.
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+# SoftFileLock takes the marker of a dead process over at its second look, a torn one when it has not changed for 2 s.
+TAKE_OVER_SECONDS = 5
+_PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
+
+
+class ResultsError(Exception):
+    """Result files that cannot be written, read or continued; the message says which, why and what to do."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole: after a crash or a full disk there is the old file or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
+    """Keep other runs from a file while the context lasts; the lock goes with the process, however that ends.
+
+    Args:
+        lock_file: its folder is made if need be.
+        written, option: the file, and the option that chooses another place, for messages.
+
+    Raises:
+        ResultsError: another run is writing the file, or the folder cannot be made.
+    """
+    holder_file = lock_file.with_suffix(".holder")
+    remedy = "wait for it or stop it"
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        if _has_flock(lock_file.parent):
+            lock = filelock.FileLock(lock_file, timeout=0, thread_local=False)
+        else:
+            marker = lock_file.with_suffix(".softlock")
+            lock = filelock.SoftFileLock(marker, timeout=TAKE_OVER_SECONDS, thread_local=False)
+            remedy += f", or delete {marker} if it is gone"
+        lock.acquire()
+    except filelock.Timeout:
+        raise ResultsError(f"{written} is being written by another run ({_holder(holder_file)}); {remedy}") from None
+    except OSError as error:
+        raise _not_writable(written, error, option) from None
+    try:
+        # The lock file's content is filelock's own business.
+        holder_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
+    except OSError as error:
+        lock.release()
+        raise _not_writable(written, error, option) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder_file.unlink()
+        lock.release()
+
+
+def _has_flock(folder: Path) -> bool:
+    """Whether the kernel's locks work on a folder's file system: those of some clusters know none.
+
+    filelock by itself goes over to a marker file for one of the errors at most, and not in every version.
+    """
+    if fcntl is None:
+        return True  # Windows has locks of its own, which FileLock takes there
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return False
+    return True
+
+
+def _holder(file: Path) -> str:
+    try:
+        return visible(" ".join(file.read_text(errors="replace").split()[:8])) or "another process"
+    except OSError:  # it has just begun or ended
+        return "another process"
+
+
+def _not_writable(written: Path, error: OSError, option: str) -> ResultsError:
+    return ResultsError(f"results cannot be written to {written.parent} ({error}); choose another {option}")
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a result file: the list in a .json, or the merged lines of a .jsonl, in the order of the samples.
+
+    Raises:
+        ResultsError: the file cannot be read, or is no result file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            records = json.loads(text)
+            if not isinstance(records, list) or not all(map(_is_record, records)):
+                raise ResultsError(f"{path} is no result file: not a list of records with questions and answers")
+            return [{"index": i} | record for i, record in enumerate(records)]
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read ({error})") from None
+    merged: dict[int, dict] = {}
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline was torn off by a kill
+        try:
+            entry = json.loads(line)
+            index = int(entry["index"])
+        except (ValueError, KeyError, TypeError):
+            raise ResultsError(
+                f"{path}, line {number}: not a record; mend or delete the line, or start afresh with --rerun"
+            ) from None
+        # A second try replaces a failed first one; anything else adds to what is there.
+        merged[index] = entry if "error" in merged.get(index, {}) else merged.get(index, {}) | entry
+    if not all(map(_is_record, merged.values())):
+        raise ResultsError(f"{path} is no result file: a record in it has no question or no answer")
+    return [merged[index] for index in sorted(merged)]
+
+
+def _is_record(record) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
+        return False
+    return "error" in record or isinstance(record.get("raw_answer"), str)
+
+
+class ResultFiles:
+    """The files of one run: `name.txt`, and under all_info/ the .jsonl, .json, .run.json and .summary.json."""
+
+    def __init__(self, folder: Path, name: str, records_folder: Path | None = None):
+        records_folder = records_folder or folder / "all_info"
+        self.txt = folder / f"{name}.txt"
+        self.jsonl, self.json, self.run, self.summary = (
+            records_folder / f"{name}{suffix}" for suffix in (".jsonl", ".json", ".run.json", ".summary.json")
+        )
+        self.has_layout = records_folder.name == "all_info"
+        self._lock_file = records_folder / f".{name}.lock"
+        self._log = None
+
+    @classmethod
+    def of(cls, path: Path) -> "ResultFiles":
+        """The files that a result file belongs to: a .json or .jsonl in an all_info folder, the .txt above it, or a lone .json."""
+        name = path.name.removesuffix(path.suffix)
+        if path.parent.name == "all_info":
+            return cls(path.parent.parent, name)
+        return cls(path.parent, name) if path.suffix == ".txt" else cls(path.parent, name, path.parent)
+
+    def records(self) -> list[dict]:
+        """What earlier runs have left, in the order of the samples; empty if there is nothing.
+
+        Raises:
+            ResultsError: a file is damaged.
+        """
+        for path in (self.jsonl, self.json):
+            if path.exists():
+                return read_records(path)
+        return []
+
+    def read_run(self) -> dict:
+        """The run's story (see `write_run`), empty if there is none."""
+        try:
+            return json.loads(self.run.read_text(encoding="utf-8")) if self.run.exists() else {}
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{self.run} cannot be read ({error}); start afresh with --rerun") from None
+
+    def set_aside(self) -> list[Path]:
+        """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now.
+
+        Raises:
+            ResultsError: they cannot be moved.
+        """
+        moved = []
+        stamp = f"replaced-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        try:
+            for path in (self.txt, self.jsonl, self.json, self.run, self.summary):
+                if path.exists():
+                    (path.parent / stamp).mkdir(exist_ok=True)
+                    moved.append(path.rename(path.parent / stamp / path.name))
+        except OSError as error:
+            raise ResultsError(
+                f"the old results cannot be moved aside ({error}); choose another --output_dir"
+            ) from None
+        return moved
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs from these files while the context lasts; the lock goes with the process, however that ends.
+
+        Raises:
+            ResultsError: another run is writing them, or the folder cannot be made.
+        """
+        with exclusively(self._lock_file, self.jsonl, "--output_dir"):
+            yield
+
+    def open_log(self) -> None:
+        """Open the log for appending; a line that a kill has torn is cut off.
+
+        Raises:
+            ResultsError: the folder cannot be written to.
+        """
+        try:
+            if not self.jsonl.exists() and self.json.exists():
+                write_atomically(self.jsonl, _lines(read_records(self.json)))
+            self._log = open(self.jsonl, "a+b")
+            self._log.seek(0)
+            whole = self._log.read().rfind(b"\n") + 1
+            self._log.truncate(whole)
+        except OSError as error:
+            raise ResultsError(
+                f"results cannot be written to {self.jsonl.parent} ({error}); choose another --output_dir"
+            ) from None
+
+    def append(self, entry: dict) -> None:
+        """Add a record, or more of one, to the log; it is in the file when this returns.
+
+        Raises:
+            ResultsError: the disk is full or gone. What was written before stays readable.
+        """
+        try:
+            self._log.write(_lines([entry]).encode())
+            self._log.flush()
+            os.fsync(self._log.fileno())  # a record costs seconds of computing, this costs milliseconds
+        except OSError as error:
+            self.close_log()
+            raise ResultsError(
+                f"{self.jsonl} cannot be written ({error}); what was finished before is kept, the same command continues"
+            ) from None
+
+    def close_log(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            try:
+                self._log.close()
+            except OSError:  # the bytes that could not be written are tried again on closing
+                pass
+            self._log = None
+
+    def write_final(self, records: list[dict], readable: str | None) -> None:
+        """Write the published result files, and the log with one line per record, in the order of the samples.
+
+        Args:
+            records: all records, in order.
+            readable: the text of `name.txt`; None leaves it alone.
+
+        Raises:
+            ResultsError: a file cannot be written; the ones that were there stay.
+        """
+        self.close_log()
+        try:
+            if self.has_layout or self.jsonl.exists():
+                write_atomically(self.jsonl, _lines(records))
+            write_atomically(self.json, json.dumps(records, indent=2))
+            if readable is not None:
+                write_atomically(self.txt, readable)
+        except OSError as error:
+            raise ResultsError(f"the results cannot be written ({error}); what {self.jsonl} holds is kept") from None
+
+    def write_run(self, story: dict) -> None:
+        """Write run.json: settings, versions, server reports, sessions with start, end and usage."""
+        self._write_json(self.run, story)
+
+    def write_summary(self, summary: dict) -> None:
+        """Write summary.json."""
+        self._write_json(self.summary, summary)
+
+    @staticmethod
+    def _write_json(path: Path, content: dict) -> None:
+        try:
+            write_atomically(path, _PASSWORD.sub(r"\1***@", json.dumps(content, indent=2)) + "\n")
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written ({error})") from None
+
+
+def _lines(entries: Iterable[dict]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def readable_text(records: Iterable[dict]) -> str:
+    """The text of `name.txt`: question, nudging words, answer, score and gold answer; control characters as escapes."""
+    blocks = []
+    for record in records:
+        parts = [f"[{record['index']}] {record.get('context', '')}{record.get('q_prefix', '')}{record['question']}"]
+        if "error" in record:
+            parts.append(f"FAILED: {record['error']}")
+        else:
+            if "all_nudging_words" in record:
+                parts.append(f"Nudging words: {record['all_nudging_words']}")
+            parts.append(f"Answer ({record.get('stop_reason') or 'no stop reason'}): {record['raw_answer']}")
+            parts.append(f"Scores: {json.dumps(record['scores']) if record.get('scores') else 'none'}")
+        parts.append(f"Gold answer: {record.get('gold_answer', '')}")
+        blocks.append("\n".join(parts))
+    return visible(("\n" + "-" * 80 + "\n").join(blocks) + "\n")

@@ -1,0 +1,195 @@
+"""One sample of an experiment: the prompts of its models, the decoding loop that it goes through, and its record."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from baselines import average_ensemble, proxy_tuning
+from datasets_loader import DataSet, Example
+from demo.catalogue import DEMO_MODELS
+from eval_utils import rule_score
+from experiment.settings import RunSettings, SettingsError
+from language_models.hosted.http import shorten, without_password
+from language_models.hosted.replicas import Replicas
+from language_models.interface import ContextLengthError, Metered, ModelError
+from nudging import nudge
+from utils import apply_instruct_template, chat_template_prompt, recognise_family, visible
+
+PromptWriter = Callable[[str, str], str]
+LONGEST_SHOWN = 4000
+
+
+def family_name(model_name: str) -> str:
+    """The name that a model's family is recognised by: its own, or the file name of a bundled model."""
+    return DEMO_MODELS[model_name].file if model_name in DEMO_MODELS else model_name
+
+
+def note(message: str) -> None:
+    """Say something to the user, above any progress bar."""
+    tqdm.write(f"run_api.py: {for_terminal(message)}", file=sys.stderr)
+
+
+def for_terminal(text: str) -> str:
+    """A text that others wrote, as a terminal can bear it: without control characters, of limited length."""
+    return visible(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + f" ... ({len(text)} characters)")
+
+
+def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
+    """For each model of the run a function (system, user) -> prompt before any answer text.
+
+    Raises:
+        SettingsError: a template cannot be had.
+    """
+
+    def writer(name: str, template: str) -> PromptWriter:
+        if template.split(":")[0] == "tokenizer":
+            return chat_template_prompt(template.partition(":")[2] or name)
+        return lambda system, user: apply_instruct_template(name, system, user, family=template)
+
+    writers = {}
+    for role, model in settings.models.items():
+        name = family_name(model.name)
+        try:
+            writers[role] = writer(name, model.template)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        aligned = role in ("nudging", "proxy_chat")
+        if aligned and model.template == "auto" and recognise_family(name) == "plain":
+            note(
+                f"warning: the name {model.name!r} speaks for no instruct template that is known here, so it gets plain text; "
+                "name one by --nudging_template"
+            )
+    return writers
+
+
+def sample_prompts(data_set: DataSet, example: Example, writers: dict[str, PromptWriter]) -> dict[str, str]:
+    """The prompt of each model for one question."""
+    user = example.context + data_set.question_prefix + example.question
+    return {role: write(data_set.system_prompt, user) for role, write in writers.items()}
+
+
+def describe(
+    settings: RunSettings, data_set: DataSet, examples: list[Example], writers: dict[str, PromptWriter]
+) -> str:
+    """What --dry_run prints: the run, and the first sample's prompts."""
+    method = f" ({settings.baseline_method})" if settings.exp == "baseline" else ""
+    lines = [
+        f"experiment: {settings.exp}{method} on {settings.dataset_name}, split {settings.used_split}: {len(examples)} questions, "
+        f"{settings.num_threads} threads",
+        f"results: {settings.result_folder}/{settings.result_name}.txt",
+    ]
+    prompts = sample_prompts(data_set, examples[0], writers)
+    for role, model in settings.models.items():
+        where = f"at {without_password(model.host)}" if model.host else "served by this process"
+        template = (
+            recognise_family(family_name(model.name)) + " (by name)" if model.template == "auto" else model.template
+        )
+        lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {examples[0].id}:")
+        lines.append(prompts[role] + "<<<answer>>>")
+    return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
+
+
+def used_calls(settings: RunSettings, models: dict[str, Replicas]) -> str:
+    """How the models of a run are asked: "streamed" or "published".
+
+    Raises:
+        ModelError: --calls asks for streams, and a server has none.
+    """
+    if settings.calls == "published" or settings.exp in ("base_only", "nudging_only"):
+        return "published"  # one request for each answer
+    without = [role for role, model in models.items() if not model.streams(settings.models[role].logprobs is not None)]
+    if without and settings.calls == "streamed":
+        raise ModelError(
+            f"--calls streamed: the server of --{without[0]}_model streams no tokens with log-probabilities; use --calls auto"
+        )
+    return "published" if without else "streamed"
+
+
+def answer_one(
+    settings: RunSettings,
+    data_set: DataSet,
+    index: int,
+    example: Example,
+    writers: dict[str, PromptWriter],
+    models: dict[str, Replicas],
+) -> dict:
+    """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer."""
+    started = time.monotonic()
+    prompts = sample_prompts(data_set, example, writers)
+    metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
+    record = {
+        "index": index,
+        "id": example.id,
+        "question": example.question,
+        "context": example.context,
+        "gold_answer": example.gold,
+        "q_prefix": data_set.question_prefix,
+    }
+    for role, prompt in prompts.items():
+        record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
+    try:
+        record |= decode(settings, prompts, metered, index)
+        record["extracted_answer"] = record["raw_answer"]
+        record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
+    except ModelError as error:
+        record["error"] = str(error)
+    except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
+        record["error"] = shorten(f"{type(error).__name__}: {error}")
+    record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}
+    record["seconds"] = round(time.monotonic() - started, 3)
+    return record
+
+
+def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int) -> dict:
+    """The part of a record that the experiment's decoding loop writes.
+
+    Raises:
+        ModelError: a model did not answer, after all retries.
+    """
+    if settings.exp == "nudging":
+        on_round = None
+        if settings.print_intermediate_output:
+
+            def on_round(number: int, words: str, piece: str) -> None:
+                spoken = f"nudging {words!r} base {piece[len(words) :]!r}"
+                tqdm.write(f"[sample {index}, round {number}] {for_terminal(spoken)}", file=sys.stderr)
+
+        result = nudge(
+            models["base"],
+            models["nudging"],
+            prompts["base"],
+            prompts["nudging"],
+            settings.nudging_settings,
+            on_round,
+            settings.calls,
+        )
+        return {
+            "raw_answer": result.answer,
+            "all_nudging_words": result.nudging_words,
+            "all_completions": result.pieces,
+            "stop_reason": result.stop_reason,
+        }
+    if settings.exp == "baseline":
+        loop = proxy_tuning if settings.baseline_method == "proxy_tuning" else average_ensemble
+        result = loop(
+            *models.values(),
+            *prompts.values(),
+            max_token_total=settings.max_token_total,
+            temperature=settings.base_temperature,
+            calls=settings.calls,
+        )
+        return {"raw_answer": result.text, "stop_reason": result.stop_reason}
+    (role,) = settings.roles
+    try:
+        completion = models[role].complete(
+            prompts[role],
+            max_tokens=settings.max_token_total,
+            temperature=getattr(settings, f"{role}_temperature"),
+            top_p=getattr(settings, f"{role}_top_p"),
+        )
+    except ContextLengthError:
+        return {"raw_answer": "", "stop_reason": "context_length"}
+    return {"raw_answer": completion.text, "stop_reason": completion.finish_reason}

@@ -1,0 +1,280 @@
+"""The settings of one experiment: what must hold, what each model needs, and the names of the results."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
+from datasets_loader import DATA_SETS
+from demo.catalogue import DEMO_MODELS
+from experiment.judge import check_judge_options
+from language_models.hosted.http import OptionError, api_key, split_hosts
+from language_models.hosted.llama_cpp import is_gguf
+from language_models.local.loading import DTYPES, is_transformers_model
+from nudging import NudgingSettings
+from utils import INSTRUCT_TEMPLATES
+
+EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
+BASELINE_METHODS = ("ensemble", "proxy_tuning")
+CALLS = ("auto", "streamed", "published")
+
+
+class SettingsError(OptionError):
+    """Settings that cannot work; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One model of a run: its role, name as served, base URLs, template, and how many log-probabilities are needed of it.
+
+    Without a host it is a GGUF file that this process serves, or (`in_process`) a transformers model that it runs itself.
+    """
+
+    role: str
+    name: str
+    host: str | None
+    api_key_env: str | None
+    template: str
+    logprobs: int | None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model is loaded into this process."""
+        return not self.host and not is_gguf(self.name)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that one run of run_api.py is told; the fields are the command-line options.
+
+    Raises:
+        SettingsError: at construction, if the settings cannot work.
+    """
+
+    dataset_name: str = "gsm8k"
+    split: str | None = None
+    num_samples: int | None = None
+    shard: str | None = None
+    data_dir: str | None = None
+    exp: str = "nudging_only"
+    baseline_method: str = "ensemble"
+    base_model: str | None = None
+    nudging_model: str | None = None
+    proxy_chat_model: str | None = None
+    proxy_base_model: str | None = None
+    base_host: str | None = None
+    nudging_host: str | None = None
+    proxy_chat_host: str | None = None
+    proxy_base_host: str | None = None
+    base_api_key_env: str | None = None
+    nudging_api_key_env: str | None = None
+    proxy_api_key_env: str | None = None
+    base_template: str = "auto"
+    nudging_template: str = "auto"
+    end_tokens: tuple[str, ...] = ()
+    top_prob_thres: float = 0.3
+    completion_token_num: int = 16
+    completion_token_num_nudging: int = 16
+    max_token_total: int = 512
+    base_temperature: float = 0.0
+    base_top_p: float = 0.9
+    nudging_temperature: float = 0.0
+    nudging_top_p: float = 0.9
+    num_threads: int = 20
+    calls: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    request_timeout: float = 600.0
+    max_retries: int = 8
+    max_outage: float = 300.0
+    judge: str = "auto"
+    judge_model: str | None = None
+    judge_host: str | None = None
+    judge_api_key_env: str = "OPENAI_API_KEY"
+    output_dir: str = "./outputs"
+    exp_prefix: str = ""
+    rerun: bool = False
+    dry_run: bool = False
+    print_intermediate_output: bool = False
+
+    def __post_init__(self):
+        _check_choice("dataset_name", self.dataset_name, DATA_SETS)
+        _check_choice("exp", self.exp, EXPERIMENTS)
+        _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
+        _check_choice("calls", self.calls, CALLS)
+        _check_choice("dtype", self.dtype, DTYPES)
+        check_judge_options(**self.judge_options)
+        for option in ("base_template", "nudging_template"):
+            if not getattr(self, option).startswith("tokenizer:"):
+                _check_choice(option, getattr(self, option), ("auto", *INSTRUCT_TEMPLATES, "tokenizer"))
+        for option in ("completion_token_num", "completion_token_num_nudging", "max_token_total"):
+            _check(getattr(self, option) >= 1, option, "must be at least 1", getattr(self, option))
+        _check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
+        self.shard_of  # noqa: B018  raises what is wrong with it
+        _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
+        for option in ("base_temperature", "nudging_temperature", "max_outage"):
+            _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
+        for option in ("base_top_p", "nudging_top_p"):
+            _check(0 < getattr(self, option) <= 1, option, "must be above 0 and at most 1", getattr(self, option))
+        _check(
+            not re.search(r"[/\\\0]", self.exp_prefix),
+            "exp_prefix",
+            "is part of a file name: no slashes",
+            self.exp_prefix,
+        )
+        _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
+        for role in self.roles:
+            self._check_model(role)
+            if env := self._api_key_env(role):
+                api_key(env, f"--{_option_owner(role)}_api_key_env")
+
+    def _check_model(self, role: str) -> None:
+        model, host = getattr(self, f"{role}_model"), getattr(self, f"{role}_host")
+        experiment = f"{self.exp} ({self.baseline_method})" if self.exp == "baseline" else self.exp
+        if not model:
+            raise SettingsError(
+                f"--exp {experiment} needs --{role}_model: its name as served, a GGUF file, or a folder"
+            )
+        if not host and not is_gguf(model) and not is_transformers_model(model):
+            raise SettingsError(
+                f"--exp {experiment} needs --{role}_host: a URL such as http://localhost:8000/v1 (without a host go "
+                f"{' and '.join(DEMO_MODELS)}, GGUF files, and folders and hub ids of transformers models; "
+                f"{model!r} is none)"
+            )
+        if host:
+            split_hosts(host, f"--{role}_host")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The models that the experiment uses, as the options call them."""
+        if self.exp == "baseline":
+            return ("base", "proxy_chat") + (("proxy_base",) if self.baseline_method == "proxy_tuning" else ())
+        return {"base_only": ("base",), "nudging_only": ("nudging",), "nudging": ("base", "nudging")}[self.exp]
+
+    @property
+    def models(self) -> dict[str, ModelSettings]:
+        """What the run needs of each model, by role."""
+        logprobs = {
+            ("nudging", "base"): 1,
+            ("baseline", "ensemble"): ENSEMBLE_LOGPROBS,
+            ("baseline", "proxy_tuning"): PROXY_TUNING_LOGPROBS,
+        }
+        return {
+            role: ModelSettings(
+                role,
+                getattr(self, f"{role}_model"),
+                getattr(self, f"{role}_host"),
+                self._api_key_env(role),
+                # The proxies are the small pair: the aligned one answers in the nudging model's template.
+                {"nudging": self.nudging_template, "proxy_chat": self.nudging_template}.get(role, self.base_template),
+                logprobs.get((self.exp, self.baseline_method if self.exp == "baseline" else role)),
+            )
+            for role in self.roles
+        }
+
+    def _api_key_env(self, role: str) -> str | None:
+        return getattr(self, f"{_option_owner(role)}_api_key_env")
+
+    @property
+    def nudging_settings(self) -> NudgingSettings:
+        """The part of the settings that the nudging loop takes."""
+        return NudgingSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(NudgingSettings)})
+
+    @property
+    def judge_options(self) -> dict:
+        """The options of the judge, as `judge_for` takes them."""
+        names = (
+            "judge",
+            "judge_model",
+            "judge_host",
+            "judge_api_key_env",
+            "num_threads",
+            "request_timeout",
+            "max_retries",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def shard_of(self) -> tuple[int, int]:
+        """Which shard this run is, from 1, and of how many; (1, 1) without --shard.
+
+        Raises:
+            SettingsError: --shard does not say so.
+        """
+        if self.shard is None:
+            return 1, 1
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard, re.ASCII)
+        i, n = map(int, match.groups()) if match else (0, 0)
+        _check(1 <= i <= n, "shard", "is i/n with i from 1 to n, such as 2/4", self.shard)
+        return i, n
+
+    def shard_indices(self, samples: int) -> range:
+        """The indices of this run among all samples: every n-th, so that shards are of one size and of one difficulty."""
+        i, n = self.shard_of
+        return range(i - 1, samples, n)
+
+    def differing(self, then: dict) -> list[str]:
+        """The names of the decisive settings that differ from those of an earlier run, as its run.json has them."""
+        # Compared as JSON has them: a tuple comes back as a list.
+        now = {name: list(value) if isinstance(value, tuple) else value for name, value in self.decisive.items()}
+        return [name for name in now if now[name] != then.get(name)]
+
+    @property
+    def used_split(self) -> str:
+        """The split that is asked: the one given, or the data set's own."""
+        return self.split or DATA_SETS[self.dataset_name].splits[0]
+
+    @property
+    def result_name(self) -> str:
+        """The name of the result files, without folder and suffix: the published program's."""
+
+        def last(path: str) -> str:
+            return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+        prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
+        models = "_".join(last(getattr(self, f"{role}_model")) for role in self.roles if role != "proxy_base")
+        kind = {"nudging": f"top_prob_{self.top_prob_thres}_thres_nudging_", "baseline": f"{self.baseline_method}_"}
+        i, n = self.shard_of
+        shard = f"_shard{i}of{n}" if self.shard else ""
+        return f"{prefix}{kind.get(self.exp, '')}{models}_{self.num_samples}_samples{shard}"
+
+    @property
+    def result_folder(self) -> Path:
+        """The folder of the data set's results."""
+        return Path(self.output_dir) / self.dataset_name
+
+    @property
+    def decisive(self) -> dict:
+        """The settings on which answers depend: a run may be continued only with the same ones."""
+        names = ["dataset_name", "num_samples", "exp", "max_token_total", "end_tokens"]
+        names += [f"{role}_model" for role in self.roles]
+        base, nudging = "base" in self.roles, "nudging" in self.roles
+        names += ["base_temperature", "base_template"] * base + ["nudging_temperature", "nudging_template"] * nudging
+        names += {
+            "base_only": ["base_top_p"],
+            "nudging_only": ["nudging_top_p"],
+            "nudging": ["base_top_p", "top_prob_thres", "completion_token_num", "completion_token_num_nudging"],
+            "baseline": ["baseline_method", "nudging_template"],
+        }[self.exp]
+        if self.shard:
+            names.append("shard")
+        if any(model.in_process for model in self.models.values()):
+            names.append("dtype")
+        return {"split": self.used_split} | {name: getattr(self, name) for name in names}
+
+
+def _option_owner(role: str) -> str:
+    """The option prefix that the API key of a role goes by: both proxies share one."""
+    return "proxy" if role.startswith("proxy") else role
+
+
+def _check(holds: bool, option: str, rule: str, value) -> None:
+    if not holds:
+        raise SettingsError(f"--{option} {rule}; it is {value!r}")
+
+
+def _check_choice(option: str, value: str, choices) -> None:
+    if value not in choices:
+        raise SettingsError(f"--{option} has no choice {value!r}; choose one of: {', '.join(choices)}")

@@ -1,0 +1,1 @@
+"""What answers: models behind servers and models in this process."""

@@ -1,0 +1,291 @@
+"""A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
+
+import threading
+
+import httpx2
+import openai
+
+from language_models.hosted.http import (
+    Patience,
+    answers,
+    checked,
+    make_client,
+    make_http,
+    persist,
+    request,
+    shorten,
+    without_password,
+)
+from language_models.hosted.probe import PROBE_PROMPT, ServerReport, find_abilities
+from language_models.hosted.streams import EventStream, ResumedStream
+from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
+from language_models.interface import (
+    Completion,
+    ContextLengthError,
+    LanguageModel,
+    ModelError,
+    TokenStream,
+    TransientError,
+    Usage,
+)
+
+# Everything that would otherwise be the server's own choice (vLLM takes its defaults from the model's generation_config.json).
+# Servers refuse what they do not know, so the probe finds the longest of these that is accepted.
+NEUTRAL_SAMPLING = (
+    {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "top_k": -1, "min_p": 0.0},
+    {"presence_penalty": 0.0, "frequency_penalty": 0.0},
+    {},
+)
+PROBE_TOKENS = 16
+PROBE_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
+
+
+class OpenAIEndpoint:
+    """One model on one server; safe to call from many threads. `usage` counts all requests since the probe."""
+
+    runs_ahead = True
+
+    def __init__(
+        self,
+        name: str,
+        host: str,
+        *,
+        api_key: str = "EMPTY",
+        max_connections: int = 20,
+        request_timeout: float = 600.0,
+        patience: Patience | None = None,
+        end_names: tuple[str, ...] = (),
+    ):
+        self.name = name
+        self.host = host.rstrip("/")
+        self.shown_host = without_password(self.host)
+        self.patience = patience or Patience()
+        self.probe_timeout = min(request_timeout, PROBE_SECONDS)
+        self.usage = Usage()
+        self.where = f"{name} at {self.shown_host}"
+        # Completions go through the connection pool itself: openai's own handling of a request takes longer than all the rest here.
+        self.http = make_http(max_connections, request_timeout)
+        self.client = make_client(self.host, api_key, self.http)
+        headers = self.client.default_headers | self.client.auth_headers
+        self.headers = {name: value for name, value in headers.items() if isinstance(value, str)}
+        self.completions_url = self.host + "/completions"
+        self.reader = TokenReader(END_NAMES | set(end_names))
+        self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
+        self.stream_options: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def complete(
+        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
+    ) -> Completion:
+        """See LanguageModel."""
+        usage, options = Usage(), {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
+        try:
+            return persist(lambda: self.attempt(prompt, usage, max_tokens=max_tokens, **options), self.patience, usage)
+        finally:
+            self.count(usage)
+
+    def attempt(
+        self,
+        prompt: str,
+        usage: Usage,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+    ) -> Completion:
+        """Continue a prompt (see LanguageModel) by one request, which is counted in `usage` alone.
+
+        Raises:
+            ContextLengthError, TransientError, ModelError: see http_client.request.
+        """
+        body = self._body(prompt, max_tokens, temperature, top_p, logprobs)
+
+        def call():
+            return checked(self.http.post(self.completions_url, json=body, headers=self.headers))
+
+        def read(body: dict) -> Completion:
+            text, finish_reason, choice = completion_choice(body)
+            tokens = () if logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
+            return Completion(text, tokens, finish_reason, usage)
+
+        return request(call, read, where=self.where, client=self.client, usage=usage)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+        draft: str = "",
+    ) -> TokenStream:
+        """See LanguageModel; a draft is not looked at."""
+        options = {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
+
+        def open_at(text: str, read: int, usage: Usage) -> EventStream:
+            return persist(
+                lambda: self.attempt_stream(prompt + text, max_tokens=max_tokens - read, **options),
+                self.patience,
+                usage,
+            )
+
+        return ResumedStream(open_at, max_tokens, self.patience.retries)
+
+    def attempt_stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+    ) -> EventStream:
+        """Continue a prompt (see LanguageModel.stream) by one request.
+
+        Raises:
+            ContextLengthError, TransientError, ModelError: see http_client.request; here or while the stream is read.
+        """
+        body = self._body(prompt, max_tokens, temperature, top_p, logprobs) | {"stream": True}
+        if self.stream_options:
+            body["stream_options"] = self.stream_options
+
+        def respond() -> httpx2.Response:
+            sent = self.http.build_request("POST", self.completions_url, json=body, headers=self.headers)
+            return checked(self.http.send(sent, stream=True))
+
+        reader = None if logprobs is None else self.reader
+        return EventStream(respond, reader, where=self.where, client=self.client, count=self.count)
+
+    def _body(self, prompt: str, max_tokens: int, temperature: float, top_p: float, logprobs: int | None) -> dict:
+        body = {
+            "model": self.name,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
+        return body | self.neutral_sampling | ({} if logprobs is None else {"logprobs": logprobs})
+
+    def count(self, usage: Usage) -> None:
+        """Add what was asked of the server to `self.usage`."""
+        with self._lock:
+            self.usage.add(usage)
+
+    def for_sample(self, sample_id: object) -> LanguageModel:
+        """The model as one sample sees it: there is one server only (see Replicas)."""
+        return self
+
+    def answers(self) -> bool:
+        """Whether the server says anything at all, within seconds."""
+        return answers(self.client)
+
+    def adopt(self, other: "OpenAIEndpoint") -> None:
+        """Take over what the probe of another server of the same model has found out."""
+        self.reader, self.neutral_sampling = other.reader, other.neutral_sampling
+        self.stream_options = other.stream_options
+
+    def probe(self, logprobs: int | None, family: str = "") -> ServerReport:
+        """Find out whether the server can do what a run needs, and how it prints tokens; its requests are not counted.
+
+        Args:
+            logprobs: how many log-probabilities per position the run needs; None for none.
+            family: the name that says of which family the model is, where its own does not.
+
+        Raises:
+            TransientError: the server does not answer.
+            ModelError: it does not serve the model, or lacks log-probabilities.
+        """
+        report = ServerReport(self.shown_host, self.name, self._served_models(), logprobs)
+        try:
+            self._probe_sampling(report)
+            if logprobs is not None:
+                self._probe_logprobs(report, logprobs)
+            find_abilities(self._ask_briefly, report, family or self.name)
+            self.stream_options = report.stream_options
+        except ContextLengthError as error:
+            raise ModelError(f"{error}; its context window is too short for a prompt of a few words") from None
+        if report.served_models and self.name not in report.served_models:
+            report.warnings.append(
+                f"{report.host} answers to the name {self.name!r} but lists only {', '.join(report.served_models)}: "
+                "is it the model that you mean?"
+            )
+        self.usage = Usage()
+        return report
+
+    def _served_models(self) -> list[str]:
+        try:
+            return [model.id for model in self.client.with_options(max_retries=1).models.list()]
+        except openai.APIConnectionError as error:
+            reason = shorten(str(error.__cause__ or error))
+            raise TransientError(
+                f"{self.where}: no server answers there ({reason}); is it running, and does the host begin with the right "
+                "one of http:// and https:// and end in /v1?",
+                unreachable=True,
+            ) from None
+        except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
+            return []
+
+    def _ask_briefly(self, fields: dict) -> str | None:
+        """The text of the reply to a request of the probe; None where the server refuses it."""
+
+        client = self.client.with_options(max_retries=1, timeout=self.probe_timeout)
+        body = {"model": self.name, "temperature": 0.0} | fields
+        try:
+            return client.post("/completions", cast_to=httpx2.Response, body=body).text
+        except openai.APIError:
+            return None
+
+    def _probe_sampling(self, report: ServerReport) -> None:
+        for i, options in enumerate(NEUTRAL_SAMPLING):
+            self.neutral_sampling = options
+            try:
+                self.complete(PROBE_PROMPT, max_tokens=1, temperature=0.0)
+            except ContextLengthError:
+                raise
+            except ModelError as error:
+                if error.status in (400, 422) and i + 1 < len(NEUTRAL_SAMPLING):
+                    continue
+                if error.status == 404:
+                    names = ", ".join(report.served_models)
+                    hint = f"it serves: {names}" if names else "is it a /v1 URL of an OpenAI-compatible server?"
+                    raise ModelError(f"{error}; {hint}") from None
+                raise
+            break
+        report.neutral_sampling = self.neutral_sampling
+
+    def _probe_logprobs(self, report: ServerReport, logprobs: int) -> None:
+        def read(body: dict) -> tuple[str, str, list[str]]:
+            text, finish_reason, choice = completion_choice(body)
+            found = choice.get("logprobs") or {}
+            content = found.get("content")
+            shown = [entry["token"] for entry in content] if content else found.get("tokens")
+            if not shown and text:
+                raise ModelError(
+                    f"{self.where}: this server returns no log-probabilities on /v1/completions, and they are needed here; "
+                    "vLLM and SGLang do"
+                )
+            return text, finish_reason, shown or []
+
+        def call():
+            return self.client.completions.with_raw_response.create(
+                model=self.name, prompt=PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs
+            )
+
+        try:
+            text, finish_reason, shown = persist(
+                lambda: request(call, read, where=self.where, client=self.client, usage=Usage()), self.patience, Usage()
+            )
+        except ModelError as error:
+            if "logprobs" in str(error) and error.status in (400, 422):
+                raise ModelError(
+                    f"{error}; {logprobs} log-probabilities per token are needed: start vLLM with --max-logprobs {logprobs}"
+                ) from None
+            raise
+        report.prints_tokens_as = printed_pieces(shown, text)
+        if finish_reason == "stop" and shown and shown[-1] and not text.endswith(shown[-1]):
+            report.end_names_seen = [shown[-1]]
+        self.reader = TokenReader(self.reader.end_names | set(report.end_names_seen), report.prints_tokens_as)
+        # A reply that cannot be read is found out here rather than in every sample.
+        self.complete(PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs)

@@ -1,0 +1,307 @@
+"""The one HTTP client of this program: an OpenAI client with a connection pool of the right size, retries, and plain errors."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx2
+import openai
+
+from language_models.hosted.token_texts import UnreadableReply
+from language_models.interface import ContextLengthError, ModelError, TransientError, Usage
+
+T = TypeVar("T")
+CONNECT_SECONDS = 10.0
+HEALTH_SECONDS = 5.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
+LONGEST_RETRY_AFTER = 300.0
+LONGEST_TIMEOUT = 86_400
+NEUTRAL_API_KEY = "EMPTY"  # what servers without keys are given
+LONGEST_MESSAGE = 300
+# OpenAI, vLLM, SGLang, llama.cpp, Together AI and Fireworks AI each say it in their own way.
+_CONTEXT_LENGTH = re.compile(
+    r"context.?(length|size|window)|maximum model length|max_model_len|prompt is too long|max_new_tokens.{0,20}must be <=",
+    re.I,
+)
+
+
+class OptionError(ValueError):
+    """A command-line option that cannot work; the message says which and what to do."""
+
+
+def check_url(url: str, option: str) -> None:
+    """Raise OptionError unless a base URL is one."""
+    if not re.fullmatch(r"https?://[^/\s,?#]+[^\s,?#]*", url):
+        raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {without_password(url)!r}")
+
+
+def split_hosts(hosts: str, option: str) -> list[str]:
+    """The base URLs of a comma-separated list.
+
+    Raises:
+        OptionError: one of them is no URL, or stands there twice.
+    """
+    urls = [url.strip().rstrip("/") for url in hosts.split(",")]
+    for url in urls:
+        check_url(url, option)
+        if urls.count(url) > 1:
+            raise OptionError(f"{option} names {without_password(url)} twice")
+    return urls
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    return re.sub(r"//[^/@]*@", "//***@", url)
+
+
+def check_requests(num_threads: int, request_timeout: float, max_retries: int) -> None:
+    """Raise OptionError unless the numbers of --num_threads, --request_timeout (seconds) and --max_retries can work."""
+    if num_threads < 1:
+        raise OptionError(f"--num_threads must be at least 1; it is {num_threads}")
+    if not 0 < request_timeout <= LONGEST_TIMEOUT:
+        raise OptionError(
+            f"--request_timeout must be above 0 and at most {LONGEST_TIMEOUT} seconds; it is {request_timeout}"
+        )
+    if max_retries < 0:
+        raise OptionError(f"--max_retries must be 0 or more; it is {max_retries}")
+
+
+def api_key(variable: str, option: str) -> str:
+    """The API key that an environment variable holds.
+
+    Raises:
+        OptionError: it holds none, or one that no HTTP header can carry. The message shows no key.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise OptionError(f"{option} takes the name of an environment variable that holds the key, not the key itself")
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise OptionError(f"{option}: the environment variable {variable} is not set")
+    if not key.isascii() or not key.isprintable():
+        raise OptionError(f"{option}: the key in {variable} has characters that no key can have; was it copied whole?")
+    return key
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a failed request is sent again.
+
+    `retries`: how often, where the server answers with a failure or too late. `outage_seconds`: for how long at least, where it
+    cannot be reached at all, as while it is started again; with `retries` 0 not even then.
+    """
+
+    retries: int = 8
+    outage_seconds: float = 0.0
+
+
+def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
+    """A connection pool that really allows `max_connections` requests at once.
+
+    `request_timeout`: seconds that a server may stay silent.
+    """
+    limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+    timeout = httpx2.Timeout(request_timeout, connect=min(CONNECT_SECONDS, request_timeout), pool=None)
+    return openai.DefaultHttpxClient(limits=limits, timeout=timeout)
+
+
+def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.OpenAI:
+    """An OpenAI client that sends each request once (see `persist`).
+
+    Args:
+        host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
+        http: what it sends them through.
+    """
+    return openai.OpenAI(base_url=host, api_key=api_key, max_retries=0, timeout=http.timeout, http_client=http)
+
+
+def checked(response: httpx2.Response) -> httpx2.Response:
+    """A response that is no error.
+
+    Raises:
+        openai.APIStatusError: it is one.
+    """
+    if response.is_error:
+        response.read()
+        try:
+            body = response.json()
+        except ValueError:
+            body = response.text
+        inner = body.get("error", body) if isinstance(body, dict) else body
+        raise openai.APIStatusError(f"status {response.status_code}", response=response, body=inner)
+    return response
+
+
+def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
+    """Call a function again and again until it does not raise TransientError; its last error where patience ends.
+
+    Between tries pass 0.5 s doubling up to 8 s, with jitter, or the seconds that the server asks for. `usage` counts the retries.
+    """
+    failures = misses = 0
+    outage_began = None
+    while True:
+        try:
+            return attempt()
+        except TransientError as error:
+            if error.unreachable:
+                misses += 1
+                outage_began = outage_began or time.monotonic()
+                waiting = patience.retries > 0 and time.monotonic() - outage_began < patience.outage_seconds
+                if misses > patience.retries and not waiting:
+                    raise
+            else:
+                failures, misses, outage_began = failures + 1, 0, None
+                if failures > patience.retries:
+                    raise
+            usage.retries += 1
+            time.sleep(seconds_to_wait(error, failures + misses))
+
+
+def seconds_to_wait(error: TransientError, tries: int) -> float:
+    """How long to wait after a failure, the `tries`-th in a row."""
+    if error.retry_after is not None:
+        return error.retry_after
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1)
+
+
+def request(
+    call: Callable[[], Any],
+    read: Callable[[dict], T],
+    *,
+    where: str,
+    client: openai.OpenAI,
+    usage: Usage,
+) -> T:
+    """Send a request once and read its reply.
+
+    Args:
+        call: sends the request; its value has the reply as `content`.
+        read: turns the reply's JSON object into what the caller wants; raises UnreadableReply if it cannot.
+        where: the model and its host, for messages.
+        client: the client that `call` uses; its key is kept out of messages.
+        usage: answered requests and tokens are counted here.
+
+    Raises:
+        ContextLengthError: the server says that the prompt does not fit.
+        TransientError: no answer, status 408, 409, 429 or 5xx, or a reply that cannot be read.
+        ModelError: any other refusal.
+    """
+
+    with plain_errors(where, client):
+        raw = call()
+        usage.requests += 1
+        return read(_body(raw.content, usage))
+
+
+@contextlib.contextmanager
+def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
+    """Turn what goes wrong between a client and its server into the errors of `request`, which name the model and its host."""
+
+    # Before anything is cut: a part of a key is no longer recognised as one.
+    def without_key(message: str) -> str:
+        return message if client.api_key == NEUTRAL_API_KEY else message.replace(client.api_key, "***")
+
+    def plain(message: str) -> str:
+        return f"{where}: {shorten(without_key(message))}"
+
+    try:
+        yield
+    except UnreadableReply as error:
+        raise TransientError(plain(f"the server's reply cannot be read: {error}")) from None
+    except openai.APIStatusError as error:
+        status, message = error.status_code, server_message(error)
+        if status in (400, 413, 422) and is_context_length(error, message):
+            raise ContextLengthError(plain(message)) from None
+        if status == 401:
+            message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
+        message = plain(f"status {status}: {message}")
+        if status in (408, 409, 429) or status >= 500:
+            raise TransientError(message, status, retry_after=_retry_after(error.response)) from None
+        raise ModelError(message, status) from None
+    except (openai.APIConnectionError, httpx2.TransportError) as error:
+        # While a stream is read, the errors are httpx2's own.
+        cause = error if isinstance(error, httpx2.TransportError) else error.__cause__
+        in_time = not isinstance(error, openai.APITimeoutError | httpx2.TimeoutException)
+        # A machine that is gone lets the connection itself time out.
+        unreachable = in_time or isinstance(cause, httpx2.ConnectTimeout)
+        message = plain(f"{'cannot be reached' if in_time else 'no answer in time'} ({cause or error})")
+        raise TransientError(message, unreachable=unreachable) from None
+
+
+def answers(client: openai.OpenAI) -> bool:
+    """Whether a client's server says anything at all, within seconds."""
+    try:
+        client.with_options(timeout=HEALTH_SECONDS).get("/models", cast_to=httpx2.Response)
+    except openai.APIStatusError as error:
+        return error.status_code < 500
+    except openai.APIConnectionError:
+        return False
+    return True
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """The seconds that a server's Retry-After asks for, at most some minutes; None without one (dates are not looked at)."""
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return min(seconds, LONGEST_RETRY_AFTER) if seconds > 0 else None
+
+
+def _body(content: bytes, usage: Usage) -> dict:
+    """The JSON object of a reply, its token counts added to `usage`."""
+    body = json_object(content)
+    tokens = body.get("usage")
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = tokens.get(name) if isinstance(tokens, dict) else None
+        setattr(usage, name, getattr(usage, name) + (count if isinstance(count, int) else 0))
+    return body
+
+
+def json_object(content: bytes) -> dict:
+    """The JSON object of a reply; halves of characters, which some servers escape, become replacement characters.
+
+    Raises:
+        UnreadableReply: it is none.
+    """
+    try:
+        body = json.loads(content)
+    except ValueError:
+        raise UnreadableReply(f"it is no JSON: {content.decode('utf-8', 'replace')!r}") from None
+    if not isinstance(body, dict):
+        raise UnreadableReply(f"it is no JSON object: {str(body)!r}")
+    if b"\\ud" not in content.lower():
+        return body
+    text = json.dumps(body, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def is_context_length(error: openai.APIStatusError, message: str) -> bool:
+    """Whether a server refuses a prompt because prompt and answer do not fit into the model's context window."""
+    return error.code in ("context_length_exceeded", "exceed_context_size_error") or bool(
+        _CONTEXT_LENGTH.search(message)
+    )
+
+
+def server_message(error: openai.APIStatusError) -> str:
+    """What a server says of an error."""
+    body = error.body
+    if isinstance(body, dict):
+        inner = body.get("error")
+        message = (
+            inner.get("message") if isinstance(inner, dict) else body.get("message") or inner or body.get("detail")
+        )
+        if message:
+            return str(message)
+    return error.response.text or error.message
+
+
+def shorten(text: str) -> str:
+    """A text on one line of limited length."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " ..."

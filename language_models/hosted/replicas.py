@@ -1,0 +1,246 @@
+"""Several servers of one model as one: a sample keeps to its own, and where that stops answering, the others take over.
+
+Keeping to one server keeps its prefix cache warm: the prompts of one sample each continue the one before.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.http import Patience, persist
+from language_models.hosted.probe import ServerReport
+from language_models.hosted.streams import EventStream, ResumedStream
+from language_models.interface import Completion, LanguageModel, ModelError, TokenStream, TransientError, Usage
+
+T = TypeVar("T")
+
+FAILURES_IN_A_ROW = 3
+FIRST_PAUSE, LONGEST_PAUSE = 30.0, 300.0  # seconds that a replica is left out, doubling
+
+
+def preference(sample_id: object, hosts: list[str]) -> list[int]:
+    """The order in which a sample asks servers (indices of `hosts`), the same in every process.
+
+    Each sample has an order of its own, so that the samples of a server that is left out spread over all others.
+    """
+
+    def weight(i: int) -> bytes:
+        return hashlib.blake2b(f"{hosts[i]}\n{sample_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+    return sorted(range(len(hosts)), key=weight)
+
+
+@dataclass
+class _Health:
+    """`failures` in a row; left out until `out_until` on the clock, for `pause` seconds the next time."""
+
+    failures: int = 0
+    out_until: float | None = None
+    pause: float = FIRST_PAUSE
+
+
+class Replicas:
+    """One model on one or several servers; safe to use from many threads.
+
+    A server that does not answer is left out, with one warning, and tried again by a single request after 30 s, then after
+    twice that, up to 5 minutes. Where all are left out, all are asked, for as long as `patience` says.
+    """
+
+    def __init__(
+        self,
+        endpoints: list[OpenAIEndpoint],
+        patience: Patience,
+        warn: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.endpoints = endpoints
+        self.name = endpoints[0].name
+        self.patience = patience
+        self.reports: list[ServerReport] = []
+        self._warn = warn
+        self._clock = clock
+        self._health = [_Health() for _ in endpoints]
+        self._lock = threading.Lock()
+
+    @property
+    def usage(self) -> Usage:
+        """What was asked of all servers together."""
+        total = Usage()
+        for endpoint in self.endpoints:
+            total.add(endpoint.usage)
+        return total
+
+    @property
+    def usage_by_host(self) -> dict[str, dict[str, int]]:
+        """What was asked of each server, as JSON has it."""
+        return {endpoint.shown_host: asdict(endpoint.usage) for endpoint in self.endpoints}
+
+    @property
+    def report(self) -> dict | list[dict]:
+        """What the probe found out, as JSON has it: of the only server, or of each."""
+        found = [asdict(report) for report in self.reports]
+        return found if len(found) > 1 else found[0]
+
+    def streams(self, logprobs: bool) -> bool:
+        """Whether completions can be streamed from every server that was probed, with log-probabilities if need be."""
+        found = [report.streams_logprobs if logprobs else report.streams for report in self.reports]
+        return all(can for can in found if can is not None)
+
+    def for_sample(self, sample_id: object) -> LanguageModel:
+        """The model as one sample sees it."""
+        return _SampleView(self, preference(sample_id, [endpoint.host for endpoint in self.endpoints]))
+
+    def probe(self, logprobs: int | None, family: str = "") -> list[ServerReport]:
+        """Probe every server (see OpenAIEndpoint.probe); one that cannot be reached is left out for now, unless all are.
+
+        Raises:
+            ModelError: no server can be reached, or one cannot do what is needed.
+        """
+        reports: list[ServerReport] = []
+        missing: list[tuple[int, TransientError]] = []
+        for i, endpoint in enumerate(self.endpoints):
+            try:
+                reports.append(endpoint.probe(logprobs, family))
+            except TransientError as error:
+                missing.append((i, error))
+                reports.append(ServerReport(endpoint.shown_host, self.name, warnings=[str(error)]))
+        if len(missing) == len(self.endpoints):
+            raise missing[0][1]
+        probed = next(e for i, e in enumerate(self.endpoints) if i not in dict(missing))
+        for i, _ in missing:
+            self.endpoints[i].adopt(probed)
+            self._leave_out(i, self._health[i])
+        self.reports = reports
+        return reports
+
+    def complete(self, order: list[int], prompt: str, **options) -> Completion:
+        """Continue a prompt (see LanguageModel) on the first server of an order that answers."""
+        usage = Usage()
+
+        def ask(i: int) -> Completion:
+            spent = Usage()
+            try:
+                return self.endpoints[i].attempt(prompt, spent, **options)
+            except TransientError:
+                spent.retries += 1
+                raise
+            finally:
+                self.endpoints[i].count(spent)
+                usage.add(spent)
+
+        completion = persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
+        return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
+
+    def stream(self, order: list[int], prompt: str, *, max_tokens: int, draft: str = "", **options) -> TokenStream:
+        """Continue a prompt token by token (see LanguageModel) on the first server of an order that answers.
+
+        Where a stream breaks off, the next server in order goes on.
+        """
+        asked = order[0]
+
+        def open_at(text: str, read: int, usage: Usage) -> EventStream:
+            def ask(i: int) -> EventStream:
+                nonlocal asked
+                asked = i
+                try:
+                    return self.endpoints[i].attempt_stream(prompt + text, max_tokens=max_tokens - read, **options)
+                except TransientError:
+                    usage.retries += 1
+                    self.endpoints[i].count(Usage(retries=1))
+                    raise
+
+            return persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
+
+        def failed(error: TransientError) -> None:
+            self.endpoints[asked].count(Usage(retries=1))
+            self._failed(asked, error)
+
+        return ResumedStream(open_at, max_tokens, self.patience.retries, failed)
+
+    def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
+        for i in self._worth_asking(order):
+            try:
+                answer = ask(i)
+            except TransientError as error:
+                failure = error
+                self._failed(i, error)
+            except ModelError:  # an answer all the same
+                self._answered(i)
+                raise
+            else:
+                self._answered(i)
+                return answer
+        raise failure
+
+    def _worth_asking(self, order: list[int]) -> Iterator[int]:
+        """The servers that are not left out, or whose time has come to be tried again; all of them if there is none."""
+        asked = False
+        for i in order:
+            if self._may_ask(i):
+                asked = True
+                yield i
+        if not asked:
+            yield from order
+
+    def _may_ask(self, i: int) -> bool:
+        health = self._health[i]
+        with self._lock:
+            if health.out_until is None:
+                return True
+            if self._clock() < health.out_until:
+                return False
+            self._leave_out(i, health)  # the others wait for what this one request finds out
+            return True
+
+    def _answered(self, i: int) -> None:
+        health = self._health[i]
+        with self._lock:
+            health.failures = 0
+            if health.out_until is None:
+                return
+            health.out_until, health.pause = None, FIRST_PAUSE
+        self._warn(f"{self.endpoints[i].where} answers again")
+
+    def _failed(self, i: int, error: TransientError) -> None:
+        health = self._health[i]
+        # A connection that was cut says little of a server that takes the next one.
+        gone = error.unreachable and health.out_until is None and not self.endpoints[i].answers()
+        with self._lock:
+            health.failures += 1
+            if health.out_until is not None or not (gone or health.failures >= FAILURES_IN_A_ROW):
+                return
+            self._leave_out(i, health)
+        if len(self.endpoints) == 1:
+            self._warn(f"warning: {error}; asking again for a while")
+        else:
+            self._warn(f"warning: {error}; it is left out for now, its samples go to the other replicas")
+
+    def _leave_out(self, i: int, health: _Health) -> None:
+        health.out_until = self._clock() + health.pause
+        health.pause = min(LONGEST_PAUSE, 2 * health.pause)
+
+
+@dataclass(frozen=True)
+class _SampleView:
+    """Replicas as one sample sees them."""
+
+    replicas: Replicas
+    order: list[int]
+
+    @property
+    def name(self) -> str:
+        return self.replicas.name
+
+    @property
+    def runs_ahead(self) -> bool:
+        return True
+
+    def complete(self, prompt: str, **options) -> Completion:
+        return self.replicas.complete(self.order, prompt, **options)
+
+    def stream(self, prompt: str, **options) -> TokenStream:
+        return self.replicas.stream(self.order, prompt, **options)

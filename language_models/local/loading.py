@@ -1,0 +1,299 @@
+"""Loading of models into this process with transformers: devices, number formats, tokenizers, weights, and plain errors.
+
+Shared by the in-process engine of nudging and by reward-guided decoding (pad/). Importing this file imports no torch.
+"""
+
+import importlib.util
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from demo.catalogue import DEMO_MODELS, demo_transformers_path
+from language_models.hosted.http import OptionError
+from language_models.interface import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+INSTALL = "pip install -r requirements-torch.txt"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+ADAPTER = "adapter_config.json"
+NO_LIMIT = 1 << 30  # tokens; of models whose configuration names no longest sequence
+
+
+def require_torch() -> None:
+    """Raise OptionError, saying what to install, where torch or transformers is missing."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OptionError(f"models in this process need {' and '.join(missing)}: {INSTALL}")
+
+
+def pick_device(device: str = "auto") -> "torch.device":
+    """The device of a name: "cuda", "cuda:1", "mps", "cpu", or "auto" for the best of these that is there.
+
+    Raises:
+        OptionError: there is no such device here, or no such name.
+    """
+    require_torch()
+    import torch
+
+    if device == "auto":
+        gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(gpu)
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise OptionError(f"no device is called {device!r}; name auto, cuda, cuda:0, mps or cpu") from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        there = (found.index or 0) < count
+        has = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA device"
+    else:
+        there = found.type == "cpu" or (found.type == "mps" and torch.backends.mps.is_available())
+        has = f"no {found.type}"
+    if not there:
+        raise OptionError(f"device {device!r} is not there: this machine has {has}; name another one, or auto")
+    return found
+
+
+def pick_dtype(dtype: str, device: "torch.device") -> "torch.dtype":
+    """The number format of weights by its name; "auto" is bfloat16 on a GPU that has it, else float16, and float32 on a CPU.
+
+    Raises:
+        OptionError: there is no such name.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise OptionError(f"--dtype has no choice {dtype!r}; choose one of: {', '.join(DTYPES)}")
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def find_model(name: str) -> str:
+    """What transformers is told to load: a folder, the converted folder of a demo model, or a hub id.
+
+    Raises:
+        OptionError: it is none of these.
+    """
+    if name in DEMO_MODELS:
+        try:
+            return str(demo_transformers_path(name))
+        except FileNotFoundError as error:
+            raise OptionError(str(error)) from None
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        if not any((path / file).is_file() for file in ("config.json", ADAPTER, "tokenizer.json")):
+            raise OptionError(f"the folder {name} holds no model: there is no config.json in it")
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip("/"):
+        raise OptionError(f"{name!r} is no folder with a model; name one in the transformers format, or a hub id")
+    return name
+
+
+def is_transformers_model(name: str) -> bool:
+    """Whether a name stands for a model in the transformers format: a folder of one, or a hub id such as google/gemma-3-270m."""
+    if Path(name).expanduser().is_dir():
+        return any((Path(name).expanduser() / file).is_file() for file in ("config.json", ADAPTER))
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not name.lower().endswith(".gguf")
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder, hub id or demo model.
+
+    Raises:
+        OptionError, ModelError: it is not there, or cannot be loaded.
+    """
+    require_torch()
+    from transformers import AutoTokenizer
+
+    base = adapter_base(name)  # adapters are often saved without a tokenizer
+    without = (
+        base and Path(find_model(name)).is_dir() and not (Path(find_model(name)) / "tokenizer_config.json").is_file()
+    )
+    return _from_pretrained(AutoTokenizer, base if without else name, "tokenizer")
+
+
+def load_config(name: str) -> "PretrainedConfig":
+    """The configuration of a folder, hub id or demo model, of an adapter its base model's: no weights are read.
+
+    Raises:
+        OptionError, ModelError: it is not there, or cannot be loaded.
+    """
+    require_torch()
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, adapter_base(name) or name, "configuration")
+
+
+def adapter_base(name: str) -> str | None:
+    """The name of the base model of a LoRA adapter in a folder or on the hub; None for a whole model."""
+    from huggingface_hub import hf_hub_download
+
+    found = find_model(name)
+    if (Path(found) / "config.json").is_file():
+        return None
+    try:
+        file = Path(found) / ADAPTER if Path(found).is_dir() else hf_hub_download(found, ADAPTER)
+        return json.loads(Path(file).read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError):  # no such file at the hub is an OSError, no such name a ValueError
+        return None  # loading it will say what is wrong
+
+
+def load_causal_lm(
+    name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False
+) -> "PreTrainedModel":
+    """A language model on a device, ready to generate: in evaluation mode, without gradients.
+
+    A folder with a LoRA adapter gives the base model with the adapter on (needs peft).
+
+    Args:
+        name: a folder, a hub id or a demo model.
+        load_in_4bit: keep the weights in 4 bits (needs bitsandbytes); they compute in `dtype`.
+
+    Raises:
+        OptionError, ModelError: it is not there, a package for it is missing, or it cannot be loaded.
+    """
+    return load_model("AutoModelForCausalLM", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
+
+
+def load_model(
+    auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
+) -> "PreTrainedModel":
+    """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_causal_lm`."""
+    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **more)[0]
+
+
+def load_with_adapter(
+    auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
+) -> "tuple[PreTrainedModel, PeftModel | None]":
+    """`load_model`'s model, and peft's for its adapter, by which that can be switched off; None for a whole model."""
+    require_torch()
+    import transformers
+
+    base = adapter_base(name)
+    if base is not None and importlib.util.find_spec("peft") is None:
+        raise OptionError(f"{name} is an adapter, which needs peft: {INSTALL}")
+
+    options = {"dtype": dtype} | more
+    if load_in_4bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise OptionError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type="nf4",
+            llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads are small and decide
+        )
+        options["device_map"] = {"": device}
+    try:
+        model = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+    except OptionError as error:
+        if base is None:
+            raise
+        raise OptionError(f"the adapter {name} was made for {base}: {error}") from None
+    adapter = None if base is None else _with_adapter(model, name)
+    if not load_in_4bit:
+        model = _moved(model, name, device)
+    return model.eval().requires_grad_(False), adapter
+
+
+def _with_adapter(model: "PreTrainedModel", name: str) -> "PeftModel":
+    """Put an adapter's layers into a model, which stays itself."""
+    import peft
+
+    try:
+        adapter = peft.PeftModel.from_pretrained(
+            model, find_model(name), torch_device=str(model.device), autocast_adapter_dtype=False
+        )
+    except Exception as error:  # peft's, the hub client's and safetensors' errors share no base class
+        raise ModelError(f"the adapter {name} cannot be loaded ({reason_of(error)}); is the folder whole?") from None
+    if adapter.get_base_model() is not model or adapter.active_peft_config.is_prompt_learning:
+        raise ModelError(f"the adapter {name} is of a kind that changes the prompt; LoRA and its like can be used")
+    return adapter
+
+
+def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreTrainedModel":
+    try:
+        return model.to(device)
+    except RuntimeError as error:  # out of memory is one
+        raise ModelError(f"{name} does not fit on {device} ({reason_of(error)}); try --load_in_4bit or a GPU") from None
+
+
+def _from_pretrained(auto_class, name: str, kind: str, **options):
+    found = find_model(name)
+    try:
+        return auto_class.from_pretrained(found, **options)
+    except ImportError as error:
+        raise OptionError(
+            f"the {kind} of {name} needs a package that is missing ({reason_of(error)}): {INSTALL}"
+        ) from None
+    except Exception as error:  # transformers', the hub client's and safetensors' errors share no base class
+        remedy = (
+            "is the folder whole?" if found != name or Path(found).is_dir() else "is it a hub id, and the hub there?"
+        )
+        raise ModelError(f"the {kind} of {name} cannot be loaded ({reason_of(error)}); {remedy}") from None
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def context_length(model: "PreTrainedModel") -> int:
+    """The longest sequence of a model in tokens, prompt and answer together; NO_LIMIT where its configuration names none."""
+    return config_length(model.config)
+
+
+def config_length(config: "PretrainedConfig") -> int:
+    """`context_length` of a model whose configuration alone is there."""
+    config = config.get_text_config()
+    for field in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        length = getattr(config, field, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    return NO_LIMIT
+
+
+def cache_argument(model: "PreTrainedModel") -> str:
+    """The name of the forward pass's argument that takes a key-value cache; transformers gives the older one up in 5.40."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def eos_token_ids(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, end_of_turn: bool = True
+) -> frozenset[int]:
+    """The ids that end an answer: the generation configuration's, the tokenizer's, and the chat template's end of turn.
+
+    vLLM knows nothing of the last, so it ends there only where the others name it too.
+    """
+    ids = {tokenizer.eos_token_id}
+    for config in (getattr(model, "generation_config", None), model.config.get_text_config()):
+        named = getattr(config, "eos_token_id", None)
+        ids.update(named if isinstance(named, list | tuple) else [named])
+    if end_of_turn:
+        ids.add(_end_of_turn(tokenizer))
+    return frozenset(int(i) for i in ids if i is not None)
+
+
+def _end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The special token that the chat template writes behind an assistant's turn, if there is one."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "ANSWER"}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # templates raise errors of their own
+        return None
+    behind = tokenizer(text.rpartition("ANSWER")[2], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    return next((i for i in behind if i in special), None)

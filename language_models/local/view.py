@@ -1,0 +1,121 @@
+"""A continuation of a model in this process, computed as it is read, and what it looks ahead at."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from language_models.interface import Token, Usage
+from language_models.local.attention import Sampling
+from language_models.local.drafts import CERTAIN, DraftRate, look_up
+from language_models.local.vocabulary import GrowingText
+
+if TYPE_CHECKING:
+    from language_models.local.model import LocalView
+
+LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
+CERTAIN_LOGPROB = math.log(CERTAIN)
+
+
+class LocalStream:
+    """A continuation that is computed as it is read; see TokenStream."""
+
+    def __init__(
+        self,
+        view: "LocalView",
+        prompt: str,
+        ids: list[int],
+        drafted: list[int],
+        max_tokens: int,
+        sampling: Sampling | None,
+        logprobs: int | None,
+    ):
+        self.finish_reason: str | None = None
+        self.usage = Usage(requests=1, prompt_tokens=len(ids))
+        self._view, self._text, self._ids, self._drafted = view, prompt, list(ids), drafted
+        self._left, self._sampling, self._logprobs = max_tokens, sampling, logprobs
+        self._top = 0 if logprobs is None else max(1, logprobs)
+        self._growing = GrowingText(view.model.vocabulary, ids)
+        self._counted = Usage()
+        self._closed = False
+        self._count()
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        if self._closed or self.finish_reason:
+            raise StopIteration
+        vocabulary = self._view.model.vocabulary
+        found = self._view.sample.next_token(self._ids, self._top, self._sampling, self._draft)
+        self._drafted = self._drafted[1:] if self._drafted[:1] == [found.token] else []
+        self._ids.append(found.token)
+        self._left -= 1
+        self.usage.completion_tokens += 1
+        self._count()
+        if found.token in vocabulary.end_ids:
+            self.finish_reason = "stop"
+        elif not self._left:
+            self.finish_reason = "length"
+        text = self._growing.add(found.token)
+        self._text += text
+        if self._logprobs is None:
+            return Token(text, ())
+        top: dict[str, float] = {}
+        for token, logprob in sorted(found.top, key=lambda pair: -pair[1]):
+            top.setdefault(text if token == found.token else vocabulary.text_of(token), logprob)
+        return Token(text, tuple(top.items()))
+
+    def close(self) -> None:
+        """See TokenStream."""
+        self._closed = True
+
+    def _count(self) -> None:
+        """Hand what is new in `usage` on to the model's."""
+        now, before = asdict(self.usage), asdict(self._counted)
+        self._view.model.count(Usage(**{name: now[name] - before[name] for name in now}))
+        self._counted = Usage(**now)
+
+    def _draft(self) -> tuple[DraftRate | None, list[int]]:
+        """Tokens that may follow, as many as it pays to look at, and where they come from."""
+        model = self._view.model
+        rates, engine = model.draft_rates, model.engine
+        if self._drafted:
+            rate, most = rates["caller"], min(LONGEST_PROPOSAL, len(self._drafted), self._left - 1)
+            return rate, self._drafted[: rate.length(most, engine.cost, engine.rows)]
+        most = min(LONGEST_DRAFT, self._left - 1)
+        if not model.draft_ahead:
+            return None, []
+        if guess := look_up(self._ids, self._view.sample.cut_off):
+            rate = rates["lookup"]
+            if length := rate.length(min(most, len(guess)), engine.cost, engine.rows):
+                return rate, guess[:length]
+        if self._view.drafting:
+            rate, small = rates["drafter"], model.drafter.engine
+            # The draft model's passes are shared by fewer samples than this model's, so that a token for all takes several.
+            each = small.cost(small.rows) * engine.rows / small.rows
+            if length := rate.length(most, engine.cost, engine.rows, each):
+                return rate, self._guess(length)
+        return None, []
+
+    def _guess(self, length: int) -> list[int]:
+        """The draft model's continuation, in this model's tokens."""
+        model, sample = self._view.model, self._view.drafting
+        words, own = model.drafter.vocabulary, model.vocabulary
+        ids = list(self._ids) if model.same_tokens else list(words.encode(self._text))
+        begin = len(ids)
+        # Models of one tokenizer may differ in how many ids beyond its own they have.
+        if max(ids) >= model.drafter.engine.vocabulary_size:
+            return []
+        while len(ids) - begin < length and len(ids) < model.drafter.context_length:
+            found = sample.next_token(ids, 1)
+            if found.token in words.end_ids or found.top[0][1] < CERTAIN_LOGPROB:
+                break
+            ids.append(found.token)
+        if model.same_tokens:
+            return list(itertools.takewhile(lambda token: token < model.engine.vocabulary_size, ids[begin:]))
+        text = words.decode(ids[begin:])
+        longer = own.encode(self._text + text)
+        fits = longer[: len(self._ids)] == self._ids
+        return (longer[len(self._ids) :] if fits else own.encode(text, special=False))[:length]

@@ -1,0 +1,206 @@
+"""One self-contained HTML page of runs: the table, plots over thresholds, and the answers with the nudging model's words marked.
+
+    python scripts/report.py outputs -o report.html [--title TITLE]
+
+The page needs no network. What models have written is data in it, never markup: see `embedded_json` and report.js.
+"""
+
+import argparse
+import base64
+import hashlib
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from eval_utils import nudged_words
+from experiment.result_files import ResultsError
+from reporting.run_table import Run, find_runs, readable_table, results_table, visible
+from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
+
+HERE = Path(__file__).resolve().parent
+OUTCOMES = ("correct", "wrong", "rated", "unscored", "failed")
+
+
+def run_labels(runs: list[Run]) -> list[str]:
+    """A short name for each run, all different: the experiment, and of the rest what tells the runs apart."""
+    parts = [
+        [
+            " ".join(
+                [(run.kind or "unknown").replace("_", " "), "" if run.threshold is None else f"{run.threshold:g}"]
+            ),
+            run.data_set or "",
+            " + ".join(run.models),
+            f"{run.num_samples} samples" if run.num_samples else "all samples",
+        ]
+        for run in runs
+    ]
+    telling = [0, 1] if len({row[1] for row in parts}) > 1 else [0]
+    for i in (2, 3):
+        if len({tuple(row[j] for j in telling) for row in parts}) < len(
+            {tuple(row[j] for j in (*telling, i)) for row in parts}
+        ):
+            telling.append(i)
+    labels = [visible(" · ".join(filter(None, (row[i].strip() for i in telling)))) for row in parts]
+    counts, seen = Counter(labels), Counter()
+    for i, label in enumerate(labels):
+        if counts[label] > 1:
+            seen[label] += 1
+            labels[i] = f"{label} ({seen[label]} of {counts[label]})"
+    return labels
+
+
+def outcome(record: dict) -> str:
+    """One of OUTCOMES; "rated" is scored by aspects."""
+    if "error" in record:
+        return "failed"
+    scores = record.get("scores")
+    if not scores:
+        return "unscored"
+    return "rated" if "mean" in scores else "correct" if scores.get("correct") else "wrong"
+
+
+def report_data(runs: list[Run], labels: list[str]) -> dict:
+    """What the page's script reads: runs, questions (each once for all runs of its data set), and answers."""
+    questions: dict[tuple, dict] = {}
+    answers = []
+    for number, run in enumerate(runs):
+        seen: Counter = Counter()
+        for record in run.records:
+            question = _text(record.get("context")) + _text(record.get("question"))
+            key = run.data_set, question, seen[question]
+            seen[question] += 1
+            row = {"data_set": run.data_set or "", "text": question, "gold": _text(record.get("gold_answer"))}
+            questions.setdefault(key, {"number": len(questions), **row})
+            answers.append(_answer(record) | {"run": number, "question": questions[key]["number"]})
+    nudging = [number for number, run in enumerate(runs) if run.kind == "nudging"]
+    return {"runs": labels, "nudging": nudging, "questions": list(questions.values()), "answers": answers}
+
+
+def _answer(record: dict) -> dict:
+    answer = {"sample": _text(record.get("index")), "outcome": outcome(record), "score": _score_text(record)}
+    if "error" in record:
+        return answer | {"error": _text(record["error"]) or "failed without a message"}
+    final, notes = _text(record.get("raw_answer")), []
+    answer["pieces"] = pieces_by_turns(record)
+    if "all_nudging_words" in record:
+        words, total = nudged_words(record)
+        notes.append(f"{words} of {total} words by the nudging model, its last ones not counted")
+        if final != "".join(answer["pieces"]).strip():
+            answer["cleaned"] = final
+    if stop := _text(record.get("stop_reason")):
+        notes.insert(0, f"stop: {stop.replace('_', ' ')}")
+    if "seconds" in record:
+        notes.append(f"{record['seconds']:.1f} s")
+    return answer | {"notes": " · ".join(notes)}
+
+
+def pieces_by_turns(record: dict) -> list[str]:
+    """An answer as the models wrote it: the nudging model's words, what the base model wrote after them, and so on by turns."""
+    if "all_nudging_words" not in record:
+        return ["", _text(record.get("raw_answer"))]
+    pairs = itertools.zip_longest(record["all_nudging_words"], record["all_completions"], fillvalue="")
+    return [text for words, piece in pairs for text in _split_piece(_text(words), _text(piece))]
+
+
+def _split_piece(words: str, piece: str) -> tuple[str, str]:
+    return (words, piece[len(words) :]) if piece.startswith(words) else ("", piece)
+
+
+def _score_text(record: dict) -> str:
+    scores = record.get("scores")
+    if not scores or "error" in record:
+        return ""
+    if "mean" not in scores:
+        return _text(scores.get("reason"))
+    aspects = ((name, value.get("score")) for name, value in scores.items() if isinstance(value, dict))
+    return f"mean {scores['mean']:.2f} of 5: " + ", ".join(f"{name} {score}" for name, score in aspects)
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def embedded_json(data: dict) -> Markup:
+    """Data as JSON that can stand inside a script element, whatever its strings hold."""
+    text = json.dumps(data, separators=(",", ":"))  # ASCII alone: lone surrogates, U+2028 and U+2029 are escaped by it
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
+    """The plots with their caption for each group of runs that differ in the threshold alone."""
+    found = []
+    for number, group in enumerate(threshold_groups(runs)):
+        try:
+            drawn = threshold_plots(group, single_model_runs(group, runs), number)
+        except ImportError:
+            warn("no plot over the thresholds: it needs matplotlib (pip install matplotlib)")
+            break
+        first = group[0]
+        name = (
+            f"{first.data_set or 'unknown data set'}, {' + '.join(first.models)}, {first.figures['samples']} questions"
+        )
+        found.append({"svgs": [Markup(svg) for svg in drawn], "caption": visible(name)})
+    return found
+
+
+def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> str:
+    """The page.
+
+    Args:
+        runs: see `run_table.find_runs`.
+        title: the page's title.
+        warn: told in a line what is missing from the page.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    labels = run_labels(runs)
+    script, css = ((HERE / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
+    data = report_data(runs, labels)
+    nudged = any(run.kind == "nudging" for run in runs)
+    counts = Counter(answer["outcome"] for answer in data["answers"])
+    return environment.get_template("report.html.j2").render(
+        title=visible(title),
+        table=readable_table(results_table(runs)),
+        plots=plots(runs, warn),
+        labels=labels,
+        outcomes=[(name, counts[name]) for name in OUTCOMES if counts[name]],
+        samples=len(data["answers"]),
+        questions=len(data["questions"]),
+        nudged=nudged,
+        side=nudged and len(runs) > 1,
+        data=embedded_json(data),
+        css=Markup(css),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page; returns the exit code: 0, or 2 if there is nothing to show or no place to write to."""
+    parser = argparse.ArgumentParser(description="One self-contained HTML page of runs.")
+    parser.add_argument("results", nargs="+", type=Path, help="result files, or folders that hold some")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the page, report.html")
+    parser.add_argument("--title", default="Nudging results", help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+
+    def warn(message: str) -> None:
+        print(f"report.py: warning: {visible(message)}", file=sys.stderr)
+
+    try:
+        runs = find_runs(options.results, lambda message: warn(f"left out: {message}"))
+        page = render(runs, options.title, warn)
+        options.output.write_text(page, encoding="utf-8")
+    except (ResultsError, OSError) as error:
+        print(f"report.py: error: {visible(str(error))}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: {len(runs)} runs, {sum(len(run.records) for run in runs)} answers")
+    return 0

@@ -1,0 +1,318 @@
+"""Finished and unfinished runs found on disk, and one table of them: what scripts/results_table.py and scripts/report.py share."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from datasets_loader import DATA_SETS
+from eval_utils import prompt_count, summarise
+from experiment.result_files import ResultFiles, ResultsError, read_records
+from experiment.settings import BASELINE_METHODS, EXPERIMENTS
+from experiment.shards import shard_of_name
+from reporting.run_pace import Pace, pace
+from utils import visible
+
+MODEL_ROLES = ("base", "nudging", "proxy_chat", "proxy_base")
+KINDS = (*EXPERIMENTS[:3], *BASELINE_METHODS)
+_SUFFIXES = (".run.json", ".summary.json", ".jsonl", ".json", ".txt")
+_SPLITS = sorted({split for data_set in DATA_SETS.values() for split in data_set.splits}, key=len, reverse=True)
+_NAME = re.compile(
+    rf"split_(?:{'|'.join(map(re.escape, _SPLITS))}|[^_]+)_(?P<rest>.+)_(?P<num_samples>\d+|None)_samples(?:_shard.+)?",
+    re.S,
+)
+_NUDGING = re.compile(r"(?:.*_)?top_prob_(?P<threshold>[0-9.e-]+)_thres_nudging_(?P<models>.+)", re.S)
+_BASELINE = re.compile(rf"(?:.*_)?(?P<method>{'|'.join(BASELINE_METHODS)})_(?P<models>.+)", re.S)
+# What of a record may be of any shape in a foreign or damaged file.
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its files tell it.
+
+    `kind` is an experiment of run_api.py or a baseline's method, `models` are the models' names without folders.
+    `settings` are those that answers depend on, empty for files that no run.json stands beside; `figures` are
+    `eval_utils.Summary.fields`, `pace` is how fast it went. Whatever is not known is None or empty. `finished` is False while
+    there is only a .jsonl.
+    """
+
+    path: Path
+    data_set: str | None
+    kind: str | None
+    models: tuple[str, ...]
+    threshold: float | None
+    num_samples: int | None
+    finished: bool
+    settings: dict = field(repr=False)
+    records: list[dict] = field(repr=False)
+    figures: dict = field(repr=False)
+    pace: Pace
+
+    @property
+    def name(self) -> str:
+        """The name of the result files, without folder and suffix."""
+        return _without_suffix(self.path)
+
+    @property
+    def shard(self) -> str | None:
+        """Which part of a run it is, such as "2/4"; None for a whole run."""
+        told = shard_of_name(self.name)
+        return told and f"{told[1]}/{told[2]}"
+
+
+def find_runs(paths: Iterable[Path], warn: Callable[[str], None]) -> list[Run]:
+    """The runs in result files and folders, each once, ordered by data set, experiment and threshold.
+
+    Args:
+        paths: files of runs (.json, .jsonl, .txt), or folders, searched for all_info folders all the way down; what
+            --rerun has set aside (folders replaced-*) and shards of runs that are merged are left out.
+        warn: told in a line about each file that is left out.
+
+    Raises:
+        ResultsError: a path does not exist, or no run is found in any.
+    """
+    runs: dict[Path, Run] = {}
+    problems: list[str] = []
+    for path in _result_files(paths):
+        files = _files_of(path)
+        if files.json.absolute() in runs:
+            continue
+        try:
+            run = _read_run(path, files, problems.append)
+        except ResultsError as error:
+            problems.append(str(error))
+        else:
+            runs[files.json.absolute()] = run
+    if not runs:
+        raise ResultsError(problems[0] if problems else f"no results found in {', '.join(map(str, paths))}")
+    for problem in dict.fromkeys(problems):
+        warn(problem)
+
+    def order(run: Run) -> tuple:
+        kind = KINDS.index(run.kind) if run.kind in KINDS else len(KINDS)
+        return run.data_set or "", kind, run.models, run.threshold or 0, str(run.path)
+
+    return sorted(runs.values(), key=order)
+
+
+def _result_files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            for found in sorted(path.rglob("*")):
+                below = found.relative_to(path).parts[:-1]
+                if (
+                    found.parent.name == "all_info"
+                    and found.suffix in (".json", ".jsonl")
+                    and not found.name.endswith(_SUFFIXES[:2])
+                    and not any(part.startswith("replaced-") for part in below)
+                    and not _is_merged(found)
+                ):
+                    yield found
+        elif path.exists():
+            yield path
+        else:
+            raise ResultsError(f"{path} does not exist")
+
+
+def _is_merged(path: Path) -> bool:
+    """Whether a file is a shard's whose whole run is there."""
+    told = shard_of_name(_without_suffix(path))
+    return told is not None and path.with_name(f"{told[0]}.json").exists()
+
+
+def _without_suffix(path: Path) -> str:
+    return next((path.name.removesuffix(s) for s in _SUFFIXES if path.name.endswith(s)), path.name)
+
+
+def _files_of(path: Path) -> ResultFiles:
+    return ResultFiles.of(path if path.suffix == ".txt" else path.with_name(_without_suffix(path) + ".json"))
+
+
+def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Run:
+    """The run that a file belongs to.
+
+    Raises:
+        ResultsError: it cannot be read, or holds no answers.
+    """
+    try:
+        if files.jsonl.exists() or files.json.exists():
+            where, records = (files.jsonl if files.jsonl.exists() else files.json), files.records()
+        else:  # a file that somebody has moved out of its all_info folder
+            where, records = path, read_records(path)
+        if not records:
+            raise ResultsError(f"{where} holds no answers yet")
+        story = _story(files, warn)
+        settings = story["settings"] if story else {}
+        data_set = settings.get("dataset_name") or (
+            files.txt.parent.name if files.txt.parent.name in DATA_SETS else None
+        )
+        told = _told_by_settings(settings) if settings else _told_by_name(_without_suffix(path), records)
+        return Run(
+            path=where,
+            data_set=data_set,
+            settings=settings,
+            records=records,
+            figures=summarise(records, _scoring(data_set, records)).fields,
+            pace=pace(story, records),
+            finished=where.suffix == ".json" or files.json.exists(),
+            **told,
+        )
+    except _DAMAGE as error:
+        raise ResultsError(f"{path} is not a result file ({type(error).__name__}: {error})") from None
+
+
+def _story(files: ResultFiles, warn: Callable[[str], None]) -> dict:
+    """What run.json holds, its settings at least; empty if there is none or it is damaged."""
+    if not files.run.exists():
+        return {}
+    try:
+        story = json.loads(files.run.read_text(encoding="utf-8"))
+        return story | {"settings": story["settings"] | {}}
+    except (OSError, *_DAMAGE):
+        warn(f"{files.run} cannot be read; the settings of this run are told by its name alone")
+        return {}
+
+
+def _scoring(data_set: str | None, records: list[dict]) -> str | tuple[str, ...]:
+    if data_set in DATA_SETS:
+        return DATA_SETS[data_set].scoring
+    scores = next((record["scores"] for record in records if record.get("scores")), {})
+    return "judge" if "mean" not in scores else tuple(a for a, score in scores.items() if isinstance(score, dict))
+
+
+def _told_by_settings(settings: dict) -> dict:
+    kind = settings["exp"]
+    names = (settings.get(f"{role}_model") for role in MODEL_ROLES)
+    threshold = settings.get("top_prob_thres")
+    return {
+        "kind": settings["baseline_method"] if kind == "baseline" else kind,
+        "models": tuple(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names if name),
+        "threshold": None if threshold is None else float(threshold),
+        "num_samples": settings["num_samples"],
+    }
+
+
+def _told_by_name(name: str, records: list[dict]) -> dict:
+    """What the name of a published-program file says; two models' names joined by "_" are cut where there is but one place."""
+    told = {"kind": None, "models": (), "threshold": None, "num_samples": None}
+    if (match := _NAME.fullmatch(name)) is None:
+        return told | ({"kind": "nudging"} if any("all_nudging_words" in record for record in records) else {})
+    if match["num_samples"] != "None":
+        told["num_samples"] = int(match["num_samples"])
+    rest = match["rest"]
+    if nudging := _NUDGING.fullmatch(rest):
+        told |= {"kind": "nudging", "threshold": float(nudging["threshold"])}
+    elif baseline := _BASELINE.fullmatch(rest):
+        told["kind"] = baseline["method"]
+    else:
+        roles = [role for role in ("base", "nudging") if any(f"full_prefix_{role}" in record for record in records)]
+        return told | {"kind": f"{roles[0]}_only" if len(roles) == 1 else None, "models": (rest,)}
+    models = (nudging or baseline)["models"]
+    return told | {"models": tuple(models.split("_")) if models.count("_") == 1 else (models,)}
+
+
+def results_table(runs: list[Run]) -> pd.DataFrame:
+    """One row of figures per run, as for CSV: shares from 0 to 1, requests and tokens per answer by model role, seconds."""
+    rows = []
+    for run in runs:
+        f = run.figures
+        accuracy, mean = f.get("accuracy_interval_95"), f.get("mean_score_interval_95")
+        row = {
+            "data_set": run.data_set,
+            "experiment": run.kind,
+            "models": " + ".join(run.models),
+            "threshold": run.threshold,
+            "finished": run.finished,
+            "shard": run.shard,
+            "n": f["samples"],
+            "failed": f["failed"],
+            "unscored": f["unscored"],
+            "accuracy": f.get("accuracy"),
+            "accuracy_low": accuracy and accuracy[0],
+            "accuracy_high": accuracy and accuracy[1],
+            "mean_score": f.get("mean_score"),
+            "mean_score_low": mean and mean[0],
+            "mean_score_high": mean and mean[1],
+            "intervention_rate": f.get("mean_ratio_nudging"),
+            "stop_reasons": ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items()),
+        }
+        for quantity in ("requests", "prompt_tokens", "completion_tokens"):
+            row |= {f"{quantity}_{role}": use[quantity] for role, use in f["per_answer"].items()}
+        row |= {"latency_seconds": run.pace.latency, "at_a_time": run.pace.at_a_time}
+        row |= {"answers_per_minute": run.pace.answers_per_minute, "file": str(run.path)}
+        # pandas takes no lone surrogates.
+        rows.append({name: visible(value) if isinstance(value, str) else value for name, value in row.items()})
+    table = pd.DataFrame(rows)
+    if not table["shard"].any():
+        del table["shard"]
+    last = ["latency_seconds", "at_a_time", "answers_per_minute", "file"]
+    return table[[column for column in table.columns if column not in last] + last]
+
+
+def readable_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`results_table` for people: texts alone, lines of a cell parted by newlines, columns without content left out."""
+
+    def role_lines(row: pd.Series, form: Callable[[str], str]) -> str:
+        roles = [role for role in MODEL_ROLES if _known(row.get(f"requests_{role}"))]
+        return "\n".join(f"{role.replace('_', ' ')} {form(role)}" for role in roles)
+
+    rows = []
+    for _, row in table.iterrows():
+        unscored = row["unscored"] and f"{row['unscored']} unscored"
+        rows.append(
+            {
+                "Data set": row["data_set"] if _known(row["data_set"]) else "unknown",
+                "Experiment": row["experiment"].replace("_", " ") if _known(row["experiment"]) else "unknown",
+                "Models": (row["models"] or "unknown").replace(" + ", "\n"),
+                "Threshold": _number(row["threshold"], "{:g}"),
+                "State": _state(row),
+                "Answers": str(row["n"] - row["failed"]) + (f"\n{unscored}" if unscored else ""),
+                "Failed": str(row["failed"]) if table["failed"].any() else "",
+                "Accuracy (95 % interval)": _share_with_interval(row),
+                "Mean score, 1 to 5 (95 % interval)": _number(row["mean_score"], "{:.2f}")
+                + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),
+                "Intervention rate": _number(row["intervention_rate"], "{:.1%}").replace("%", " %"),
+                "Latency, s per answer": _number(row["latency_seconds"], "{:.2f}")
+                + _number(row["at_a_time"], " (at {:.0f} at a time)"),
+                "Answers per minute": _number(row["answers_per_minute"], "{:.1f}"),
+                "Requests per answer": role_lines(row, lambda role, row=row: f"{row[f'requests_{role}']:.1f}"),
+                "Tokens per answer, in + out": role_lines(
+                    row,
+                    lambda role, row=row: (
+                        f"{prompt_count(row[f'prompt_tokens_{role}'])} + {row[f'completion_tokens_{role}']:,.0f}"
+                    ),
+                ),
+                "Stop reasons": row["stop_reasons"].replace(", ", "\n").replace("_", " "),
+            }
+        )
+    shown = pd.DataFrame(rows)
+    return shown.loc[:, (shown != "").any()]
+
+
+def _state(row: pd.Series) -> str:
+    shard = row.get("shard")
+    return ", ".join([f"shard {shard}"] * _known(shard) + ["unfinished"] * (not row["finished"]))
+
+
+def _known(value) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value, form: str) -> str:
+    return form.format(value) if _known(value) else ""
+
+
+def _interval(low, high, form: str) -> str:
+    return f" ({form.format(low)} to {form.format(high)})" if _known(low) else ""
+
+
+def _share_with_interval(row: pd.Series) -> str:
+    if not _known(row["accuracy"]):
+        return ""
+    percent = [100 * row[column] for column in ("accuracy", "accuracy_low", "accuracy_high")]
+    return f"{percent[0]:.1f} %" + _interval(percent[1], percent[2], "{:.1f}")
