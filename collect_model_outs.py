@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from command.errors import OptionError
+from command.files import ResultsError
 from command.provenance import git_commit, now, versions
 from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
 from datasets_loader import DataError
-from experiment.result_files import ResultsError
-from language_models.hosted.http import OptionError
 from language_models.interface import ModelError
 from pad.config import DecodingConfig, read_configs
 from pad.outputs import OutputFile, answered_row, skipped_row

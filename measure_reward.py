@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from command.errors import OptionError
+from command.files import ResultsError, write_atomically
+from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url
 from datasets_loader import DataError
 from experiment.judge import DEFAULT_KEY_ENV, Judge
-from experiment.result_files import ResultsError, write_atomically
-from language_models.hosted.http import NEUTRAL_API_KEY, OptionError, api_key, check_requests, check_url
 from language_models.interface import ModelError
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer

@@ -18,17 +18,20 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
+from command.errors import OptionError
+from command.files import ResultsError
+from command.options import without_password
 from command.provenance import git_commit, now, versions
 from command.stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
 from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
-from eval_utils import score_by_rule, summarise
 from experiment.command_line import parse_settings
 from experiment.connect import connect
 from experiment.judge import Judge, is_scored, judge_for, judge_records
-from experiment.result_files import ResultFiles, ResultsError, readable_text
+from experiment.result_files import ResultFiles, readable_text
+from experiment.rules import score_by_rule
 from experiment.sample import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers, used_calls
 from experiment.settings import RunSettings, SettingsError
-from language_models.hosted.http import OptionError, without_password
+from experiment.summary import summarise
 from language_models.hosted.llama_cpp import EmbeddedServerError
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ModelError

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cluster import sweep
 from cluster.sweep_config import ConfigError, Task, read_sweep
-from experiment.result_files import ResultsError
+from command.files import ResultsError
 from reporting.run_table import Run, find_runs, visible
 
 TASKS = (

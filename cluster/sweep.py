@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cluster.slurm import SlurmError, read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, Task, read_sweep, state, unset_variables
+from command.files import ResultsError
 from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
-from experiment.result_files import ResultsError
 from experiment.shards import find_sharded_runs, merge
 from reporting.run_table import find_runs, results_table, visible
 from reporting.table import csv, markdown

@@ -7,12 +7,13 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from command.errors import OptionError
+from command.files import ResultsError
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
 from experiment.judge import is_scored, judge_for
-from experiment.result_files import ResultFiles, ResultsError
+from experiment.result_files import ResultFiles
 from experiment.settings import RunSettings
-from language_models.hosted.http import OptionError
 
 # What a config calls an experiment: run_api.py's options, and the roles of the pair's models in them.
 EXPERIMENTS = {

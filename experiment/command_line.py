@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from command.errors import OptionError
 from datasets_loader import DATA_SETS
 from experiment.settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
-from language_models.hosted.http import OptionError
 from language_models.local.loading import DTYPES
 from utils import INSTRUCT_TEMPLATES
 

@@ -4,11 +4,13 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from command.errors import OptionError
+from command.options import NEUTRAL_API_KEY, api_key, split_hosts
 from datasets_loader import DataSet, Example
 from experiment.sample import PromptWriter, family_name, note, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import NEUTRAL_API_KEY, OptionError, Patience, api_key, split_hosts
+from language_models.hosted.http import Patience
 from language_models.hosted.llama_cpp import is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ModelError

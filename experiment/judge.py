@@ -13,20 +13,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm import tqdm
 
+from command.errors import OptionError
+from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url, without_password
 from datasets_loader import DataSet
-from language_models.hosted.http import (
-    NEUTRAL_API_KEY,
-    OptionError,
-    Patience,
-    api_key,
-    check_requests,
-    check_url,
-    make_client,
-    make_http,
-    persist,
-    request,
-    without_password,
-)
+from language_models.hosted.http import Patience, make_client, make_http, persist, request
 from language_models.hosted.token_texts import UnreadableReply
 from language_models.interface import ModelError, Usage
 

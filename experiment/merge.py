@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiment.result_files import ResultsError
+from command.files import ResultsError
 from experiment.shards import find_sharded_runs, merge
-from reporting.run_table import visible
+from utils import visible
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
+from command.options import without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
-from eval_utils import rule_score
+from experiment.rules import rule_score
 from experiment.settings import RunSettings, SettingsError
-from language_models.hosted.http import shorten, without_password
+from language_models.hosted.http import shorten
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ContextLengthError, Metered, ModelError
 from nudging import nudge

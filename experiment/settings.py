@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
+from command.errors import OptionError
+from command.options import api_key, split_hosts
 from datasets_loader import DATA_SETS
 from demo.catalogue import DEMO_MODELS
 from experiment.judge import check_judge_options
-from language_models.hosted.http import OptionError, api_key, split_hosts
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.loading import DTYPES, is_transformers_model
 from nudging import NudgingSettings

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from command.files import ResultsError
 from command.provenance import now
 from datasets_loader import DATA_SETS
-from eval_utils import summarise
-from experiment.result_files import ResultFiles, ResultsError, readable_text
+from experiment.result_files import ResultFiles, readable_text
+from experiment.summary import summarise
 
 _SHARD = re.compile(r"(?P<name>.+)_shard(?P<i>\d+)of(?P<n>\d+)", re.S)
 _SHOWN = 8

@@ -218,3 +218,6 @@ class MeteredStream:
         if self._total is not None:
             self._total.add(self.stream.usage)
             self._total = None
+
+
+REPLACEMENT = "\ufffd"

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import find_model, load_model
 

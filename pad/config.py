@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 
 # ARGS' README names its chunked greedy search both ways; here it is greedy, whose result it equals.
 MODES = {"greedy": "greedy", "topk": "topk", "greedy_large": "greedy", "greedy-large": "greedy"}

@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 

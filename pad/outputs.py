@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiment.result_files import ResultsError, exclusively, write_atomically
+from command.files import ResultsError, exclusively, write_atomically
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
 

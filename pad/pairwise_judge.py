@@ -16,10 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from command.files import ResultsError
+from command.intervals import wilson_interval
 from datasets_loader import DataError
-from eval_utils import wilson_interval
 from experiment.judge import FENCE, UNREADABLE_TRIES
-from experiment.result_files import ResultsError
 from language_models.interface import ModelError
 from pad.answers import Answered
 from pad.rows import cut_torn_line, read_rows

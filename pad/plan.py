@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
 from pad.config import DecodingConfig

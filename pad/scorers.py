@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import config_length, load_config, load_model, load_tokenizer
 from pad.answers import Answered, chat_turns, is_dialogue

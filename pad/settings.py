@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 from language_models.local.loading import DTYPES
 from pad.config import DecodingConfig
 from pad.prompt_sets import PROMPT_SETS

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
+from command.intervals import wilson_interval
 from datasets_loader import DataError
-from eval_utils import wilson_interval
 from pad.answers import Answered
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval_utils import wilson_interval
-from experiment.result_files import ResultsError
+from command.files import ResultsError
+from command.intervals import wilson_interval
 from reporting.html_report import pieces_by_turns
 from reporting.run_table import Run, find_runs
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from command.files import ResultsError
 from demo.catalogue import DEMO_MODELS
-from experiment.result_files import ResultsError
 from reporting.demo_scores import (
     COLUMNS,
     MEASURES,

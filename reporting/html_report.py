@@ -18,8 +18,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from eval_utils import nudged_words
-from experiment.result_files import ResultsError
+from command.files import ResultsError
+from experiment.summary import nudged_words
 from reporting.run_table import Run, find_runs, readable_table, results_table, visible
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
 

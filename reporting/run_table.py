@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from command.files import ResultsError
 from datasets_loader import DATA_SETS
-from eval_utils import prompt_count, summarise
-from experiment.result_files import ResultFiles, ResultsError, read_records
+from experiment.result_files import ResultFiles, read_records
 from experiment.settings import BASELINE_METHODS, EXPERIMENTS
 from experiment.shards import shard_of_name
+from experiment.summary import prompt_count, summarise
 from reporting.run_pace import Pace, pace
 from utils import visible
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiment.result_files import ResultsError
+from command.files import ResultsError
 from reporting.run_table import find_runs, readable_table, results_table, visible
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import nudged_pieces, record
 
-from eval_utils import wilson_interval
+from command.intervals import wilson_interval
 from reporting.demo_scores import (
     ALTERNATIVES,
     MEASURES,

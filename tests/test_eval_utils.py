@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import eval_utils
-from eval_utils import last_number, mean_interval, nudged_words, rule_score, summarise, wilson_interval
+from command.intervals import mean_interval, wilson_interval
+from experiment.rules import last_number, rule_score
+from experiment.summary import nudged_words, summarise
 
 REPOSITORY = Path(__file__).parents[1]
 FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")

@@ -29,8 +29,9 @@ from conftest import (
 from waiting import HANG, in_threads
 from whole_runs import plain_error, texts
 
+from command.files import ResultsError
 from experiment import result_files
-from experiment.result_files import ResultFiles, ResultsError
+from experiment.result_files import ResultFiles
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m\rover\x00\x08\x7f\u202eabc \ud83d end"
 CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae|\xed[\xa0-\xbf]")

@@ -8,10 +8,10 @@ import needs
 import pytest
 from conftest import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
 
+from command.errors import OptionError
 from demo.catalogue import demo_cache_dir
 from experiment.command_line import parse_settings
 from experiment.connect import local_models
-from language_models.hosted.http import OptionError
 from language_models.local import loading
 
 torch = needs.module("torch")

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from language_models.hosted.http import OptionError
+from command.errors import OptionError
 from pad.config import DecodingConfig, read_configs
 
 ONE = {"rm_weight": 1.0, "topk": 10, "mode": "greedy", "sample_temp": None}

@@ -22,7 +22,8 @@ from waiting import HANG, wait_until
 
 from demo.catalogue import demo_cache_dir
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.token_texts import END_NAMES, REPLACEMENT
+from language_models.hosted.token_texts import END_NAMES
+from language_models.interface import REPLACEMENT
 from nudging import REPETITION_WORDS
 
 pytestmark = [

@@ -21,8 +21,10 @@ from conftest import (
 )
 from waiting import HANG, wait_until
 
+from command.errors import OptionError
+from command.options import split_hosts
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import LONGEST_WAIT, OptionError, Patience, seconds_to_wait, split_hosts
+from language_models.hosted.http import LONGEST_WAIT, Patience, seconds_to_wait
 from language_models.hosted.replicas import Replicas, preference
 from language_models.interface import ContextLengthError, ModelError, TransientError
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_runs import HOSTILE, failed, nudged_pieces, record, settings, write_run, write_small_runs
 
-from experiment.result_files import ResultsError
+from command.files import ResultsError
 from reporting.run_pace import Pace, pace
 from reporting.run_table import find_runs, readable_table, results_table, visible
 from reporting.table import main, markdown

@@ -5,17 +5,8 @@ import threading
 import httpx2
 import openai
 
-from language_models.hosted.http import (
-    Patience,
-    answers,
-    checked,
-    make_client,
-    make_http,
-    persist,
-    request,
-    shorten,
-    without_password,
-)
+from command.options import without_password
+from language_models.hosted.http import Patience, answers, checked, make_client, make_http, persist, request, shorten
 from language_models.hosted.probe import PROBE_PROMPT, ServerReport, find_abilities
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces

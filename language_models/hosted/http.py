@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import re
 import time
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import httpx2
 import openai
 
+from command.options import NEUTRAL_API_KEY
 from language_models.hosted.token_texts import UnreadableReply
 from language_models.interface import ContextLengthError, ModelError, TransientError, Usage
 
@@ -21,71 +21,12 @@ CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 5.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
 LONGEST_RETRY_AFTER = 300.0
-LONGEST_TIMEOUT = 86_400
-NEUTRAL_API_KEY = "EMPTY"  # what servers without keys are given
 LONGEST_MESSAGE = 300
 # OpenAI, vLLM, SGLang, llama.cpp, Together AI and Fireworks AI each say it in their own way.
 _CONTEXT_LENGTH = re.compile(
     r"context.?(length|size|window)|maximum model length|max_model_len|prompt is too long|max_new_tokens.{0,20}must be <=",
     re.I,
 )
-
-
-class OptionError(ValueError):
-    """A command-line option that cannot work; the message says which and what to do."""
-
-
-def check_url(url: str, option: str) -> None:
-    """Raise OptionError unless a base URL is one."""
-    if not re.fullmatch(r"https?://[^/\s,?#]+[^\s,?#]*", url):
-        raise OptionError(f"{option} must be a URL such as http://localhost:8000/v1; it is {without_password(url)!r}")
-
-
-def split_hosts(hosts: str, option: str) -> list[str]:
-    """The base URLs of a comma-separated list.
-
-    Raises:
-        OptionError: one of them is no URL, or stands there twice.
-    """
-    urls = [url.strip().rstrip("/") for url in hosts.split(",")]
-    for url in urls:
-        check_url(url, option)
-        if urls.count(url) > 1:
-            raise OptionError(f"{option} names {without_password(url)} twice")
-    return urls
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown: without user and password."""
-    return re.sub(r"//[^/@]*@", "//***@", url)
-
-
-def check_requests(num_threads: int, request_timeout: float, max_retries: int) -> None:
-    """Raise OptionError unless the numbers of --num_threads, --request_timeout (seconds) and --max_retries can work."""
-    if num_threads < 1:
-        raise OptionError(f"--num_threads must be at least 1; it is {num_threads}")
-    if not 0 < request_timeout <= LONGEST_TIMEOUT:
-        raise OptionError(
-            f"--request_timeout must be above 0 and at most {LONGEST_TIMEOUT} seconds; it is {request_timeout}"
-        )
-    if max_retries < 0:
-        raise OptionError(f"--max_retries must be 0 or more; it is {max_retries}")
-
-
-def api_key(variable: str, option: str) -> str:
-    """The API key that an environment variable holds.
-
-    Raises:
-        OptionError: it holds none, or one that no HTTP header can carry. The message shows no key.
-    """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        raise OptionError(f"{option} takes the name of an environment variable that holds the key, not the key itself")
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise OptionError(f"{option}: the environment variable {variable} is not set")
-    if not key.isascii() or not key.isprintable():
-        raise OptionError(f"{option}: the key in {variable} has characters that no key can have; was it copied whole?")
-    return key
 
 
 @dataclass(frozen=True)

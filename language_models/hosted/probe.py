@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from language_models.families import NEEDS_BOS
 from utils import name_parts
 
 PROBE_PROMPT = "Question: What is 2 + 3?\nAnswer: 2 + 3 = 5.\n\nQuestion: What is the capital of France?\nAnswer:"
 CAPITAL = "Paris"
 # Where servers are known to stop: OpenAI and Fireworks AI at 5, vLLM (by default) and Together AI at 20.
 LOGPROBS_STEPS = (100, 20, 5)
-# Families that write nonsense without the beginning-of-sequence token, and what it is called.
-NEEDS_BOS = {"gemma": "<bos>"}
 # vLLM reports the prompt's tokens with every chunk of a stream, for those that are closed before their end; some servers refuse.
 STREAM_OPTIONS: tuple[dict[str, bool], ...] = ({"include_usage": True, "continuous_usage_stats": True}, {})
 # One token in every vocabulary: a prompt of it has two tokens where a BOS is added.

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from language_models.interface import END_OF_SEQUENCE, Token
+from language_models.interface import END_OF_SEQUENCE, REPLACEMENT, Token
 
 # Names under which the end of sequence is known to be printed; servers of other models: the probe, or --end_tokens.
 END_NAMES = frozenset(
@@ -24,7 +24,6 @@ END_NAMES = frozenset(
 )
 _SPECIAL_NAME = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-REPLACEMENT = "\ufffd"
 # Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
 FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
 

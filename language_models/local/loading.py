@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from command.errors import OptionError
 from demo.catalogue import DEMO_MODELS, demo_transformers_path
-from language_models.hosted.http import OptionError
 from language_models.interface import ModelError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from language_models.hosted.probe import NEEDS_BOS
+from language_models.families import NEEDS_BOS
 from language_models.interface import Completion, ContextLengthError, LanguageModel, ModelError, Usage
 from language_models.local.attention import Sampling
 from language_models.local.blocked_weights import weight_bytes

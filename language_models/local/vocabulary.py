@@ -7,7 +7,7 @@ text of a token depends on those before it (SentencePiece drops the space of a f
 import threading
 from typing import TYPE_CHECKING
 
-from language_models.hosted.token_texts import REPLACEMENT
+from language_models.interface import REPLACEMENT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

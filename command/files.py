@@ -1,0 +1,117 @@
+"""Files that are written whole, by one run at a time."""
+
+import contextlib
+import errno
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from command.errors import UserError
+from command.provenance import now
+from utils import visible
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+# What flock says where a file system has no locks.
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+# SoftFileLock takes the marker of a dead process over at its second look, a torn one when it has not changed for 2 s.
+TAKE_OVER_SECONDS = 5
+
+
+class ResultsError(UserError):
+    """Result files that cannot be written, read or continued; the message says which, why and what to do."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole: after a crash or a full disk there is the old file or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
+    """Keep other runs from a file while the context lasts; the lock goes with the process, however that ends.
+
+    Args:
+        lock_file: its folder is made if need be.
+        written, option: the file, and the option that chooses another place, for messages.
+
+    Raises:
+        ResultsError: another run is writing the file, or the folder cannot be made.
+    """
+    holder_file = lock_file.with_suffix(".holder")
+    remedy = "wait for it or stop it"
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        if _has_flock(lock_file.parent):
+            lock = filelock.FileLock(lock_file, timeout=0, thread_local=False)
+        else:
+            marker = lock_file.with_suffix(".softlock")
+            lock = filelock.SoftFileLock(marker, timeout=TAKE_OVER_SECONDS, thread_local=False)
+            remedy += f", or delete {marker} if it is gone"
+        lock.acquire()
+    except filelock.Timeout:
+        raise ResultsError(f"{written} is being written by another run ({_holder(holder_file)}); {remedy}") from None
+    except OSError as error:
+        raise _not_writable(written, error, option) from None
+    try:
+        # The lock file's content is filelock's own business.
+        holder_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
+    except OSError as error:
+        lock.release()
+        raise _not_writable(written, error, option) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder_file.unlink()
+        lock.release()
+
+
+def _has_flock(folder: Path) -> bool:
+    """Whether the kernel's locks work on a folder's file system: those of some clusters know none.
+
+    filelock by itself goes over to a marker file for one of the errors at most, and not in every version.
+    """
+    if fcntl is None:
+        return True  # Windows has locks of its own, which FileLock takes there
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return False
+    return True
+
+
+def _holder(file: Path) -> str:
+    try:
+        return visible(" ".join(file.read_text(errors="replace").split()[:8])) or "another process"
+    except OSError:  # it has just begun or ended
+        return "another process"
+
+
+def _not_writable(written: Path, error: OSError, option: str) -> ResultsError:
+    return ResultsError(f"results cannot be written to {written.parent} ({error}); choose another {option}")
