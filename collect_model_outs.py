@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from command.console import visible
 from command.errors import OptionError
 from command.files import ResultsError
 from command.provenance import git_commit, now, versions
@@ -28,7 +29,6 @@ from pad.plan import Plan, make_plan
 from pad.prompt_sets import load_prompts
 from pad.prompts import Prompt, decode_answer
 from pad.settings import CollectSettings, build_parser
-from utils import visible
 
 
 @dataclass

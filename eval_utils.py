@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from command.console import visible
 from command.errors import OptionError
 from command.files import ResultsError
 from datasets_loader import DATA_SETS, DataSet
@@ -17,7 +18,6 @@ from experiment.judge import check_judge_options, judge_for, judge_records
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
-from utils import visible
 
 
 def main(argv: list[str] | None = None) -> int:

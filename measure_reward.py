@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from command.console import visible
 from command.errors import OptionError
 from command.files import ResultsError, write_atomically
 from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url
@@ -27,7 +28,6 @@ from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, ReplyLog, compare
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, table
-from utils import visible
 
 FORMATS = ("native", "upstream")
 

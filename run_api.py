@@ -18,6 +18,7 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
+from command.console import visible
 from command.errors import OptionError
 from command.files import ResultsError
 from command.options import without_password
@@ -35,7 +36,6 @@ from experiment.summary import summarise
 from language_models.hosted.llama_cpp import EmbeddedServerError
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ModelError
-from utils import visible
 
 
 def main(argv: list[str] | None = None) -> int:

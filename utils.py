@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import tiktoken
 
 SHORTEST_REPEATED_SUFFIX = 30
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -187,12 +186,3 @@ def clean_answer(text: str) -> str:
 def has_surrogate(text: str) -> bool:
     """Whether a text holds half a character (a surrogate by itself, as JSON can write it), which no tokenizer takes."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def visible(text: str) -> str:
-    """A text in which control characters, lone surrogates and marks that reorder text stand as escapes such as \\x1b."""
-
-    def shown(c: re.Match) -> str:
-        return f"\\x{ord(c[0]):02x}" if ord(c[0]) < 256 else f"\\u{ord(c[0]):04x}"
-
-    return _INVISIBLE.sub(shown, text)

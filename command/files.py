@@ -10,9 +10,9 @@ from pathlib import Path
 
 import filelock
 
+from command.console import visible
 from command.errors import UserError
 from command.provenance import now
-from utils import visible
 
 try:
     import fcntl

@@ -6,7 +6,6 @@ Lin et al., "The Unlocking Spell on Base LLMs", ICLR 2024 (arXiv 2312.01552). Th
 
 import json
 import os
-import re
 import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,10 +18,9 @@ from datasets_loader import DataSet
 from language_models.hosted.http import Patience, make_client, make_http, persist, request
 from language_models.hosted.token_texts import UnreadableReply
 from language_models.interface import ModelError, Usage
+from language_models.json_replies import FENCE, UNREADABLE_TRIES
 
-UNREADABLE_TRIES = 3
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-FENCE = re.compile(r"^\s*```(?:json)?|```\s*$")  # judges without a JSON mode like to put it into a code block
 
 _JUDGE_INSTRUCTIONS = """\
 You grade answers to questions. You are given a question, the answer of a model, and the gold answer.

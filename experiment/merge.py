@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from command.console import visible
 from command.files import ResultsError
 from experiment.shards import find_sharded_runs, merge
-from utils import visible
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from command.console import visible
 from command.files import ResultsError, exclusively, write_atomically
-from utils import visible
 
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 

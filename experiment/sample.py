@@ -8,6 +8,7 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
+from command.console import visible
 from command.options import without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
@@ -17,7 +18,7 @@ from language_models.hosted.http import shorten
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ContextLengthError, Metered, ModelError
 from nudging import nudge
-from utils import apply_instruct_template, chat_template_prompt, recognise_family, visible
+from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
 PromptWriter = Callable[[str, str], str]
 LONGEST_SHOWN = 4000

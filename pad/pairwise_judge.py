@@ -19,8 +19,8 @@ from tqdm import tqdm
 from command.files import ResultsError
 from command.intervals import wilson_interval
 from datasets_loader import DataError
-from experiment.judge import FENCE, UNREADABLE_TRIES
 from language_models.interface import ModelError
+from language_models.json_replies import FENCE, UNREADABLE_TRIES
 from pad.answers import Answered
 from pad.rows import cut_torn_line, read_rows
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from command.console import visible
 from command.files import ResultsError
 from demo.catalogue import DEMO_MODELS
 from reporting.demo_scores import (
@@ -31,7 +32,6 @@ from reporting.demo_scores import (
     written,
 )
 from reporting.html_report import pieces_by_turns
-from utils import visible
 
 NUDGED_STYLE = "bold yellow"
 WIDEST = 110

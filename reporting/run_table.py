@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from command.console import visible
 from command.files import ResultsError
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
@@ -16,7 +17,6 @@ from experiment.settings import BASELINE_METHODS, EXPERIMENTS
 from experiment.shards import shard_of_name
 from experiment.summary import prompt_count, summarise
 from reporting.run_pace import Pace, pace
-from utils import visible
 
 MODEL_ROLES = ("base", "nudging", "proxy_chat", "proxy_base")
 KINDS = (*EXPERIMENTS[:3], *BASELINE_METHODS)

@@ -14,7 +14,7 @@ from tiny_models import edit_config, make_model, make_tokenizer, save  # noqa: E
 from transformers import BertConfig, BertModel  # noqa: E402
 
 import measure_reward  # noqa: E402
-from command.errors import OptionError
+from command.errors import OptionError  # noqa: E402
 from language_models.interface import ModelError  # noqa: E402
 from pad.answers import Answered  # noqa: E402
 from pad.armorm import OBJECTIVES  # noqa: E402

@@ -11,7 +11,7 @@ torch = needs.module("torch")
 from tiny_models import END_OF_TURN, make_model, make_tokenizer, save, save_adapter  # noqa: E402
 from transformers import BloomConfig, BloomForCausalLM  # noqa: E402
 
-from command.errors import OptionError
+from command.errors import OptionError  # noqa: E402
 from language_models.interface import ModelError  # noqa: E402
 from language_models.local import loading  # noqa: E402
 from language_models.local.loading import (  # noqa: E402

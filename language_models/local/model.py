@@ -8,18 +8,15 @@ the rounding of numbers.
 
 import copy
 import threading
-import weakref
-import zlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
 
 from language_models.families import NEEDS_BOS
-from language_models.interface import Completion, ContextLengthError, LanguageModel, ModelError, Usage
-from language_models.local.attention import Sampling
+from language_models.interface import Completion, LanguageModel, ModelError, Usage
 from language_models.local.blocked_weights import weight_bytes
-from language_models.local.cache import CachedSample, CacheRows
+from language_models.local.cache import CacheRows
 from language_models.local.drafts import DraftRate
 from language_models.local.engine import Engine
 from language_models.local.loading import (
@@ -31,7 +28,7 @@ from language_models.local.loading import (
     pick_dtype,
     reason_of,
 )
-from language_models.local.view import LocalStream
+from language_models.local.view import LocalStream, LocalView
 from language_models.local.vocabulary import Vocabulary
 from language_models.local.worker import Worker
 
@@ -210,69 +207,3 @@ class LocalModel:
         """Add what was asked to `self.usage`."""
         with self._lock:
             self.usage.add(usage)
-
-
-class LocalView:
-    """The model as one sample sees it."""
-
-    runs_ahead = False
-
-    def __init__(self, model: LocalModel, sample_id: object):
-        self.model = model
-        self.sample = CachedSample(model.rows)
-        self.drafting = CachedSample(model.drafter.rows) if model.drafter else None
-        # A seed for each sample: what is drawn does not depend on what other samples do.
-        seed = f"{model.name}\n{sample_id}"  # two models' chances have nothing to do with each other
-        self.chance = torch.Generator().manual_seed(zlib.crc32(seed.encode("utf-8", "surrogatepass")))
-        for sample in filter(None, (self.sample, self.drafting)):
-            weakref.finalize(self, sample.rows.release, sample)
-
-    @property
-    def name(self) -> str:
-        return self.model.name
-
-    def complete(
-        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
-    ) -> Completion:
-        """See LanguageModel."""
-        options = {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
-        stream = self.stream(prompt, max_tokens=max_tokens, **options)
-        tokens = tuple(stream)
-        text = "".join(token.text for token in tokens)
-        return Completion(text, tokens if logprobs is not None else (), stream.finish_reason, stream.usage)
-
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        logprobs: int | None = None,
-        draft: str = "",
-    ) -> "LocalStream":
-        """See LanguageModel. A token is computed when it is read, at the latest."""
-        encode = self.model.vocabulary.encode
-        ids = encode(prompt)
-        if not ids:
-            raise ModelError(f"{self.name}: the prompt is empty, and the tokenizer adds no beginning of sequence")
-        size = self.model.engine.vocabulary_size
-        # On a GPU a pass over such an id would end all passes that follow, of all samples.
-        if (highest := max(ids)) >= size:
-            raise ModelError(
-                f"{self.name}: the prompt has the token {self.model.vocabulary.decode([highest], names=True)!r} (id {highest}), "
-                f"for which the model, of {size} tokens, has no embedding"
-            )
-        if len(ids) + max_tokens > self.model.context_length:
-            raise ContextLengthError(
-                f"{self.name}: a prompt of {len(ids)} tokens and {max_tokens} more do not fit into the context window of "
-                f"{self.model.context_length} tokens"
-            )
-        drafted = []
-        if draft and not temperature:
-            longer = encode(prompt + draft)
-            # Where the words of the draft change how the prompt is cut into tokens, the prompt goes alone.
-            if longer[: len(ids)] == ids and max(longer) < size:
-                drafted = longer[len(ids) :]
-        sampling = Sampling(temperature, top_p, self.chance) if temperature else None
-        return LocalStream(self, prompt, ids, drafted, max_tokens, sampling, logprobs)

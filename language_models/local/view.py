@@ -2,17 +2,22 @@
 
 import itertools
 import math
+import weakref
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from language_models.interface import Token, Usage
+import torch
+
+from language_models.interface import Completion, ContextLengthError, ModelError, Token, Usage
 from language_models.local.attention import Sampling
+from language_models.local.cache import CachedSample
 from language_models.local.drafts import CERTAIN, DraftRate, look_up
 from language_models.local.vocabulary import GrowingText
 
 if TYPE_CHECKING:
-    from language_models.local.model import LocalView
+    from language_models.local.model import LocalModel
 
 LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
 CERTAIN_LOGPROB = math.log(CERTAIN)
@@ -119,3 +124,69 @@ class LocalStream:
         longer = own.encode(self._text + text)
         fits = longer[: len(self._ids)] == self._ids
         return (longer[len(self._ids) :] if fits else own.encode(text, special=False))[:length]
+
+
+class LocalView:
+    """The model as one sample sees it."""
+
+    runs_ahead = False
+
+    def __init__(self, model: "LocalModel", sample_id: object):
+        self.model = model
+        self.sample = CachedSample(model.rows)
+        self.drafting = CachedSample(model.drafter.rows) if model.drafter else None
+        # A seed for each sample: what is drawn does not depend on what other samples do.
+        seed = f"{model.name}\n{sample_id}"  # two models' chances have nothing to do with each other
+        self.chance = torch.Generator().manual_seed(zlib.crc32(seed.encode("utf-8", "surrogatepass")))
+        for sample in filter(None, (self.sample, self.drafting)):
+            weakref.finalize(self, sample.rows.release, sample)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def complete(
+        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
+    ) -> Completion:
+        """See LanguageModel."""
+        options = {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
+        stream = self.stream(prompt, max_tokens=max_tokens, **options)
+        tokens = tuple(stream)
+        text = "".join(token.text for token in tokens)
+        return Completion(text, tokens if logprobs is not None else (), stream.finish_reason, stream.usage)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
+        draft: str = "",
+    ) -> "LocalStream":
+        """See LanguageModel. A token is computed when it is read, at the latest."""
+        encode = self.model.vocabulary.encode
+        ids = encode(prompt)
+        if not ids:
+            raise ModelError(f"{self.name}: the prompt is empty, and the tokenizer adds no beginning of sequence")
+        size = self.model.engine.vocabulary_size
+        # On a GPU a pass over such an id would end all passes that follow, of all samples.
+        if (highest := max(ids)) >= size:
+            raise ModelError(
+                f"{self.name}: the prompt has the token {self.model.vocabulary.decode([highest], names=True)!r} (id {highest}), "
+                f"for which the model, of {size} tokens, has no embedding"
+            )
+        if len(ids) + max_tokens > self.model.context_length:
+            raise ContextLengthError(
+                f"{self.name}: a prompt of {len(ids)} tokens and {max_tokens} more do not fit into the context window of "
+                f"{self.model.context_length} tokens"
+            )
+        drafted = []
+        if draft and not temperature:
+            longer = encode(prompt + draft)
+            # Where the words of the draft change how the prompt is cut into tokens, the prompt goes alone.
+            if longer[: len(ids)] == ids and max(longer) < size:
+                drafted = longer[len(ids) :]
+        sampling = Sampling(temperature, top_p, self.chance) if temperature else None
+        return LocalStream(self, prompt, ids, drafted, max_tokens, sampling, logprobs)
