@@ -16,19 +16,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from command.console import visible
+from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError
 from command.provenance import git_commit, now, versions
-from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
-from datasets_loader import DataError
-from language_models.interface import ModelError
 from pad.config import DecodingConfig, read_configs
 from pad.outputs import OutputFile, answered_row, skipped_row
 from pad.plan import Plan, make_plan
 from pad.prompt_sets import load_prompts
 from pad.prompts import Prompt, decode_answer
 from pad.settings import CollectSettings, build_parser
+
+COMMAND = Command("collect_model_outs.py")
+note = COMMAND.note
 
 
 @dataclass
@@ -51,25 +51,18 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns the exit code: 0, 1 (prompts were skipped), 2 (cannot start or go on), 130 (interrupted), 143 (SIGTERM).
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
     options = vars(build_parser().parse_args(argv))
-    raise_on_sigterm()
-    try:
-        return run(CollectSettings(**options))
-    except (OptionError, DataError, ModelError, ResultsError) as error:
-        print(f"collect_model_outs.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        note("interrupted; what is finished is saved, the same command continues")
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    return COMMAND.run(
+        lambda: run(CollectSettings(**options)),
+        interrupted="interrupted; what is finished is saved, the same command continues",
+    )
 
 
 def run(settings: CollectSettings) -> int:
     """Answer the prompts by every configuration; returns the exit code.
 
     Raises:
-        OptionError, DataError, ModelError, ResultsError: it cannot start, or not go on.
+        UserError: it cannot start, or not go on.
     """
     configs = read_configs(Path(settings.config), note)
     settings.check_configs(configs)
@@ -215,12 +208,6 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     print(
         f"{job.output.method}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; peak memory: {shown}"
     )
-
-
-def note(message: str) -> None:
-    """A line on standard error that leaves the progress bar whole."""
-    with tqdm.external_write_mode(sys.stderr):
-        print(f"collect_model_outs.py: {visible(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

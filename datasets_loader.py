@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from command.errors import UserError
+
 SAMPLING_SEED = 609
 REASONING_PROMPT = "Answer the question by walking through the reasoning steps."
 INSTRUCTION_PROMPT = "You are a helpful assistant."
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A data set cannot be read; the message says which, where and what to do."""
 
 

@@ -10,8 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from command.console import visible
-from command.errors import OptionError
+from command.console import Command, visible
 from command.files import ResultsError
 from datasets_loader import DATA_SETS, DataSet
 from experiment.judge import check_judge_options, judge_for, judge_records
@@ -19,10 +18,12 @@ from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
 
+COMMAND = Command("eval_utils.py")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Score and summarise an existing result file; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="eval_utils.py", description="Score and summarise an existing result file.")
+    parser = argparse.ArgumentParser(prog=COMMAND.name, description="Score and summarise an existing result file.")
     parser.add_argument(
         "result", type=Path, help="a .json or .jsonl file that run_api.py has written, or the published program's .json"
     )
@@ -40,20 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max_retries", type=int, default=8)
     options = vars(parser.parse_args(argv))
     path, name = options.pop("result"), options.pop("dataset_name")
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
     name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
-    try:
+
+    def work() -> int:
         if name is None:
             raise ResultsError(f"of which data set are the answers in {path}? Say so by --dataset_name")
         check_judge_options(**options)
         return _score_file(path, DATA_SETS[name], options)
-    except (ResultsError, OptionError) as error:
-        print(f"eval_utils.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("eval_utils.py: interrupted; the scores so far are saved, the same command continues", file=sys.stderr)
-        return 130
+
+    return COMMAND.run(work, interrupted="interrupted; the scores so far are saved, the same command continues")
 
 
 def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
@@ -82,7 +78,7 @@ def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
         why_not = ""
     for message in (why_not, failure and f"{summary.fields['unscored']} answers could not be scored: {failure}"):
         if message:
-            print(f"eval_utils.py: {visible(message)}", file=sys.stderr)
+            COMMAND.note(message)
     return 1 if failure else 0
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from command.console import visible
+from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError, write_atomically
 from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url
 from datasets_loader import DataError
 from experiment.judge import DEFAULT_KEY_ENV, Judge
-from language_models.interface import ModelError
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, ReplyLog, compare
@@ -30,6 +29,9 @@ from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, table
 
 FORMATS = ("native", "upstream")
+
+COMMAND = Command("measure_reward.py")
+note = COMMAND.note
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,18 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; returns the exit code: 0, 1 (a judge did not answer everything), 2 (cannot be done), 130 (interrupted)."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(argv)
-    try:
+
+    def work() -> int:
         check(options)
         return run(options)
-    except (OptionError, DataError, ModelError, ResultsError) as error:
-        print(f"measure_reward.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("measure_reward.py: interrupted", file=sys.stderr)
-        return 130
+
+    return COMMAND.run(work)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -277,11 +274,6 @@ def save(options: argparse.Namespace, reports: list[dict], arrays: list[np.ndarr
             write_atomically(Path(options.save), json.dumps(reports, indent=2) + "\n")
     except OSError as error:
         raise ResultsError(f"the figures cannot be written ({error})") from None
-
-
-def note(message: str) -> None:
-    """A line on standard error."""
-    print(f"measure_reward.py: {visible(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

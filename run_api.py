@@ -19,23 +19,22 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from command.console import visible
-from command.errors import OptionError
 from command.files import ResultsError
 from command.options import without_password
 from command.provenance import git_commit, now, versions
-from command.stopping import INTERRUPTED, TERMINATED, StopSignals, Terminated, raise_on_sigterm
-from datasets_loader import DATA_SETS, DataError, DataSet, Example, load_examples
-from experiment.command_line import parse_settings
+from command.stopping import StopSignals
+from datasets_loader import DATA_SETS, DataSet, Example, load_examples
+from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect
 from experiment.judge import Judge, is_scored, judge_for, judge_records
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import score_by_rule
-from experiment.sample import PromptWriter, answer_one, describe, for_terminal, note, prompt_writers, used_calls
+from experiment.sample import PromptWriter, answer_one, describe, prompt_writers, used_calls
 from experiment.settings import RunSettings, SettingsError
 from experiment.summary import summarise
-from language_models.hosted.llama_cpp import EmbeddedServerError
 from language_models.hosted.replicas import Replicas
-from language_models.interface import ModelError
+
+note = COMMAND.note
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,25 +42,18 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns the exit code: 0, 1 (samples failed or were not scored), 2 (cannot start), 130 (interrupted), 143 (SIGTERM).
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
     settings = parse_settings(argv)
-    raise_on_sigterm()
-    try:
-        return run(settings)
-    except (OptionError, DataError, ModelError, EmbeddedServerError, ResultsError) as error:
-        print(f"run_api.py: error: {for_terminal(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        note(f"interrupted; what is finished is saved, {the_same_command(settings)} continues")
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    return COMMAND.run(
+        lambda: run(settings),
+        interrupted=f"interrupted; what is finished is saved, {the_same_command(settings)} continues",
+    )
 
 
 def run(settings: RunSettings) -> int:
     """Run one experiment; returns the exit code.
 
     Raises:
-        OptionError, DataError, ModelError, EmbeddedServerError, ResultsError: it cannot start, or not go on.
+        UserError: it cannot start, or not go on.
     """
     data_set = DATA_SETS[settings.dataset_name]
     prompts = prompt_writers(settings)

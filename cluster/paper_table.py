@@ -6,15 +6,15 @@ zero-shot accuracy in percent. scripts/paper_table.sh starts it.
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from cluster import sweep
-from cluster.sweep_config import ConfigError, Task, read_sweep
+from cluster.sweep_config import Task, read_sweep
+from command.console import Command
 from command.files import ResultsError
-from reporting.run_table import Run, find_runs, visible
+from reporting.run_table import Run, find_runs
 
 TASKS = (
     *("gsm8k", "svamp", "multiarith", "mmlu", "arc_challenge", "csqa", "strategyqa"),
@@ -107,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     words = [str(options.config), *(["--only", options.only] if options.only else [])]
     words += [f"--{name}" for name in ("dry_run", "slurm", "table_only") if getattr(options, name)]
-    try:
+
+    def work() -> int:
         config = read_sweep(options.config, options.only)
         if options.table_only and not config.output_dir.is_dir():
             print_table(config.tasks, [], None)
@@ -117,9 +118,8 @@ def main(argv: list[str] | None = None) -> int:
             runs = find_runs([config.output_dir], lambda _: None)
             print_table(config.tasks, runs, config.output_dir)
         return code
-    except (ConfigError, ResultsError, OSError) as error:
-        print(f"paper_table.sh: error: {visible(str(error))}", file=sys.stderr)
-        return 2
+
+    return Command("paper_table.sh").run(work, errors=(OSError,))
 
 
 def print_table(tasks: list[Task], runs: list[Run], folder: Path | None) -> None:

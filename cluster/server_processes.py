@@ -12,6 +12,9 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from command.console import Command
+from command.errors import UserError
+
 POLL = 0.2  # seconds
 PROGRESS_EVERY = 15.0
 STOP_WITHIN = 15.0
@@ -22,7 +25,7 @@ _LOG_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?([A-Z]+ \S+ \S+ \[\S+\] )?")  # v
 _caught: list[int] = []
 
 
-class HostingError(RuntimeError):
+class HostingError(UserError):
     """Models cannot be hosted; the message says why and what to do."""
 
 
@@ -34,9 +37,7 @@ class Stopped(Exception):
         self.signal = number
 
 
-def note(message: str) -> None:
-    """Say something to the user."""
-    print(f"serve_models.sh: {message}", file=sys.stderr, flush=True)
+note = Command("serve_models.sh").note
 
 
 def catch_signals() -> None:

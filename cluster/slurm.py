@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.sweep_config import Sweep, Task
+from command.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ARRAY = ROOT / "scripts/slurm/sweep_array.sbatch"
 
 
-class SlurmError(Exception):
+class SlurmError(UserError):
     """The jobs cannot be submitted, or a task list cannot be read; the message says why."""
 
 

@@ -6,16 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.slurm import SlurmError, read_task, submit
+from cluster.slurm import read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, Task, read_sweep, state, unset_variables
+from command.console import Command
 from command.files import ResultsError
-from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
+from command.stopping import INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
 from reporting.run_table import find_runs, results_table, visible
 from reporting.table import csv, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 STOPPED = (INTERRUPTED, TERMINATED, -2, -15)
+
+COMMAND = Command("sweep.sh")
+say = COMMAND.note
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns the exit code: 0, 1 (runs failed), 2 (cannot start), 130 (interrupted), 143 (SIGTERM).
     """
     options = build_parser().parse_args(argv)
-    raise_on_sigterm()
-    try:
+
+    def work() -> int:
         if options.task is not None:
             return become(read_task(options.config, options.task))
         sweep = read_sweep(options.config, options.only, slurm=options.slurm)
@@ -51,17 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.slurm:
             return submit_tasks(sweep, options)
         return (0 if options.table_only else run_all(sweep)) or collect(sweep, every=not options.table_only)
-    except (ConfigError, ResultsError, SlurmError) as error:
-        print(f"sweep.sh: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        say("interrupted; the same command continues")
-        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
-
-def say(message: str) -> None:
-    """Tell the user a line."""
-    print(f"sweep.sh: {visible(message)}", file=sys.stderr, flush=True)
+    return COMMAND.run(work, interrupted="interrupted; the same command continues")
 
 
 def list_tasks(sweep: Sweep) -> int:

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from command.errors import UserError
+
 GEMMA_LICENCE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 FETCH_COMMAND = "python scripts/get_demo_models.py"
 BLOCK = 1 << 20
 
 
-class FetchError(RuntimeError):
+class FetchError(UserError):
     """A model could not be fetched or converted; the message says why and what to do."""
 
 

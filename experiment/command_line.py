@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from command.console import Command
 from command.errors import OptionError
 from datasets_loader import DATA_SETS
 from experiment.settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
@@ -33,11 +34,13 @@ examples (a model served by vLLM on port 8000, the small one on 8001):
         --proxy_base_model SMALL --proxy_base_host http://localhost:8002/v1 --num_samples 100
 """
 
+COMMAND = Command("run_api.py")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of run_api.py; the defaults are RunSettings' own."""
     parser = _Parser(
-        prog="run_api.py",
+        prog=COMMAND.name,
         description="Nudging experiments: a base model, a small aligned model, or both together answer a data set.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from command.errors import OptionError
 from command.options import NEUTRAL_API_KEY, api_key, split_hosts
 from datasets_loader import DataSet, Example
-from experiment.sample import PromptWriter, family_name, note, sample_prompts
+from experiment.command_line import COMMAND
+from experiment.sample import PromptWriter, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import Patience
@@ -63,13 +64,13 @@ def connect(
             )
             for host in split_hosts(model.host or served_here[model.name], option)
         ]
-        replicas = Replicas(endpoints, patience, note)
+        replicas = Replicas(endpoints, patience, COMMAND.note)
         try:
             reports = replicas.probe(model.logprobs, family_name(model.name))
         except ModelError as error:
             raise ModelError(f"{option}: {error}") from None
         for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
-            note(f"warning: {warning}")
+            COMMAND.note(f"warning: {warning}")
         models[role] = replicas
     return models
 
@@ -111,10 +112,10 @@ def local_models(
             samples=settings.num_threads * (users + (model.role == "nudging" and len(models) > 1)),
             drafter=drafter,
         )
-        note(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
+        COMMAND.note(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
         for warning in loaded.warnings:
-            note(f"warning: {warning}")
-        servers.callback(lambda loaded=loaded: note(loaded.cost_in_words))
+            COMMAND.note(f"warning: {warning}")
+        servers.callback(lambda loaded=loaded: COMMAND.note(loaded.cost_in_words))
     return {model.role: found[model.role] for model in models}
 
 
@@ -144,5 +145,5 @@ def embedded_hosts(
                 model_threads=threads_per_model(len(names)),
             )
         )
-        note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
+        COMMAND.note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
     return hosts

@@ -7,10 +7,9 @@ normal run_api.py command without --shard then continues, scores or just summari
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from command.console import visible
+from command.console import Command, visible
 from command.files import ResultsError
 from experiment.shards import find_sharded_runs, merge
 
@@ -22,21 +21,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--replace", action="store_true", help="move whole runs that are there already aside")
     options = parser.parse_args(argv)
 
-    def say(message: object) -> None:
-        print(f"merge_shards.py: error: {visible(str(message))}", file=sys.stderr)
+    command = Command("merge_shards.py")
 
-    try:
+    def work() -> int:
         runs = find_sharded_runs(options.results)
         if not runs:
             raise ResultsError(f"no shards found in {', '.join(map(str, options.results))}")
-    except ResultsError as error:
-        say(error)
-        return 2
-    code = 0
-    for run in runs:
-        try:
-            print(visible(merge(run, replace=options.replace)))
-        except ResultsError as error:
-            say(error)
-            code = 1
-    return code
+        code = 0
+        for run in runs:
+            try:
+                print(visible(merge(run, replace=options.replace)))
+            except ResultsError as error:
+                command.note(f"error: {error}")
+                code = 1
+        return code
+
+    return command.run(work)

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
-from command.console import visible
+from command.console import for_terminal, visible
 from command.options import without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
+from experiment.command_line import COMMAND
 from experiment.rules import rule_score
 from experiment.settings import RunSettings, SettingsError
 from language_models.hosted.http import shorten
@@ -21,22 +22,11 @@ from nudging import nudge
 from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
 PromptWriter = Callable[[str, str], str]
-LONGEST_SHOWN = 4000
 
 
 def family_name(model_name: str) -> str:
     """The name that a model's family is recognised by: its own, or the file name of a bundled model."""
     return DEMO_MODELS[model_name].file if model_name in DEMO_MODELS else model_name
-
-
-def note(message: str) -> None:
-    """Say something to the user, above any progress bar."""
-    tqdm.write(f"run_api.py: {for_terminal(message)}", file=sys.stderr)
-
-
-def for_terminal(text: str) -> str:
-    """A text that others wrote, as a terminal can bear it: without control characters, of limited length."""
-    return visible(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + f" ... ({len(text)} characters)")
 
 
 def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
@@ -60,7 +50,7 @@ def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
             raise SettingsError(str(error)) from None
         aligned = role in ("nudging", "proxy_chat")
         if aligned and model.template == "auto" and recognise_family(name) == "plain":
-            note(
+            COMMAND.note(
                 f"warning: the name {model.name!r} speaks for no instruct template that is known here, so it gets plain text; "
                 "name one by --nudging_template"
             )

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+from command.errors import UserError
 
-class ModelError(Exception):
+
+class ModelError(UserError):
     """A model could not answer, after all retries; the message says what, where and what to do.
 
     `status` is the HTTP status of the last answer, where there was one.

@@ -11,11 +11,10 @@ and measure_reward.py scores with it.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from command.console import Command
 from command.errors import OptionError
-from language_models.interface import ModelError
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 
 
@@ -83,13 +82,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sentences", type=Path, help='JSON with lists "positive" and "negative"')
     parser.add_argument("folder", type=Path, help="where the reward model goes")
     options = parser.parse_args(argv)
-    try:
+
+    def work() -> int:
         require_torch()
         scores = fit(options.model, read_sentences(options.sentences), options.folder)
-    except (OptionError, ModelError) as error:
-        print(f"fit_scorer.py: error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{options.folder}: a reward model; scores of its own sentences: {', '.join(f'{score:.1f}' for score in scores)}"
-    )
-    return 0
+        shown = ", ".join(f"{score:.1f}" for score in scores)
+        print(f"{options.folder}: a reward model; scores of its own sentences: {shown}")
+        return 0
+
+    return Command("fit_scorer.py").run(work)

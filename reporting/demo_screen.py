@@ -6,7 +6,6 @@ What models have written is shown as text alone: control characters as escapes, 
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from command.console import visible
-from command.files import ResultsError
+from command.console import Command, visible
 from demo.catalogue import DEMO_MODELS
 from reporting.demo_scores import (
     COLUMNS,
@@ -216,16 +214,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="One question without and with nudging, and a table of all answers.")
     parser.add_argument("folder", type=Path, help="the folder of the demo's results")
     options = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")
+    command = Command("demo_screen.py")
+    return command.run(lambda: _screen(options.folder, command.note))
 
-    def warn(message: str) -> None:
-        print(f"demo_screen.py: {visible(message)}", file=sys.stderr)
 
-    try:
-        demo = read_demo(options.folder, warn)
-    except ResultsError as error:
-        print(f"demo_screen.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
+def _screen(folder: Path, warn: Callable[[str], None]) -> int:
+    demo = read_demo(folder, warn)
     console = Console(highlight=False, markup=False, emoji=False)
     if console.width > WIDEST:
         console.width = WIDEST

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import itertools
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from command.files import ResultsError
+from command.console import Command
 from experiment.summary import nudged_words
 from reporting.run_table import Run, find_runs, readable_table, results_table, visible
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
@@ -192,15 +191,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--title", default="Nudging results", help="(default: %(default)s)")
     options = parser.parse_args(argv)
 
-    def warn(message: str) -> None:
-        print(f"report.py: warning: {visible(message)}", file=sys.stderr)
+    command = Command("report.py")
 
-    try:
+    def warn(message: str) -> None:
+        command.note(f"warning: {message}")
+
+    def work() -> int:
         runs = find_runs(options.results, lambda message: warn(f"left out: {message}"))
         page = render(runs, options.title, warn)
         options.output.write_text(page, encoding="utf-8")
-    except (ResultsError, OSError) as error:
-        print(f"report.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: {len(runs)} runs, {sum(len(run.records) for run in runs)} answers")
-    return 0
+        print(f"{options.output}: {len(runs)} runs, {sum(len(run.records) for run in runs)} answers")
+        return 0
+
+    return command.run(work, errors=(OSError,))

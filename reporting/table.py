@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from command.files import ResultsError
-from reporting.run_table import find_runs, readable_table, results_table, visible
+from command.console import Command
+from reporting.run_table import find_runs, readable_table, results_table
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -36,17 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to a file (default: standard output)")
     options = parser.parse_args(argv)
 
-    def warn(message: str) -> None:
-        print(f"results_table.py: left out: {visible(message)}", file=sys.stderr)
+    command = Command("results_table.py")
 
-    try:
-        table = results_table(find_runs(options.results, warn))
+    def work() -> int:
+        table = results_table(find_runs(options.results, lambda message: command.note(f"left out: {message}")))
         text = {"markdown": markdown, "csv": csv}[options.format](table)
         if options.output is None:
             sys.stdout.write(text)
         else:
             options.output.write_text(text, encoding="utf-8")
-    except (ResultsError, OSError) as error:
-        print(f"results_table.py: error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return command.run(work, errors=(OSError,))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from command.errors import UserError
 from demo.catalogue import DEMO_MODELS, demo_model_path
 
 INSTALL = "pip install -r requirements-local.txt"
@@ -15,7 +16,7 @@ INSTALL = "pip install -r requirements-local.txt"
 SLOTS_PER_CORE = 4
 
 
-class EmbeddedServerError(Exception):
+class EmbeddedServerError(UserError):
     """A model cannot be served by this process; the message says why and what to do."""
 
 
