@@ -25,7 +25,7 @@ import numpy as np
 from tabulate import tabulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/support")]
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, Example, load_examples  # noqa: E402
@@ -206,7 +206,8 @@ def show(title: str, rows: list[dict]) -> None:
 
 def scripted(options: argparse.Namespace) -> None:
     """The recorded cases on scripted servers of fixed speeds."""
-    from conftest import CASES, ScriptedServer, gsm8k_rows
+    from doubles import ScriptedServer
+    from runs import CASES, gsm8k_rows
 
     questions = list(dict.fromkeys(record["question"] for case in CASES.values() for record in case["records"]))
     questions += [made["question"] for made in gsm8k_rows(options.samples)]

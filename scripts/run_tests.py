@@ -1,6 +1,6 @@
 """Run the checks and the tests in this environment and end with one verdict; scripts/test.sh makes the environment first.
 
-A session is one run of pytest. What its tests came to is read from a file of JSON lines that tests/outcomes.py writes.
+A session is one run of pytest. What its tests came to is read from a file of JSON lines that tests/support/outcomes.py writes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ GET = ". To get it: "  # stands between why tests are left out and how to have t
 NOT_AN_ERROR = "Development data"  # begins the reason of what --all goes without, too
 INTERRUPTED, NO_TESTS = 2, 5  # pytest's statuses
 REAL_SERVERS = (
-    "test_real_servers.py",
+    "language_models/hosted/test_real_servers.py",
     "vLLM's CPU build is 2.4 GB on the disk, and its tests take minutes" + GET + "./scripts/test.sh --all",
 )
 

@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from conftest import CASES
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import CASES
 from scripted_lm_server import EOS, ScriptedLM
 
 from datasets_loader import DATA_SETS

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import CASES, final_records, one, run_api, write_rows
+from runs import CASES, final_records, one, run_api, write_rows
 
 pytestmark = pytest.mark.slow  # runs the command line, many times
 

@@ -7,19 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import (
-    REPOSITORY,
-    ReplyServer,
-    completion_reply,
-    final_records,
-    free_port,
-    gsm8k_rows,
-    nudging_options,
-    one,
-    run_api,
-    run_api_command,
-    write_rows,
-)
+from doubles import ReplyServer, completion_reply, free_port
+from runs import REPOSITORY, final_records, gsm8k_rows, nudging_options, one, run_api, run_api_command, write_rows
 from whole_runs import plain_error, texts
 
 pytestmark = pytest.mark.slow  # runs the command line, many times

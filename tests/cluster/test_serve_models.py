@@ -1,0 +1,193 @@
+"""scripts/serve_models.sh with a stand-in for vLLM: commands, waiting, messages, and that it leaves nothing behind."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from doubles import answers, free_port
+from runs import REPOSITORY
+from waiting import HANG, finish, wait_until
+
+from cluster.serve_models import is_before
+
+SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
+FAKE = str(REPOSITORY / "tests/support/fake_vllm.py")
+
+
+def dry_run(*options: str, code: int = 0) -> list[str]:
+    finished = subprocess.run([SCRIPT, "--dry_run", *options], capture_output=True, text=True, timeout=HANG)
+    assert finished.returncode == code and "Traceback" not in finished.stderr, finished.stderr
+    return finished.stdout.splitlines() or finished.stderr.splitlines()
+
+
+class Hosting:
+    """The script at work on the stand-in."""
+
+    def __init__(self, folder: Path, *options: str, env: dict | None = None):
+        self.ready_file = folder / "ready"
+        ports = ["--base_port", str(free_port()), "--nudging_port", "0"]
+        command = [SCRIPT, *options, *ports, "--ready_file", str(self.ready_file), "--log_dir", str(folder / "logs")]
+        environment = os.environ | {"VLLM_PYTHON": FAKE, "FAKE_MARK": str(folder)} | (env or {})
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.mark = f"FAKE_MARK={folder}".encode()
+        self.process = subprocess.Popen(command, env=environment, text=True, **streams)
+
+    def hosts(self) -> dict[str, str]:
+        wait_until(self.ready_file.exists, "the ready file is there", self.process)
+        return dict(line.split("=") for line in self.ready_file.read_text().splitlines())
+
+    def end(self, number: int | None = None) -> tuple[int, str, str]:
+        if number:
+            self.process.send_signal(number)
+        output, errors = finish(self.process)
+        return self.process.returncode, output, errors
+
+    def left_behind(self) -> list[str]:
+        """Processes that were started for this one, and still run."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append((folder / "cmdline").read_text())
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def hosting(tmp_path):
+    """Start the script; whatever it leaves behind is a failure."""
+    started = []
+
+    def start(*options: str, env: dict | None = None) -> Hosting:
+        started.append(Hosting(tmp_path, *options, env=env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        wait_until(lambda one=one: not one.left_behind(), "nothing is left behind")
+
+
+class TestCommands:
+    def test_on_gpus(self):
+        base, nudging = dry_run("big", "small", "--base_gpus", "0,1", "--nudging_gpus", "2", "--", "--seed", "3")
+        assert "CUDA_VISIBLE_DEVICES=0,1 " in base and "CUDA_VISIBLE_DEVICES=2 " in nudging
+        assert "--tensor-parallel-size 2" in base and "--tensor-parallel-size 1" in nudging
+        assert "--model big --served-model-name big --host 127.0.0.1 --port 8000 --max-model-len 2048" in base
+        for command in (base, nudging):
+            for part in ("--max-logprobs 100", "--enable-prefix-caching", "--generation-config vllm", "--seed 3"):
+                assert part in command
+            assert "--dtype" not in command and "--gpu-memory-utilization" not in command
+
+    def test_one_gpu_for_both(self):
+        options = ("--base_gpus", "0", "--nudging_gpus", "0", "--nudging_options=--gpu-memory-utilization 0.2")
+        base, nudging = dry_run("big", "small", *options)
+        assert base.endswith("--gpu-memory-utilization 0.45") and nudging.endswith("--gpu-memory-utilization 0.2")
+
+    def test_on_a_cpu(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("NUDGING_CACHE", str(tmp_path))
+        options = ("--device", "cpu", "--proxy_base", "stories15m", "--base_port", "0", "--dtype", "float32")
+        base, _, stories = dry_run("demo-base", "some/model", *options)
+        assert f"--model {tmp_path}/demo-base-transformers --served-model-name demo-base" in base
+        assert "VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=" in base and "HF_HUB_OFFLINE=1" in base
+        assert "--enforce-eager --dtype float32" in base and "--port 8000" not in base
+        assert "--port 8002 --max-model-len 256 " in stories
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--device", "gpu"), "name the GPUs of each model: --base_gpus"),
+            (("--base_gpus", "0", "--nudging_gpus", "1,,2"), "name the GPUs of each model: --nudging_gpus"),
+            (("--device", "cpu", "--base_gpus", "0"), "served on the CPU"),
+            (("--device", "cpu", "--nudging_port", "8000"), "a port of its own"),
+        ],
+    )
+    def test_what_does_not_fit(self, options, message):
+        (line,) = dry_run("big", "small", *options, code=1)
+        assert line.startswith("serve_models.sh: error: ") and message in line
+
+    def test_versions(self):
+        assert is_before("0.7.3", (0, 8)) and not is_before("0.10.0", (0, 8)) and not is_before("", (0, 8))
+
+
+@pytest.mark.slow
+class TestHosting:
+    def test_both_answer_until_it_is_stopped(self, hosting):
+        pair = hosting("big", "small", "--base_gpus", "3", "--nudging_gpus", "4")
+        hosts = pair.hosts()
+        assert list(hosts) == ["BASE_HOST", "NUDGING_HOST"]
+        for url in hosts.values():
+            assert answers(url.removesuffix("/v1") + "/health")
+        code, output, errors = pair.end(signal.SIGTERM)
+        assert code == 143 and "Traceback" not in errors and not pair.left_behind() and not pair.ready_file.exists()
+        assert f"big at {hosts['BASE_HOST']}" in output and "python run_api.py" in output
+        assert f"--base_model big --base_host {hosts['BASE_HOST']} --nudging_model small" in output
+        (log,) = pair.ready_file.parent.glob("logs/base-*.log")
+        assert "devices: 3\n" in log.read_text() and "--generation-config vllm" in log.read_text()
+
+    def test_an_old_vllm(self, hosting):
+        pair = hosting("big", "small", "--device", "cpu", env={"FAKE_VLLM_VERSION": "0.6.3.post1"})
+        pair.hosts()
+        assert pair.end(signal.SIGINT)[0] == 130
+        for log in pair.ready_file.parent.glob("logs/*.log"):
+            assert "--generation-config" not in log.read_text()
+
+    def test_kill_9_leaves_no_server(self, hosting):
+        pair = hosting("big", "small", "--device", "cpu")
+        pair.hosts()
+        pair.end(signal.SIGKILL)
+        wait_until(lambda: not pair.left_behind(), "nothing is left behind")
+
+    def test_a_second_signal_ends_servers_that_do_not_want_to(self, hosting):
+        pair = hosting("stubborn", "small", "--device", "cpu")
+        other = pair.hosts()["NUDGING_HOST"]
+        pair.process.send_signal(signal.SIGINT)
+        wait_until(
+            lambda: not answers(other.removesuffix("/v1") + "/health"), "the other server has ended", pair.process
+        )
+        assert pair.end(signal.SIGINT)[0] == 130 and not pair.left_behind()
+
+    def test_a_server_that_dies_while_it_starts(self, hosting):
+        code, output, errors = hosting("hangs", "dies", "--device", "cpu").end()
+        assert code == 1 and not output and "Traceback" not in errors and "\x1b" not in errors
+        assert "error: dies ended with status 7; the last lines of" in errors
+        assert errors.endswith("the first error in it: ValueError: the model is odd\n")
+
+    def test_a_server_that_dies_later(self, hosting):
+        code, _, errors = hosting("big", "short-lived", "--device", "cpu").end()
+        assert code == 1 and "short-lived ended with status 9" in errors
+
+    def test_a_server_that_does_not_come_up(self, hosting):
+        code, _, errors = hosting("hangs", "small", "--device", "cpu", "--start_timeout", "1").end()
+        assert code == 1 and "hangs does not answer after 1 s (--start_timeout)" in errors and "command:" in errors
+
+    def test_a_port_in_use(self, hosting):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            pair = hosting(
+                "a", "b", "--device", "cpu", "--proxy_base", "c", "--proxy_base_port", str(other.getsockname()[1])
+            )
+            code, _, errors = pair.end()
+        assert code == 1 and "Address already in use; --proxy_base_port names another port" in errors
+
+    @pytest.mark.parametrize(
+        ("env", "message"),
+        [
+            ({"FAKE_NO_VLLM": "1"}, "has no vLLM. Install it there"),
+            ({"VLLM_PYTHON": "/nowhere/python"}, "/nowhere/python cannot be run (No such file or directory)"),
+        ],
+    )
+    def test_no_vllm(self, hosting, env, message):
+        code, _, errors = hosting("big", "small", "--device", "cpu", env=env).end()
+        assert code == 1 and message in errors and len(errors.splitlines()) == 1
+
+    def test_bundled_models_that_cannot_be_made(self, hosting, tmp_path):
+        # the stand-in does not convert: it fails at once
+        pair = hosting("demo-base", "small", "--device", "cpu", env={"NUDGING_CACHE": str(tmp_path / "empty")})
+        code, _, errors = pair.end()
+        assert (
+            code == 1 and "serve_models.sh: error: scripts/get_demo_models.py --transformers demo-base failed" in errors
+        )

@@ -1,0 +1,265 @@
+"""Tests of scripts/sweep.py, its config, and scripts/paper_table.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from doubles import free_port
+from runs import REPOSITORY, Running, gsm8k_rows, one, write_rows
+from waiting import HANG
+
+from cluster import paper_table, slurm, sweep
+from cluster.sweep_config import ConfigError, command_line, read_sweep, state
+from reporting.run_table import find_runs
+
+PAIR = """
+[[pairs]]
+name = "small"
+base_model = "base-lm"
+base_host = "{host}"
+nudging_model = "llama-2-chat"
+nudging_host = "{host}"
+"""
+
+
+def write(folder: Path, text: str, host: str = "http://localhost:1/v1") -> Path:
+    path = folder / "sweep.toml"
+    top = f'output_dir = "{folder}/out"\ndata_dir = "{folder}"\n'
+    path.write_text(top + (text if "[[pairs]]" in text else text + PAIR).replace("{host}", host))
+    return path
+
+
+def labels(path: Path, **more) -> list[str]:
+    return [task.label for task in read_sweep(path, **more).tasks]
+
+
+def run_sweep(path: Path, *options: str, env: dict | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), timeout=HANG)
+
+
+class TestConfig:
+    def test_the_runs_of_a_config(self, tmp_path):
+        text = 'data_sets = ["gsm8k", "svamp"]\nexperiments = ["base_only", "nudging"]\nthresholds = [0.2, 0.4]\n'
+        assert labels(write(tmp_path, text)) == [
+            *("small: gsm8k base_only", "small: gsm8k nudging 0.2", "small: gsm8k nudging 0.4"),
+            *("small: svamp base_only", "small: svamp nudging 0.2", "small: svamp nudging 0.4"),
+        ]
+
+    @pytest.mark.parametrize("option", ["rerun = true", "dry_run = true"])
+    def test_what_would_undo_continuing_is_refused(self, tmp_path, option):
+        with pytest.raises(ConfigError, match="cannot stand in a sweep"):
+            read_sweep(write(tmp_path, f"[options]\n{option}\n"))
+
+    def test_an_array_too_large_for_the_cluster_is_refused_before_anything_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(slurm, "largest_array", lambda: 1)
+        found = read_sweep(write(tmp_path, "thresholds = [0.2, 0.4]\n"))
+        with pytest.raises(slurm.SlurmError, match="2 tasks are more than the 1 of an array"):
+            slurm.submit(found, found.tasks, [])
+        assert not (tmp_path / "out").exists()
+
+    def test_a_run_is_a_command_of_run_api(self, tmp_path):
+        text = 'num_samples = 5\n[options]\nnum_threads = 3\nend_tokens = ["a", "b"]\njudge = "none"\n'
+        (task,) = read_sweep(write(tmp_path, text)).tasks
+        assert command_line(task) == (
+            "python run_api.py --dataset_name gsm8k --exp nudging --base_model base-lm --base_host http://localhost:1/v1 "
+            "--nudging_model llama-2-chat --nudging_host http://localhost:1/v1 --top_prob_thres 0.3 "
+            f"--output_dir {tmp_path}/out --num_samples 5 --data_dir {tmp_path} --num_threads 3 --end_tokens a b --judge none"
+        )
+        assert task.settings.end_tokens == ("a", "b")
+
+    def test_every_experiment_and_the_pair_s_own_lists(self, tmp_path):
+        text = (
+            'experiments = ["nudging"]\n'
+            + PAIR
+            + (
+                'aligned_model = "big-chat"\naligned_host = "http://localhost:2/v1"\nproxy_base_model = "p"\n'
+                'proxy_base_host = "http://localhost:3/v1"\nnudging_template = "gemma"\n'
+                'experiments = ["aligned_only", "ensemble", "proxy_tuning"]\n[pairs.options]\nmax_token_total = 9\n'
+            )
+        )
+        aligned, ensemble, tuning = read_sweep(write(tmp_path, text)).tasks
+        assert aligned.settings.nudging_model == "big-chat" and aligned.settings.nudging_host == "http://localhost:2/v1"
+        assert ensemble.settings.proxy_chat_model == "llama-2-chat" and ensemble.settings.nudging_template == "gemma"
+        assert tuning.settings.proxy_base_model == "p" and tuning.settings.max_token_total == 9
+
+    def test_shards_and_only(self, tmp_path):
+        path = write(tmp_path, "shards = 2\n" + PAIR + PAIR.replace("small", "other").replace("base-lm", "lm"))
+        assert labels(path, only="other") == [f"other: gsm8k nudging 0.3 shard {i}/2" for i in (1, 2)]
+        with pytest.raises(ConfigError, match="no pair is called 'x'; there are: small, other"):
+            read_sweep(path, "x")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("data_set = []\n", "unknown key 'data_set'"),
+            ('data_sets = ["gsm9k"]\n', "--dataset_name has no choice 'gsm9k'"),
+            ('experiments = ["nudge"]\n', "no experiment is called 'nudge'"),
+            ('experiments = ["aligned_only"]\n', "pair small has no aligned_model, which aligned_only needs"),
+            ("thresholds = [2]\n", "--top_prob_thres is a probability"),
+            ('thresholds = ["high"]\n', "thresholds is not a list of numbers"),
+            ("shards = 0\n", "shards is a number, at least 1"),
+            ("[options]\nnum_thread = 3\nexp = 4\n", "exp is no further option"),
+            ("[options]\nnum_treads = 3\n", "unrecognized arguments: --num_treads 3"),
+            ("[slurm]\npartition = 3\n", "unknown key 'partition'"),
+            (PAIR + PAIR, None),
+            (PAIR + PAIR.replace("base-lm", "x/base-lm"), "have the same result files"),
+            ("pairs = 3\n[[pairs", "cannot be read"),
+        ],
+    )
+    def test_mistakes_are_named(self, text, said, tmp_path):
+        path = write(tmp_path, text)
+        if said is None:
+            assert len(read_sweep(path).tasks) == 1
+            return
+        with pytest.raises(ConfigError) as error:
+            read_sweep(path)
+        assert said in str(error.value) and str(path) in str(error.value)
+
+    def test_the_configs_here_can_be_read(self):
+        assert len(read_sweep(REPOSITORY / "scripts/sweep_example.toml").tasks) == 24
+        assert len(read_sweep(REPOSITORY / "scripts/paper_table.toml").tasks) == 11 * 3 * 4
+
+
+class TestSlurmFiles:
+    """What is written for Slurm; tests/cluster/test_slurm.py runs it on a real one."""
+
+    @pytest.fixture
+    def submitted(self, tmp_path, monkeypatch):
+        calls = []
+        monkeypatch.setattr(slurm, "_sbatch", lambda *arguments: calls.append(arguments) or str(40 + len(calls)))
+
+        def submit(text):
+            config = read_sweep(write(tmp_path, text), slurm=True)
+            return slurm.submit(config, config.tasks, ["--only", "small"]), calls
+
+        return submit
+
+    def test_scripts(self, submitted):
+        text = PAIR + (
+            'aligned_model = "org/big"\nexperiments = ["nudging", "aligned_only"]\n[slurm]\nmax_at_once = 2\n'
+            'serve = "--base_gpus 0,1"\nsetup = "module load x"\n[slurm.sbatch]\ntime = "1:00"\npartition = "gpu"\n'
+        )
+        (array, table, folder), calls = submitted(text)
+        assert (array, table) == ("41", "42") and calls[1][0] == "--dependency=afterany:41"
+        script = (folder / "sweep_array.sbatch").read_text()
+        assert script.startswith("#!/usr/bin/env bash\n#SBATCH --array=1-2%2\n")
+        assert script.count("#SBATCH --time=") == 1 and "#SBATCH --time=1:00\n#SBATCH --partition=gpu\n" in script
+        assert "#SBATCH --requeue" in script and "#SBATCH --signal=B:TERM@60" in script
+        assert (folder / "serve.txt").read_text().splitlines() == [
+            "base-lm llama-2-chat --base_gpus 0,1",
+            "org/big llama-2-chat --base_gpus 0,1",
+        ]
+        first, second = (slurm.read_task(folder / "tasks.jsonl", i) for i in (1, 2))
+        assert "$BASE_HOST" in first and "$ALIGNED_HOST" in second and "{host}" not in first
+        assert "--partition=gpu" in (folder / "table.sbatch").read_text()
+        for name in ("sweep_array.sbatch", "table.sbatch", "setup.sh"):
+            assert subprocess.run(["bash", "-n", folder / name]).returncode == 0
+        with pytest.raises(slurm.SlurmError, match="has no task 3"):
+            slurm.read_task(folder / "tasks.jsonl", 3)
+
+    def test_no_slurm_here(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert sweep.main([str(write(tmp_path, "")), "--slurm"]) == 2
+        assert "there is no sbatch here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+class TestRunning:
+    def test_a_sweep_goes_on_where_it_was_and_ends_in_a_table(self, server, tmp_path):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
+        path = write(tmp_path, 'experiments = ["base_only", "nudging"]\nshards = 2\n', server.host)
+        finished = run_sweep(path, "--only", "small")
+        assert finished.returncode == 0, finished.stderr
+        assert "== [4/4] small: gsm8k nudging 0.3 shard 2/2: to do" in finished.stdout
+        table = (tmp_path / "out/results.md").read_text()
+        assert table in finished.stdout and table.count("| gsm8k ") == 2
+        assert (tmp_path / "out/results.csv").read_text().count(",True,4,") == 2
+        log = next((tmp_path / "out").rglob("*nudging*_shard1of2.jsonl"))
+        before = server.stats()
+        again = run_sweep(path)
+        assert again.returncode == 0 and again.stdout.count(": done") == 4 and server.stats() == before
+        for whole in (tmp_path / "out").rglob("*llama-2-chat_None_samples.*"):
+            whole.unlink()
+        log.write_text(log.read_text().splitlines(keepends=True)[0])
+        listed = run_sweep(path, "--dry_run")
+        assert "unfinished, 1 of 2       small: gsm8k nudging 0.3 shard 1/2" in listed.stdout
+        assert "4 runs, 1 to run" in listed.stdout and server.stats() == before
+        assert run_sweep(path).returncode == 0
+        assert len(json.loads(one(tmp_path / "out", "*llama-2-chat_None_samples.json").read_text())) == 4
+
+    def test_one_failing_run_does_not_stop_the_others(self, server, tmp_path):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(2))
+        path = write(tmp_path, 'data_sets = ["svamp", "gsm8k"]\nexperiments = ["base_only"]\n', server.host)
+        finished = run_sweep(path)
+        assert finished.returncode == 1 and "sweep.sh: failed: small: svamp base_only" in finished.stderr
+        assert "Traceback" not in finished.stderr and "| gsm8k " in (tmp_path / "out/results.md").read_text()
+
+    def test_hosts_from_the_environment(self, server, tmp_path):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(1))
+        path = write(tmp_path, 'experiments = ["base_only"]\n', "${SWEEP_TEST_HOST}")
+        finished = run_sweep(path)
+        assert finished.returncode == 1 and "environment variable SWEEP_TEST_HOST is not set" in finished.stderr
+        assert run_sweep(path, env={"SWEEP_TEST_HOST": server.host}).returncode == 0
+
+    def test_sigterm_stops_the_run_and_the_sweep(self, server, gate, tmp_path):
+        front = gate(server, tmp_path / "out")
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(8))
+        path = write(tmp_path, "thresholds = [0.3, 0.4]\n[options]\nnum_threads = 1\n", front.host)
+        running = Running(tmp_path / "said", [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path)])
+        front.wait_until_closed(running.process)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.finish() == 143 and "sweep.sh: stopped; the same command continues" in running.stderr
+        words = [state(task)[0] for task in read_sweep(path).tasks]
+        assert words[0].startswith("unfinished, ") and words[0].endswith(" of 8") and words[1] == "to do"
+
+    def test_other_settings_are_not_taken_for_done(self, server, tmp_path):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(1))
+        text = 'experiments = ["base_only"]\n'
+        assert run_sweep(write(tmp_path, text, server.host)).returncode == 0
+        path = write(tmp_path, text + "[options]\nmax_token_total = 9\n", server.host)
+        assert "other settings (max_token_total)" in run_sweep(path, "--dry_run").stdout
+        finished = run_sweep(path)
+        assert finished.returncode == 1 and "--max_token_total was 512, is 9" in finished.stderr
+
+
+class TestPaperTable:
+    def test_published_averages_are_those_of_the_cells(self):
+        """Each printed average is the mean of its row but for rounding: no cell was copied wrongly."""
+        for row, figures in paper_table.PUBLISHED.items():
+            assert sum(figures[:-1]) / 11 == pytest.approx(figures[-1], abs=0.11), row
+
+    def test_dry_run_and_an_empty_table(self, tmp_path, capsys):
+        assert paper_table.main(["--dry_run", "--only", "olmo"]) == 0
+        assert "44 runs, 44 to run" in capsys.readouterr().out
+        config = tmp_path / "p.toml"
+        config.write_text((REPOSITORY / "scripts/paper_table.toml").read_text().replace("outputs/", f"{tmp_path}/"))
+        assert paper_table.main(["--table_only", "--config", str(config)]) == 0
+        shown = capsys.readouterr().out
+        assert "| olmo     | nudging       | 24.2 / – " in shown and shown.count("\n| ") == 13
+
+    @pytest.mark.slow
+    def test_our_figures_beside_the_published_ones(self, server, tmp_path, capsys):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
+        text = 'experiments = ["nudging"]\n' + PAIR.replace("small", "llama-2") + "thresholds = [0.4]\n"
+        path = write(tmp_path, text, server.host)
+        assert run_sweep(path).returncode == 0
+        assert paper_table.main(["--table_only", "--config", str(path)]) == 0
+        shown = capsys.readouterr().out
+        (run,) = find_runs([tmp_path / "out"], print)
+        assert f"46.2 / {100 * run.figures['accuracy']:.1f} ± " in shown and "published figures lie inside" in shown
+        assert (tmp_path / "out/paper_table.csv").read_text().count("\n") == 2
+
+    def test_a_config_of_other_pairs(self, tmp_path, capsys):
+        assert paper_table.main(["--table_only", "--config", str(write(tmp_path, ""))]) == 2
+        assert "none of the config's runs is in the paper's table" in capsys.readouterr().err
+
+
+def test_no_server(tmp_path):
+    """An unknown config file is a plain message."""
+    finished = run_sweep(tmp_path / f"none-{free_port()}.toml")
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "cannot be read" in finished.stderr

@@ -1,0 +1,128 @@
+"""GGUF models that run_api.py serves itself: names and messages, and the real demo models in every experiment."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from doubles import answers
+from runs import final_records, gsm8k_rows, run_api, run_api_command, write_rows
+from waiting import finish, records_in, wait_until
+
+from demo.catalogue import DEMO_MODELS
+from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
+
+SHORT = ("--max_token_total", 12, "--num_threads", 2)
+BASE, CHAT = ("--base_model", "demo-base"), ("--nudging_model", "demo-aligned")
+PROXIES = ("--proxy_chat_model", "demo-aligned", "--proxy_base_model", "demo-base")
+
+
+@pytest.mark.parametrize("name", ["demo-base", "demo-aligned", "folder/model.Q4_K_M.gguf", "MODEL.GGUF"])
+def test_names_of_gguf_models(name):
+    assert is_gguf(name)
+
+
+@pytest.mark.parametrize("name", ["gemma-2-27b", "stories15m", "some/gguf"])
+def test_names_of_others(name):
+    assert not is_gguf(name)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(EmbeddedServerError, match="there is no file"):
+        gguf_path(str(tmp_path / "nothing.gguf"))
+
+
+def test_a_demo_model_that_is_not_fetched_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUDGING_CACHE", str(tmp_path))
+    with pytest.raises(EmbeddedServerError, match=r"scripts/get_demo_models\.py.* demo-base"):
+        gguf_path("demo-base")
+
+
+def test_without_the_package_the_install_line_is_named(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(EmbeddedServerError, match="pip install -r requirements-local.txt"):
+        with serve(str(tmp_path / "model.gguf"), num_threads=1, context_length=64, model_threads=1):
+            pass
+
+
+def test_every_model_has_a_thread():
+    assert threads_per_model(1) >= threads_per_model(2) >= threads_per_model(1000) == 1
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("data"), "gsm8k", gsm8k_rows(2))
+
+
+@pytest.fixture(scope="module")
+def demo_models():
+    """The real models of the demo, fetched once into the user's cache."""
+    subprocess.run([sys.executable, "scripts/get_demo_models.py", "demo-base", "demo-aligned"], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("demo_models")
+class TestRealModels:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--exp", "base_only", *BASE),
+            ("--exp", "nudging_only", *CHAT),
+            ("--exp", "nudging", *BASE, *CHAT, "--top_prob_thres", "0.4"),
+            ("--exp", "baseline", *BASE, *PROXIES[:2], "--num_samples", 1),
+            ("--exp", "baseline", "--baseline_method", "proxy_tuning", *BASE, *PROXIES, "--num_samples", 1),
+        ],
+        ids=["base_only", "nudging_only", "nudging", "ensemble", "proxy_tuning"],
+    )
+    def test_all_experiments(self, options, data_dir, tmp_path):
+        finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        for record in final_records(tmp_path):
+            assert record["raw_answer"].strip() and "<" not in record["raw_answer"], record["raw_answer"]
+            assert record["usage"] and all(use["requests"] for use in record["usage"].values())
+        if "nudging" in options:
+            assert all(record["all_nudging_words"] for record in final_records(tmp_path))
+            # the aligned model gets its own template, though its name says nothing of it
+            assert final_records(tmp_path)[0]["full_prefix_nudging"].startswith("<|im_start|>system")
+
+    def test_one_model_embedded_and_one_behind_a_server(self, server, data_dir, tmp_path):
+        options = ["--exp", "nudging", *BASE, "--nudging_model", "llama-2-chat", "--nudging_host", server.host]
+        finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stderr.count("serving ") == 1
+
+    def test_an_interrupt_stops_the_servers(self, tmp_path):
+        data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(400))
+        options = ("--exp", "base_only", *BASE, *SHORT, "--data_dir", data, "--output_dir", tmp_path / "out")
+        command = run_api_command(*options)
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        host = None
+        while host is None and (line := running.stderr.readline()):
+            host = re.search(r"serving demo-base at (\S+)", line)
+        wait_until(lambda: records_in(tmp_path / "out"), "an answer", running)
+        running.send_signal(signal.SIGINT)
+        _, stderr = finish(running)
+        assert running.returncode == 130, stderr
+        assert not answers(f"{host[1]}/models")
+
+    def test_an_error_in_the_run_stops_the_servers(self, data_dir, tmp_path):
+        options = ["--exp", "nudging", *BASE, "--nudging_model", "chat", "--nudging_host", "http://127.0.0.1:9/v1"]
+        finished = run_api(*options, *SHORT, "--max_retries", 0, "--data_dir", data_dir, "--output_dir", tmp_path)
+        assert finished.returncode == 2 and "no server answers there" in finished.stderr
+        assert "Traceback" not in finished.stderr
+
+    def test_a_file_that_is_no_gguf(self, data_dir, tmp_path):
+        (tmp_path / "broken.gguf").write_bytes(b"no weights")
+        options = ["--exp", "base_only", "--base_model", tmp_path / "broken.gguf"]
+        finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", tmp_path / "out")
+        assert finished.returncode == 2 and "is it a GGUF file" in finished.stderr, finished.stderr
+
+    def test_a_cut_download_is_no_model(self, data_dir, tmp_path, monkeypatch):
+        monkeypatch.setenv("NUDGING_CACHE", str(tmp_path))
+        (tmp_path / DEMO_MODELS["demo-base"].file).write_bytes(b"GGUF")
+        finished = run_api(
+            "--exp", "base_only", *BASE, *SHORT, "--data_dir", data_dir, "--output_dir", tmp_path / "out"
+        )
+        assert finished.returncode == 2 and "get_demo_models.py" in finished.stderr

@@ -1,0 +1,290 @@
+"""run_api.py against real vLLM servers with real weights, hosted by scripts/serve_models.sh on the CPU.
+
+A base model (gemma-3-270m) and an aligned one (SmolLM2-135M-Instruct) of different families, and stories15M with
+Llama-2's tokenizer as it is published, on which vLLM's logprobs.tokens lose their spaces.
+"""
+
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import needs
+import pytest
+from runs import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
+from waiting import HANG, wait_until
+
+from demo.catalogue import demo_cache_dir
+from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.token_texts import END_NAMES
+from language_models.interface import REPLACEMENT
+from nudging import REPETITION_WORDS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real_servers,
+    pytest.mark.skipif(
+        (sys.platform, platform.machine(), sys.version_info[:2]) != ("linux", "x86_64", (3, 11)),
+        reason=needs.reason("vLLM's CPU build is not for this system", "Linux on x86-64 with Python 3.11"),
+    ),
+]
+
+ROWS = 3
+THRESHOLD = 0.4
+STORIES = "stories15m-llama-2"
+SHORT = ("--max_token_total", 20, "--num_threads", ROWS)
+NOT_TEXT = (*END_NAMES, REPLACEMENT, "Ġ", "Ċ", "▁", "<0x", "<bos>", "<s>", "<|")
+
+
+@dataclass
+class Hosts:
+    """The base URLs of the three servers, and the command that hosts them."""
+
+    base: str
+    nudging: str
+    stories: str
+    process: subprocess.Popen
+
+    @property
+    def base_options(self) -> tuple[str, ...]:
+        return "--base_model", "demo-base", "--base_host", self.base
+
+    @property
+    def nudging_options(self) -> tuple[str, ...]:
+        return "--nudging_model", "demo-aligned", "--nudging_host", self.nudging
+
+    @property
+    def stories_options(self) -> tuple[str, ...]:
+        return "--base_model", STORIES, "--base_host", self.stories
+
+
+def with_published_tokenizer(converted: Path, folder: Path) -> Path:
+    """Stories15M with a tokenizer.json such as Llama 2's: its normalizer writes the spaces, it has no pre-tokenizer."""
+    folder.mkdir()
+    for file in converted.iterdir():
+        (folder / file.name).symlink_to(file)
+    tokenizer = json.loads((converted / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = None
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]}
+    config = json.loads((converted / "tokenizer_config.json").read_text())
+    # Under its own class transformers would make the tokenizer anew.
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, content in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
+        (folder / name).unlink()
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def left_behind(mark: str) -> list[str]:
+    """Processes with that variable in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    """The servers, hosted as a user hosts them; at the end the command is stopped, and nothing of them may be left."""
+    folder = tmp_path_factory.mktemp("servers")
+    script = REPOSITORY / "scripts/serve_models.sh"
+    converted = demo_cache_dir() / "stories15m-transformers"
+    environment = os.environ | {"SERVED_FOR": str(folder)}
+    environment.pop("OMP_WAIT_POLICY", None)  # the servers are to run as a user's do
+    if not converted.is_dir():
+        python = environment.get("VLLM_PYTHON") or REPOSITORY / ".venv-vllm/bin/python"
+        command = [str(python), str(REPOSITORY / "scripts/get_demo_models.py"), "--transformers", "stories15m"]
+        subprocess.run(command, check=True, env=environment)
+    stories = with_published_tokenizer(converted, folder / STORIES)
+    ready, log = folder / "ready", folder / "serve_models.log"
+    options = ["--device", "cpu", "--base_port", "0", "--nudging_port", "0", "--proxy_base_port", "0"]
+    options += [
+        "--proxy_base",
+        str(stories),
+        "--proxy_base_options",
+        f"--max-model-len 256 --served-model-name {STORIES}",
+    ]
+    command = [str(script), "demo-base", "demo-aligned", *options, "--ready_file", str(ready), "--log_dir", str(folder)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: ready.exists() or process.poll() is not None, "the servers are ready")
+        assert process.poll() is None, log.read_text()
+        urls = dict(line.split("=") for line in ready.read_text().splitlines())
+        yield Hosts(urls["BASE_HOST"], urls["NUDGING_HOST"], urls["PROXY_BASE_HOST"], process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(HANG)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, log.read_text()
+    wait_until(lambda: not left_behind(f"SERVED_FOR={folder}"), "nothing is left behind")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data"), "gsm8k", gsm8k_rows(ROWS))
+
+
+def ask(host: str, **body: object) -> dict:
+    """The only choice of a direct request to /v1/completions."""
+    data = json.dumps({"temperature": 0, "max_tokens": 1, "logprobs": 1} | body).encode()
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{host}/completions", data, headers), timeout=HANG) as reply:
+        return json.load(reply)["choices"][0]
+
+
+def streamed_texts(model: OpenAIEndpoint, prompt: str, max_tokens: int) -> list[str]:
+    """The tokens of a greedy completion as they are streamed."""
+    return [token.text for token in model.stream(prompt, max_tokens=max_tokens, temperature=0.0, logprobs=5)]
+
+
+def answers(options: tuple, data_dir: Path, output: Path) -> list[dict]:
+    """The records of a whole run, each with an answer in which nothing but text is."""
+    finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", output)
+    assert finished.returncode == 0, finished.stderr
+    assert f"num_sample {ROWS} " in finished.stdout
+    records = final_records(output)
+    assert [record["index"] for record in records] == list(range(ROWS))
+    for record in records:
+        texts = [record["raw_answer"], *record.get("all_nudging_words", []), *record.get("all_completions", [])]
+        assert not [mark for mark in NOT_TEXT for text in texts if mark in text], texts
+        assert all(use["requests"] and not use["retries"] for use in record["usage"].values())
+    assert sum(bool(record["raw_answer"].strip()) for record in records) >= ROWS - 1
+    return records
+
+
+class TestExperiments:
+    def test_base_only(self, hosts, data_dir, tmp_path):
+        records = answers(("--exp", "base_only", *hosts.base_options), data_dir, tmp_path)
+        assert all(" " in record["raw_answer"] for record in records)
+        session = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]
+        assert session["servers"]["base"]["served_models"] == ["demo-base"]
+
+    def test_nudging_only(self, hosts, data_dir, tmp_path):
+        records = answers(("--exp", "nudging_only", *hosts.nudging_options), data_dir, tmp_path)
+        assert records[0]["full_prefix_nudging"].startswith("<|im_start|>system")
+
+    @pytest.mark.parametrize("calls", ["published", "auto"])
+    def test_nudging(self, hosts, data_dir, tmp_path, calls):
+        options = ("--exp", "nudging", *hosts.base_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
+        records = answers((*options, "--calls", calls), data_dir, tmp_path)
+        self.check_nudges(records, hosts.base, "demo-base")
+        streamed = calls == "auto"
+        assert json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]["calls"] == (
+            "streamed" if streamed else "published"
+        )
+        for record in records:
+            assert record["raw_answer"] == "".join(record["all_completions"])
+            base, nudging = record["usage"]["base"], record["usage"]["nudging"]
+            assert nudging["requests"] > 1 and base["prompt_tokens"] > 0
+            # Each published call asks for 16 tokens; a stream is closed at the first uncertain one.
+            if streamed:
+                assert base["completion_tokens"] < 100  # of an answer of 20
+            else:
+                assert base["requests"] > nudging["requests"]
+
+    def check_nudges(self, records: list[dict], host: str, model: str) -> None:
+        """Wherever nudging words follow words of the base model, it was uncertain, or repeated itself."""
+        checked = 0
+        for record in records:
+            text = ""
+            pieces, nudges = record["all_completions"], record["all_nudging_words"]
+            assert any(pieces[i] != words for i, words in enumerate(nudges)), "the base model wrote nothing"
+            for i, (piece, words) in enumerate(zip(pieces, nudges, strict=True)):
+                assert piece.startswith(words)
+                came_from_base = i > 0 and pieces[i - 1] != nudges[i - 1]
+                if came_from_base and checked < 6:
+                    choice = ask(host, model=model, prompt=record["full_prefix_base"] + text)
+                    top = math.exp(max(choice["logprobs"]["top_logprobs"][0].values()))
+                    # bfloat16 differs a little between batches
+                    repeats = len(pieces[i - 1].split(" ")) > REPETITION_WORDS or choice["text"] in pieces[i - 1]
+                    assert top < THRESHOLD + 0.03 or repeats, (top, text, words)
+                    checked += top < THRESHOLD + 0.03
+                text += piece
+        assert checked >= 2
+
+    def test_ensemble(self, hosts, data_dir, tmp_path):
+        proxy = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
+        answers(("--exp", "baseline", *hosts.base_options, *proxy), data_dir, tmp_path)
+
+    def test_proxy_tuning(self, hosts, data_dir, tmp_path):
+        proxies = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
+        proxies += ("--proxy_base_model", "demo-base", "--proxy_base_host", hosts.base)
+        options = ("--exp", "baseline", "--baseline_method", "proxy_tuning", *hosts.base_options, *proxies)
+        records = answers(options, data_dir, tmp_path)
+        assert all(set(record["usage"]) == {"base", "proxy_chat", "proxy_base"} for record in records)
+
+
+class TestLlama2Tokenizer:
+    PROMPT = "Once upon a time, there was a little"
+
+    def test_vllm_prints_tokens_without_their_spaces(self, hosts):
+        choice = ask(hosts.stories, model=STORIES, prompt=self.PROMPT, max_tokens=32)
+        printed, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+        assert "".join(printed) == choice["text"].replace(" ", "") != choice["text"]
+        assert offsets[-1] < len(choice["text"]) - len(printed[-1])  # they count the printed tokens
+
+    @pytest.mark.parametrize("prompt", [PROMPT, 'Tom said: "', "Lily and Tom went to the park.\n", "A dog 😀"])
+    def test_slices(self, hosts, prompt):
+        model = OpenAIEndpoint(STORIES, hosts.stories)
+        model.probe(logprobs=5)
+        completion = model.complete(prompt, max_tokens=64, temperature=0.0, logprobs=5)
+        texts = [token.text for token in completion.tokens]
+        assert texts == streamed_texts(model, prompt, 64)
+        assert completion.text.strip() and "".join(texts) == completion.text
+        assert sum(text.startswith(" ") for text in texts) >= completion.text.count(" ") - 2
+        assert all(text.count(" ") <= 1 for text in texts)
+        assert all(token.top[0][0] == token.text for token in completion.tokens)  # greedy
+
+    def test_run_api(self, hosts, data_dir, tmp_path):
+        records = answers(("--exp", "base_only", *hosts.stories_options), data_dir, tmp_path)
+        assert all(record["raw_answer"].strip().count(" ") > 4 for record in records)
+
+    def test_run_api_nudging(self, hosts, data_dir, tmp_path):
+        options = ("--exp", "nudging", *hosts.stories_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
+        records = answers(options, data_dir, tmp_path)
+        TestExperiments().check_nudges(records, hosts.stories, STORIES)
+
+    def test_run_api_ensemble(self, hosts, data_dir, tmp_path):
+        proxy = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
+        records = answers(("--exp", "baseline", *hosts.stories_options, *proxy), data_dir, tmp_path)
+        assert all(" " in record["raw_answer"].strip() for record in records)
+
+
+class TestOddText:
+    PROMPTS = ("😀🎉 😀🎉 😀🎉 😀🎉", "日本の首都は", "👨‍👩‍👧‍👦 👨‍👩‍👧‍👦 👨‍👩‍👧‍👦", "naïve café — naïve café — naïve")
+
+    @pytest.mark.parametrize("model", ["demo-base", "demo-aligned"])
+    def test_slices_of_cut_characters(self, hosts, model):
+        endpoint = OpenAIEndpoint(model, hosts.base if model == "demo-base" else hosts.nudging)
+        beyond_ascii = 0
+        for prompt in self.PROMPTS:
+            for length in (1, 2, 3, 15):
+                completion = endpoint.complete(prompt, max_tokens=length, temperature=0.0, logprobs=5)
+                assert "".join(token.text for token in completion.tokens) == completion.text
+                assert REPLACEMENT not in completion.text
+                assert "".join(streamed_texts(endpoint, prompt, length)) == completion.text
+                beyond_ascii += not completion.text.isascii()
+        assert beyond_ascii >= 8
+
+    def test_run_api(self, hosts, tmp_path):
+        question = "Continue: 😀🎉 日本 😀🎉 日本 😀🎉. How many 🍎 are 2 🍎 + 3 🍎? «Über»"
+        rows = [{"question": f"{question} ({i})", "answer": "#### 5"} for i in range(ROWS)]
+        data = write_rows(tmp_path / "data", "gsm8k", rows)
+        options = ("--exp", "nudging", *hosts.base_options, *hosts.nudging_options, "--top_prob_thres", "0.6")
+        records = answers(options, data, tmp_path / "out")
+        assert question in records[0]["full_prefix_base"]
+        assert question in one(tmp_path / "out", "*.txt").read_text()

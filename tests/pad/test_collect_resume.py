@@ -1,0 +1,103 @@
+"""collect_model_outs.py goes on where an earlier run stopped, and loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import needs
+import pytest
+from runs import REPOSITORY
+from waiting import finish, wait_until
+
+torch = needs.module("torch")
+
+from collect_runs import GREEDY, PREFERENCE, collect, options, rows_of, without_times  # noqa: E402
+
+from pad.config import DecodingConfig  # noqa: E402
+from pad.outputs import OutputFile  # noqa: E402
+
+
+def test_the_same_command_goes_on(tiny, pad_folder, capsys):
+    words = options(tiny, "--sys_prompt", PREFERENCE)
+    assert collect(*words) == 0
+    path = pad_folder / "out/x_0.jsonl"
+    whole = rows_of(path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[2] + lines[4] + lines[0][:50])  # out of order, and a torn line
+    assert collect(*words, "--recover") == 0
+    assert without_times(rows_of(path)) == without_times(whole)
+    assert rows_of(path)[2] == whole[2] and "2 of 6 answers are there already" in capsys.readouterr().err
+    meta = json.loads((pad_folder / "out/x_0.meta.json").read_text())
+    assert [session["tokens"] > 0 for session in meta["sessions"]] == [True, True]
+
+
+def test_other_settings_are_refused_and_overwrite_starts_afresh(tiny, pad_folder, capsys):
+    assert collect(*options(tiny, "--limit", 2)) == 0
+    assert collect(*options(tiny, "--limit", 2, "--max_new_token", 5)) == 2
+    assert "--max_new_token was 12, is 5" in capsys.readouterr().err
+    assert collect(*options(tiny, "--limit", 2, "--max_new_token", 5, "--overwrite")) == 0
+    assert all(row["n_tokens"] <= 5 for row in rows_of(pad_folder / "out/x_0.jsonl"))
+    assert len(list((pad_folder / "out").glob("x_0.jsonl.replaced-*"))) == 1
+
+
+def test_fewer_prompts_later_lose_nothing(tiny, pad_folder, capsys):
+    assert collect(*options(tiny, "--limit", 3)) == 0
+    before = (pad_folder / "out/x_0.jsonl").read_text()
+    assert collect(*options(tiny, "--limit", 2)) == 2
+    assert "line 3 answers prompt 2, and there are 2 now" in capsys.readouterr().err
+    assert (pad_folder / "out/x_0.jsonl").read_text() == before
+
+
+def test_more_prompts_later(tiny, pad_folder):
+    assert collect(*options(tiny, "--limit", 2)) == 0
+    first = rows_of(pad_folder / "out/x_0.jsonl")
+    assert collect(*options(tiny)) == 0
+    assert rows_of(pad_folder / "out/x_0.jsonl")[:2] == first and len(rows_of(pad_folder / "out/x_0.jsonl")) == 6
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle(tiny, pad_folder):
+    """Neither kill -9 nor SIGTERM loses what was finished, and the result is that of an undisturbed run."""
+    (pad_folder / "x.config").write_text(json.dumps(GREEDY | {"mode": "topk"}))
+    (pad_folder / "p.json").write_text(json.dumps([f"Is {i} odd?" for i in range(30)]))
+    assert collect(*options(tiny, "--max_new_token", 40, out="out/undisturbed")) == 0
+    words = options(tiny, "--max_new_token", 40)
+    command = [sys.executable, str(REPOSITORY / "collect_model_outs.py"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    path, kept = pad_folder / "out/x_0.jsonl", {}
+    for blow, answers in ((signal.SIGKILL, 3), (signal.SIGTERM, 6)):
+        process = subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        wait_until(lambda n=answers: path.exists() and path.read_bytes().count(b"\n") >= n, "answers", process)
+        process.send_signal(blow)
+        _, error = finish(process)
+        assert process.returncode == (-9 if blow == signal.SIGKILL else 143)
+        assert blow == signal.SIGKILL or "the same command continues" in error
+        done = path.read_bytes().count(b"\n")
+        assert answers <= done < 30
+        now = {row["index"]: row for row in map(json.loads, path.read_text().split("\n")[:done])}
+        assert all(now[index] == row for index, row in kept.items())
+        kept = now
+    assert collect(*words) == 0
+    rows = rows_of(path)
+    assert all(rows[index] == row for index, row in kept.items())
+    assert without_times(rows) == without_times(rows_of(pad_folder / "out/undisturbed_0.jsonl"))
+
+
+def test_a_row_behind_a_torn_line(pad_folder):
+    """A second kill before the file is put in order must find whole lines."""
+    output = OutputFile("x", 0, DecodingConfig(1.0, 10))
+    output.path.write_text('{"index": 0}\n{"inde')
+    output.open()
+    output.append({"index": 1})
+    output.close()
+    assert rows_of(output.path) == [{"index": 0}, {"index": 1}]
+
+
+def test_two_runs_at_once(tiny, pad_folder, capsys):
+    with OutputFile("out/x", 0, DecodingConfig(1.0, 10)).locked():
+        assert collect(*options(tiny)) == 2
+    assert "is being written by another run" in capsys.readouterr().err

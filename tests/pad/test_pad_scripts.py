@@ -1,0 +1,166 @@
+"""Scripts of reward-guided decoding with tiny models, and everything once with real weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import needs
+import pytest
+from runs import REPOSITORY
+from waiting import HANG
+
+torch = needs.module("torch")
+
+import collect_model_outs  # noqa: E402
+import measure_reward  # noqa: E402
+from pad.config import read_configs  # noqa: E402
+
+
+def run(*words: object, **environment: str) -> subprocess.CompletedProcess:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean |= {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment}
+    command = [str(word) for word in words]
+    return subprocess.run(command, env=clean, capture_output=True, text=True, cwd=REPOSITORY, timeout=HANG)
+
+
+def rows_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("data_set", ["psoups", "steers"])
+def test_the_experiments_of_a_data_set(data_set, tiny, tmp_path, monkeypatch):
+    """The base LM and all seven presets, then five scores of each; the scripts' commands are run in this process."""
+    split = {"psoups": "koala_eval_50", "steers": "validation"}[data_set]
+    (tmp_path / "d" / data_set).mkdir(parents=True)
+    rows = [{"prompt": prompt} for prompt in ("Who?", "Who?", "Why so?", "Why so?")]
+    (tmp_path / f"d/{data_set}/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recorder = tmp_path / "recorder"
+    recorder.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{tmp_path}/words; printf "\\n\\0" >>{tmp_path}/words\n')
+    recorder.chmod(0o755)
+    more = f"--data_dir {tmp_path}/d --max_new_token 6 --limit 2"
+    models = {"LLM": "lm", "RM": "rm", "HELPFUL": "gpt2_classifier", "HARMLESS": "classifier", "ARMORM": "classifier"}
+    models["HUMOR"] = "gpt2_classifier"
+    settings = {name: str(tiny / folder) for name, folder in models.items()}
+    script = REPOSITORY / f"scripts/pad_{data_set}.sh"
+    finished = run(script, **settings, OUT=str(tmp_path / "out"), MORE=more, PYTHON=str(recorder))
+    assert finished.returncode == 0, finished.stderr
+    commands = [part.split("\0")[:-1] for part in (tmp_path / "words").read_text().split("\n\0")[:-1]]
+    monkeypatch.chdir(REPOSITORY)
+    for program, *words in commands:
+        if program == "collect_model_outs.py":
+            assert collect_model_outs.main(words) == 0
+            continue
+        # ArmoRM's stand-in has one output, so there is no dimension 10.
+        wanted = words[words.index("--dimension") + 1] if "--dimension" in words else "0"
+        assert measure_reward.main(words) == (2 if wanted == "10" else 0)
+    outputs = sorted(path.name for path in (tmp_path / "out").glob("*_0.jsonl"))
+    assert len(outputs) == 8 and f"{data_set}_vanilla_0.jsonl" in outputs
+    for name in outputs:
+        [first, second] = rows_of(tmp_path / "out" / name)
+        preset = name.removeprefix(f"{data_set}_").removesuffix("_0.jsonl")
+        if preset != "vanilla":
+            [config] = read_configs(REPOSITORY / f"configs/{data_set}_llama3SFT_{preset}.config", print)
+            assert first["config"] == config.written() and "[Principles]" in first["sys_prompt"]
+            dimensions = preset.replace("hhh", "harmlesshelpfulnesshumor")
+            assert first["sys_prompt"].split("[Principles] ")[1].split(" [")[0].replace(" and ", "") == dimensions
+        expected = ("Who?", "Who?") if data_set == "psoups" else ("Who?", "Why so?")
+        assert (first["instruction"], second["instruction"]) == expected
+    assert len(list((tmp_path / "out/scores").glob("*.json"))) == 7 * 4
+    assert run(script, "scores").returncode == 2
+
+
+@pytest.mark.parametrize("code, goes_on", [(1, True), (2, False)])
+def test_skipped_prompts_do_not_end_the_experiments_and_errors_do(code, goes_on, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$1" >>{tmp_path}/words\n[ "$1" = measure_reward.py ] || exit {code}\n')
+    python.chmod(0o755)
+    finished = run(REPOSITORY / "scripts/pad_psoups.sh", PYTHON=str(python))
+    words = (tmp_path / "words").read_text().split()
+    assert (finished.returncode == 0) == goes_on
+    assert words == ["collect_model_outs.py"] * 8 + ["measure_reward.py"] * 35 if goes_on else words == words[:1]
+
+
+@pytest.fixture(scope="module")
+def aligned() -> str:
+    """SmolLM2-135M-Instruct, as the demo's models are fetched and converted."""
+    finished = run(sys.executable, "scripts/get_demo_models.py", "--transformers", "demo-aligned")
+    assert finished.returncode == 0, finished.stderr
+    return "demo-aligned"
+
+
+@pytest.fixture(scope="module")
+def joy(aligned, tmp_path_factory) -> str:
+    """A reward model for joy, fitted on sixteen sentences."""
+    folder = tmp_path_factory.mktemp("joy") / "joy"
+    finished = run(sys.executable, "scripts/fit_scorer.py", aligned, "scripts/demo_data/joy.json", folder)
+    assert finished.returncode == 0, finished.stderr
+    scores = [float(score) for score in finished.stdout.rpartition(": ")[2].split(", ")]
+    assert min(scores[:8]) > max(scores[8:])
+    return str(folder)
+
+
+@pytest.mark.slow
+class TestRealWeights:
+    """Both commands on more than random weights: guidance moves real answers where it should."""
+
+    def collected(self, folder, aligned, *more: object) -> list[list[dict]]:
+        (folder / "x.config").write_text('{"rm_weight": 0, "topk": 10}\n{"rm_weight": 3, "topk": 10}')
+        words = [
+            "--llm",
+            aligned,
+            "--config",
+            folder / "x.config",
+            "--out_file",
+            folder / "out/x",
+            "--max_new_token",
+            14,
+        ]
+        words += [
+            "--dataset",
+            "scripts/demo_data/small_talk.json",
+            "--limit",
+            3,
+            "--batch_size",
+            3,
+            "--dtype",
+            "float32",
+        ]
+        finished = run(sys.executable, "collect_model_outs.py", *words, *more)
+        assert finished.returncode == 0, finished.stderr
+        return [rows_of(folder / f"out/x_{i}.jsonl") for i in range(2)]
+
+    def measured(self, folder, rm: str) -> dict:
+        words = [
+            "--out_file",
+            folder / "out/x_1.jsonl",
+            "--baseline",
+            folder / "out/x_0.jsonl",
+            "--rm",
+            rm,
+            "--metrics",
+        ]
+        finished = run(sys.executable, "measure_reward.py", *words)
+        assert finished.returncode == 0, finished.stderr
+        return json.loads(finished.stdout.splitlines()[-1])
+
+    def test_args_raises_the_reward_that_guides_it(self, aligned, joy, tmp_path):
+        plain, guided = self.collected(tmp_path, aligned, "--rm", joy, "--chat_template", "on")
+        print(*(f"{p['result']!r} -> {g['result']!r}" for p, g in zip(plain, guided, strict=True)), sep="\n")
+        assert all(len(row["result"].split()) > 5 for row in guided)
+        figures = self.measured(tmp_path, joy)
+        assert figures["paired"]["wins"] >= 2 and figures["paired"]["difference"]["mean"] > 0
+
+    def test_pad_with_a_preference_text_writes_more_of_it(self, aligned, joy, tmp_path):
+        """The reward model is the base LM itself, with the preference text against without."""
+        preference = ["--sys_prompt", "Answer with great enthusiasm and joy. "]
+        plain, guided = self.collected(tmp_path, aligned, "--rm", aligned, "--ref", "self", *preference)
+        print(*(f"{p['result']!r} -> {g['result']!r}" for p, g in zip(plain, guided, strict=True)), sep="\n")
+        assert [row["result"] for row in plain] != [row["result"] for row in guided]
+        joyful = ("joy", "thrill", "excit", "delight", "happ", "!", "love", "wonder", "enthus")
+
+        def joys(rows: list[dict]) -> int:
+            return sum(row["result"].lower().count(word) for row in rows for word in joyful)
+
+        assert joys(guided) > joys(plain)
+        assert self.measured(tmp_path, joy)["n"] == 3

@@ -1,0 +1,142 @@
+"""scripts/run_tests.py: one verdict over real sessions of pytest, and what it says of every kind of end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import REPOSITORY
+
+from scripts import run_tests
+from scripts.run_tests import GET, NOT_AN_ERROR, Outcome, add_outcomes, good, left_out, run_session, verdict
+
+CONFTEST = """
+from outcomes import Outcomes
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes(config))
+"""
+TESTS = """
+import pytest
+def test_good(): pass
+def test_bad(): assert 1 == 2, "of course"
+@pytest.mark.parametrize("x", ["a::b", "c d"])
+def test_left(x): pytest.skip("no cluster{get}install one")
+@pytest.fixture
+def broken(): raise ValueError("no such thing")
+def test_setup(broken): pass
+@pytest.fixture
+def late():
+    yield
+    raise ValueError("too late")
+def test_teardown(late): pass
+@pytest.mark.xfail(strict=True)
+def test_expected(): assert False
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with tests that end in all ways, which `run_session` runs."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_ends.py").write_text(TESTS.format(get=GET))
+    (tmp_path / "test_module.py").write_text(
+        f"import pytest\npytest.skip('no torch{GET}buy one', allow_module_level=True)\n"
+    )
+    monkeypatch.setattr(run_tests, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}")
+    for name in [name for name in os.environ if name.startswith("PYTEST")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")])
+def test_a_session(project, options, capfd):
+    outcome = Outcome()
+    run_session("tests", options, outcome)
+    assert outcome.passed == 1 and outcome.broken == []
+    assert sorted(outcome.failed) == [
+        ("test_ends.py::test_bad", "AssertionError: of course"),
+        ("test_ends.py::test_setup", "ValueError: no such thing"),
+        ("test_ends.py::test_teardown", "ValueError: too late"),
+    ]
+    shown = capfd.readouterr().out
+    for name, why in outcome.failed:  # at once, with name and reason
+        assert f"FAILED {name} (" in shown and why in shown[: shown.index("= FAILURES =")]
+    left = left_out(sorted(outcome.skipped))
+    assert ("test_ends.py (2 of its tests)", "no cluster", "install one") in left
+    assert ("test_module.py", "no torch", "buy one") in left
+    assert not good(outcome, False)
+
+
+def test_sessions_that_do_not_end(project):
+    outcome = Outcome()
+    (project / "test_ends.py").write_text("import os\ndef test_good(): pass\ndef test_killed(): os._exit(9)\n")
+    run_session("the tests", (), outcome)
+    assert outcome.passed == 1 and outcome.broken == ["the tests: pytest ended with status 9 before its time"]
+    assert not good(outcome, False) and "failed: the tests: pytest" in verdict(outcome, False, 1)
+
+
+def test_a_session_without_tests(project):
+    outcome = Outcome()
+    run_session("the tests", ("-k", "no_such_test"), outcome)
+    assert outcome.broken == [] and not good(outcome, False)  # a run of no test has not passed
+
+
+def test_files_that_cannot_be_imported(project):
+    (project / "test_module.py").write_text("import no_such_module\n")
+    outcome = Outcome()
+    run_session("the tests", ("-n", "2", "test_module.py"), outcome)
+    assert [name for name, _ in outcome.failed] == ["test_module.py"] and "no_such_module" in outcome.failed[0][1]
+
+
+class TestVerdict:
+    def test_all_good(self):
+        lines = verdict(Outcome(passed=3), False, 61.4).splitlines()
+        assert lines[-2:] == ["3 passed, 0 failed, 0 skipped", "PASSED in 61 s"]
+
+    def test_what_is_left_out(self):
+        outcome = Outcome(passed=3, skipped=[("tests/a.py::x", f"no browser{GET}apt-get install chromium")])
+        lines = verdict(outcome, False, 1).splitlines()
+        assert lines[-2:] == ["3 passed, 0 failed, 1 skipped", "PASSED in 1 s"]
+        assert "  what: a.py (1 of its tests)" in lines and "  why: no browser" in lines
+        assert "  how to get it: apt-get install chromium" in lines
+        assert verdict(outcome, True, 1).splitlines()[-1] == "FAILED in 1 s"  # --all
+
+    def test_development_data_is_never_an_error(self):
+        outcome = Outcome(passed=3, skipped=[("tests/a.py::x", f"{NOT_AN_ERROR}: no rows{GET}the hub")])
+        assert good(outcome, True)
+
+    def test_failures_have_names(self):
+        shown = verdict(Outcome(passed=3, failed=[("tests/a.py::x", "AssertionError: 1")]), False, 1)
+        assert "  tests/a.py::x\n      AssertionError: 1" in shown and shown.endswith("FAILED in 1 s")
+
+    @given(
+        st.lists(st.tuples(st.text(), st.sampled_from(["passed", "failed", "skipped"]), st.text())),
+        st.booleans(),
+        st.lists(st.text(), max_size=1),
+    )
+    def test_nothing_is_lost(self, entries, everything, broken):
+        outcome = Outcome(broken=list(broken))
+        add_outcomes(({"test": test, "outcome": end, "why": why} for test, end, why in entries), outcome)
+        different = {(test, end) for test, end, _ in entries}
+        counts = [sum(end == kind for _, end in different) for kind in ("passed", "failed", "skipped")]
+        lines = verdict(outcome, everything, 1).splitlines()
+        assert lines[-2] == "{} passed, {} failed, {} skipped".format(*counts)
+        passed = bool(counts[0]) and not counts[1] and not broken
+        if not counts[2]:
+            assert lines[-1].startswith("PASSED") == passed == good(outcome, everything)
+        elif everything:
+            assert lines[-1].startswith("FAILED")
+
+
+def test_test_sh_says_what_does_not_go_together():
+    command = [str(REPOSITORY / "scripts/test.sh"), "--all", "--no_torch"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHON": sys.executable}
+    )
+    assert (
+        done.returncode == 1 and done.stderr == "test.sh: --all leaves nothing out, so it does not go with --no_torch\n"
+    )
