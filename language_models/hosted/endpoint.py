@@ -88,7 +88,7 @@ class OpenAIEndpoint:
         """Continue a prompt (see LanguageModel) by one request, which is counted in `usage` alone.
 
         Raises:
-            ContextLengthError, TransientError, ModelError: see http_client.request.
+            ContextLengthError, TransientError, ModelError: see http.request.
         """
         body = self._body(prompt, max_tokens, temperature, top_p, logprobs)
 
@@ -136,7 +136,7 @@ class OpenAIEndpoint:
         """Continue a prompt (see LanguageModel.stream) by one request.
 
         Raises:
-            ContextLengthError, TransientError, ModelError: see http_client.request; here or while the stream is read.
+            ContextLengthError, TransientError, ModelError: see http.request; here or while the stream is read.
         """
         body = self._body(prompt, max_tokens, temperature, top_p, logprobs) | {"stream": True}
         if self.stream_options:

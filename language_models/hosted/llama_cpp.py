@@ -1,6 +1,6 @@
 """A GGUF model served by this process: llama.cpp, by the xllamacpp package, on a free loopback port; for people without a server.
 
-It is spoken to through openai_endpoint.py like any other server, so that all experiments work with it.
+It is spoken to through endpoint.py like any other server, so that all experiments work with it.
 """
 
 import contextlib

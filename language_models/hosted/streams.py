@@ -94,11 +94,11 @@ class EventStream:
         Args:
             respond: sends it; returns the response, of which nothing has been read.
             reader: None where no log-probabilities were asked for.
-            where, client: see http_client.request.
+            where, client: see http.request.
             count: is told the usage once the stream is over.
 
         Raises:
-            ContextLengthError, TransientError, ModelError: see http_client.request.
+            ContextLengthError, TransientError, ModelError: see http.request.
         """
         self.usage = Usage()
         self._tell: Callable[[Usage], None] | None = count

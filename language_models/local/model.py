@@ -99,7 +99,7 @@ class LocalModel:
         samples: int = 1,
         drafter: "LocalModel | None" = None,
     ) -> "LocalModel":
-        """Load a model: a folder in the transformers format, or a hub id; see torch_loading for `device` and `dtype`.
+        """Load a model: a folder in the transformers format, or a hub id; see loading for `device` and `dtype`.
 
         Raises:
             OptionError, ModelError: it is not there, or cannot be loaded.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import needs
 import pytest
@@ -19,8 +20,8 @@ from runs import REPOSITORY, Running, final_records, nudging_options, one, run_a
 from waiting import HANG, in_threads
 from whole_runs import plain_error, texts
 
+from command import files as files_module
 from command.files import ResultsError
-from experiment import result_files
 from experiment.result_files import ResultFiles
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m\rover\x00\x08\x7f\u202eabc \ud83d end"
@@ -128,7 +129,7 @@ class TestLock:
     def test_threads_of_one_process(self, error, tmp_path, monkeypatch):
         if error:
             monkeypatch.setattr(fcntl, "flock", no_flock(error))
-            monkeypatch.setattr(result_files, "TAKE_OVER_SECONDS", 0.1)
+            monkeypatch.setattr(files_module, "TAKE_OVER_SECONDS", 0.1)
         held, at_once, refused = threading.Lock(), [], []
         together = threading.Barrier(4, timeout=HANG)
 
@@ -152,12 +153,15 @@ class TestLock:
     @pytest.mark.parametrize("error", [None, "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"])
     def test_a_holder_that_was_killed_leaves_no_lock(self, error, tmp_path, monkeypatch):
         """Also where the file system knows no locks (some of clusters' do not): there the file's own process id counts."""
-        code = "import pathlib, time\nfrom results import ResultFiles\n"
+        code = "import pathlib, time\nfrom experiment.result_files import ResultFiles\n"
         if error:
             monkeypatch.setattr(fcntl, "flock", no_flock(error))
             code = f"import fcntl\nfrom test_faults import no_flock\nfcntl.flock = no_flock({error!r})\n" + code
         code += f"with ResultFiles(pathlib.Path({str(tmp_path)!r}), 'run').locked():\n    print(flush=True)\n    time.sleep({HANG})"
-        paths = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+        paths = [
+            *map(str, (REPOSITORY, REPOSITORY / "tests/support", Path(__file__).parent)),
+            os.environ.get("PYTHONPATH", ""),
+        ]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as holder:
             holder.stdout.readline()
@@ -170,7 +174,7 @@ class TestLock:
 
     def test_a_marker_of_another_machine_stays(self, tmp_path, monkeypatch):
         monkeypatch.setattr(fcntl, "flock", no_flock("ENOSYS"))
-        monkeypatch.setattr(result_files, "TAKE_OVER_SECONDS", 0.1)
+        monkeypatch.setattr(files_module, "TAKE_OVER_SECONDS", 0.1)
         files = self.files(tmp_path)
         files.jsonl.parent.mkdir()
         files._lock_file.with_suffix(".softlock").write_text("4194399\nanother-machine\n")

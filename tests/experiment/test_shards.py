@@ -1,4 +1,4 @@
-"""Tests of --shard, shards.py, scripts/merge_shards.py, and of SIGTERM (stopping.py)."""
+"""Tests of --shard, experiment/shards.py, scripts/merge_shards.py, and of SIGTERM (command/stopping.py)."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Tests of scripts/demo_scores.py: each rule by which the demo's answers are counted, and the statistics over them."""
+"""Tests of reporting/demo_scores.py: each rule by which the demo's answers are counted, and the statistics over them."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Tests of run_table.py and scripts/results_table.py."""
+"""Tests of reporting/run_table.py and scripts/results_table.py."""
 
 import io
 import json

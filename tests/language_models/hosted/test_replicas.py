@@ -50,7 +50,7 @@ class Farm:
 
 
 def test_a_sample_keeps_to_one_server_in_every_process():
-    code = f"from replicas import preference; print([preference(n, {HOSTS}) for n in range(20)])"
+    code = f"from language_models.hosted.replicas import preference; print([preference(n, {HOSTS}) for n in range(20)])"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONHASHSEED": "7"})
     assert json.loads(there.stdout) == [preference(n, HOSTS) for n in range(20)]
 

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def test_run_api_imports_no_torch():
-    code = "import sys, run_api, torch_loading; sys.exit('torch' in sys.modules)"
+    code = "import sys, run_api, language_models.local.loading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
