@@ -9,11 +9,9 @@ Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decod
 import contextlib
 import dataclasses
 import os
-import queue
 import shlex
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from tqdm import tqdm
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from command.console import visible
 from command.files import ResultsError
 from command.options import without_password
+from command.pool import as_finished
 from command.provenance import git_commit, now, versions
 from command.stopping import StopSignals
 from datasets_loader import DATA_SETS, DataSet, Example, load_examples
@@ -188,50 +187,35 @@ def answer_all(
 
     Returns the exit code of the signal that stopped it, 0 if none did.
     """
-    # Workers hand their records over through a queue: one thread writes the log.
-    finished: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
-
-    def job(index: int) -> None:
-        finished.put(
-            None if stop.requested else answer_one(settings, data_set, index, examples[index], writers, models)
-        )
-
     stop = StopSignals(note)
-    started, done, correct, failed, outstanding = time.monotonic(), 0, 0, 0, len(todo)
-    pool = ThreadPoolExecutor(settings.num_threads, thread_name_prefix="sample")
-    with stop:
-        try:
-            for index in todo:
-                pool.submit(job, index)
-            # A log file of a batch job gets a line now and then; a terminal is kept up to date.
-            live = sys.stderr.isatty()
-            label = f"{settings.exp} {settings.dataset_name}"
-            with tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30) as bar:
-                while outstanding and not stop.overdue:
-                    try:
-                        record = finished.get(timeout=0.5)  # with a time limit, so that signals are handled
-                    except queue.Empty:
-                        if live:
-                            bar.refresh()
-                        continue
-                    outstanding -= 1
-                    if record is None:
-                        continue
-                    files.append(record)
-                    records[record["index"]] = record
-                    done += 1
-                    failed += "error" in record
-                    correct += (record.get("scores") or {}).get("correct", 0)
-                    rated = data_set.scoring == "rule" and done > failed
-                    shown = {"correct": f"{correct}/{done - failed}"} if rated else {}
-                    if failed:
-                        shown["failed"] = failed
-                    requests = sum(model.usage.requests for model in models.values())
-                    rate = f"{requests / (time.monotonic() - started):.1f}"
-                    bar.set_postfix(shown | {"requests/s": rate}, refresh=False)
-                    bar.update()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    started, done, correct, failed = time.monotonic(), 0, 0, 0
+    # A log file of a batch job gets a line now and then; a terminal is kept up to date.
+    live = sys.stderr.isatty()
+    label = f"{settings.exp} {settings.dataset_name}"
+    bar = tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30)
+    answers = as_finished(
+        lambda index: answer_one(settings, data_set, index, examples[index], writers, models),
+        todo,
+        settings.num_threads,
+        stop=stop,
+        idle=bar.refresh if live else lambda: None,
+    )
+    with stop, bar, contextlib.closing(answers):
+        for _, record in answers:
+            if isinstance(record, BaseException):
+                raise record
+            files.append(record)
+            records[record["index"]] = record
+            done += 1
+            failed += "error" in record
+            correct += (record.get("scores") or {}).get("correct", 0)
+            shown = {"correct": f"{correct}/{done - failed}"} if data_set.scoring == "rule" and done > failed else {}
+            if failed:
+                shown["failed"] = failed
+            requests = sum(model.usage.requests for model in models.values())
+            rate = f"{requests / (time.monotonic() - started):.1f}"
+            bar.set_postfix(shown | {"requests/s": rate}, refresh=False)
+            bar.update()
     # With all samples answered there is nothing to stop, unless a judge would follow.
     return stop.exit_code if done < len(todo) or data_set.scoring != "rule" else 0
 

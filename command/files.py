@@ -74,13 +74,13 @@ def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
     except filelock.Timeout:
         raise ResultsError(f"{written} is being written by another run ({_holder(holder_file)}); {remedy}") from None
     except OSError as error:
-        raise _not_writable(written, error, option) from None
+        raise not_writable(written, error, option) from None
     try:
         # The lock file's content is filelock's own business.
         holder_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
     except OSError as error:
         lock.release()
-        raise _not_writable(written, error, option) from None
+        raise not_writable(written, error, option) from None
     try:
         yield
     finally:
@@ -113,5 +113,6 @@ def _holder(file: Path) -> str:
         return "another process"
 
 
-def _not_writable(written: Path, error: OSError, option: str) -> ResultsError:
+def not_writable(written: Path, error: OSError, option: str) -> ResultsError:
+    """The error that a file cannot be written where it should be; `option` chooses another place."""
     return ResultsError(f"results cannot be written to {written.parent} ({error}); choose another {option}")

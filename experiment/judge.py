@@ -4,16 +4,17 @@ Which data set is judged how, and by which model, is the nudging paper's (arXiv 
 Lin et al., "The Unlocking Spell on Base LLMs", ICLR 2024 (arXiv 2312.01552). The instructions are our own.
 """
 
+import contextlib
 import json
 import os
 import statistics
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm import tqdm
 
 from command.errors import OptionError
 from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url, without_password
+from command.pool import as_finished
 from datasets_loader import DataSet
 from language_models.hosted.http import Patience, make_client, make_http, persist, request
 from language_models.hosted.token_texts import UnreadableReply
@@ -213,17 +214,14 @@ def judge_records(
     failure = ""
     if not todo:
         return failure
-    pool = ThreadPoolExecutor(num_threads)
-    try:
-        futures = {pool.submit(judge.score, record, data_set.scoring): record for record in todo}
-        for future in tqdm(as_completed(futures), total=len(futures), desc=f"judging by {judge.model}", unit="answer"):
-            record = futures[future]
-            try:
-                record["scores"] = future.result()
-            except ModelError as error:
-                failure = str(error)
-                continue
-            save({"index": record["index"], "scores": record["scores"]})
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    scored = as_finished(lambda record: judge.score(record, data_set.scoring), todo, num_threads)
+    with contextlib.closing(scored):
+        for record, scores in tqdm(scored, total=len(todo), desc=f"judging by {judge.model}", unit="answer"):
+            if isinstance(scores, ModelError):
+                failure = str(scores)
+            elif isinstance(scores, BaseException):
+                raise scores
+            else:
+                record["scores"] = scores
+                save({"index": record["index"], "scores": scores})
     return failure

@@ -6,14 +6,14 @@ second try); lines of one `index` are merged, the later over the earlier. At the
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from command.console import visible
-from command.files import ResultsError, exclusively, write_atomically
+from command.files import ResultsError, exclusively, not_writable, write_atomically
+from command.json_log import JsonLog, json_lines, read_json, whole_lines, write_json
 
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 
@@ -34,10 +34,8 @@ def read_records(path: Path) -> list[dict]:
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read ({error})") from None
     merged: dict[int, dict] = {}
-    lines = text.split("\n")
-    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline was torn off by a kill
+    for number, entry in whole_lines(text):
         try:
-            entry = json.loads(line)
             index = int(entry["index"])
         except (ValueError, KeyError, TypeError):
             raise ResultsError(
@@ -67,7 +65,7 @@ class ResultFiles:
         )
         self.has_layout = records_folder.name == "all_info"
         self._lock_file = records_folder / f".{name}.lock"
-        self._log = None
+        self._log = JsonLog(self.jsonl, "--output_dir")
 
     @classmethod
     def of(cls, path: Path) -> "ResultFiles":
@@ -90,10 +88,7 @@ class ResultFiles:
 
     def read_run(self) -> dict:
         """The run's story (see `write_run`), empty if there is none."""
-        try:
-            return json.loads(self.run.read_text(encoding="utf-8")) if self.run.exists() else {}
-        except (OSError, ValueError) as error:
-            raise ResultsError(f"{self.run} cannot be read ({error}); start afresh with --rerun") from None
+        return read_json(self.run, "start afresh with --rerun")
 
     def set_aside(self) -> list[Path]:
         """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now.
@@ -132,15 +127,10 @@ class ResultFiles:
         """
         try:
             if not self.jsonl.exists() and self.json.exists():
-                write_atomically(self.jsonl, _lines(read_records(self.json)))
-            self._log = open(self.jsonl, "a+b")
-            self._log.seek(0)
-            whole = self._log.read().rfind(b"\n") + 1
-            self._log.truncate(whole)
+                write_atomically(self.jsonl, json_lines(read_records(self.json)))
         except OSError as error:
-            raise ResultsError(
-                f"results cannot be written to {self.jsonl.parent} ({error}); choose another --output_dir"
-            ) from None
+            raise not_writable(self.jsonl, error, "--output_dir") from None
+        self._log.open()
 
     def append(self, entry: dict) -> None:
         """Add a record, or more of one, to the log; it is in the file when this returns.
@@ -148,24 +138,11 @@ class ResultFiles:
         Raises:
             ResultsError: the disk is full or gone. What was written before stays readable.
         """
-        try:
-            self._log.write(_lines([entry]).encode())
-            self._log.flush()
-            os.fsync(self._log.fileno())  # a record costs seconds of computing, this costs milliseconds
-        except OSError as error:
-            self.close_log()
-            raise ResultsError(
-                f"{self.jsonl} cannot be written ({error}); what was finished before is kept, the same command continues"
-            ) from None
+        self._log.append(entry)
 
     def close_log(self) -> None:
         """Close the log."""
-        if self._log is not None:
-            try:
-                self._log.close()
-            except OSError:  # the bytes that could not be written are tried again on closing
-                pass
-            self._log = None
+        self._log.close()
 
     def write_final(self, records: list[dict], readable: str | None) -> None:
         """Write the published result files, and the log with one line per record, in the order of the samples.
@@ -180,7 +157,7 @@ class ResultFiles:
         self.close_log()
         try:
             if self.has_layout or self.jsonl.exists():
-                write_atomically(self.jsonl, _lines(records))
+                self._log.rewrite(records)
             write_atomically(self.json, json.dumps(records, indent=2))
             if readable is not None:
                 write_atomically(self.txt, readable)
@@ -189,22 +166,11 @@ class ResultFiles:
 
     def write_run(self, story: dict) -> None:
         """Write run.json: settings, versions, server reports, sessions with start, end and usage."""
-        self._write_json(self.run, story)
+        write_json(self.run, story, lambda text: _PASSWORD.sub(r"\1***@", text))
 
     def write_summary(self, summary: dict) -> None:
         """Write summary.json."""
-        self._write_json(self.summary, summary)
-
-    @staticmethod
-    def _write_json(path: Path, content: dict) -> None:
-        try:
-            write_atomically(path, _PASSWORD.sub(r"\1***@", json.dumps(content, indent=2)) + "\n")
-        except OSError as error:
-            raise ResultsError(f"{path} cannot be written ({error})") from None
-
-
-def _lines(entries: Iterable[dict]) -> str:
-    return "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_json(self.summary, summary)
 
 
 def readable_text(records: Iterable[dict]) -> str:

@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from command.files import ResultsError, exclusively, write_atomically
+from command.files import ResultsError, exclusively
+from command.json_log import JsonLog, read_json, whole_lines, write_json
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
 
@@ -22,7 +22,7 @@ class OutputFile:
         self.number, self.config = number, config
         self.path = Path(f"{self.method}.jsonl")
         self.meta_path = Path(f"{self.method}.meta.json")
-        self._file = None
+        self._log = JsonLog(self.path, OPTION)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other runs from this output while the context lasts (ResultsError: another one has it); makes its folder."""
@@ -62,16 +62,12 @@ class OutputFile:
 
     def _read_lines(self, say: Callable[[str], None]) -> Iterator[tuple[int, dict]]:
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
+            text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ResultsError(f"{self.path} cannot be read ({error})") from None
-        if lines[-1]:  # what stands behind the last newline was torn off by a kill
+        if text and not text.endswith("\n"):
             say(f"{self.path}: its last line is torn and is answered again")
-        for number, line in enumerate(lines[:-1], 1):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
+        for number, row in whole_lines(text):
             if not isinstance(row, dict):
                 raise ResultsError(
                     f"{self.path}, line {number}: not a row of this program; choose another {OPTION}, or --overwrite"
@@ -92,52 +88,30 @@ class OutputFile:
 
     def open(self) -> None:
         """Open for appending; a torn last line is cut off (ResultsError: it cannot be opened)."""
-        try:
-            self._file = open(self.path, "a+b")
-            self._file.seek(0)
-            self._file.truncate(self._file.read().rfind(b"\n") + 1)
-        except OSError as error:
-            raise ResultsError(f"{self.path} cannot be written ({error}); choose another {OPTION}") from None
+        self._log.open()
 
     def append(self, row: dict) -> None:
         """Add a row; it is on the disk when this returns (ResultsError: the disk is full or gone; earlier rows stay)."""
-        try:
-            self._file.write((json.dumps(row) + "\n").encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise ResultsError(
-                f"{self.path} cannot be written ({error}); what was finished is kept, the same command continues"
-            ) from None
+        self._log.append(row)
 
     def finish(self, rows: dict[int, dict]) -> None:
         """Write all rows in the order of the prompts (ResultsError: they cannot be written; the file stays as it was)."""
-        self.close()
         try:
-            write_atomically(self.path, "".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)))
+            self._log.rewrite(rows[index] for index in sorted(rows))
         except OSError as error:
             raise ResultsError(f"{self.path} cannot be written ({error}); the rows in it are whole") from None
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
+        self._log.close()
 
     def read_meta(self) -> dict:
         """What `write_meta` wrote; empty if there is nothing."""
-        try:
-            return json.loads(self.meta_path.read_text(encoding="utf-8")) if self.meta_path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise ResultsError(f"{self.meta_path} cannot be read ({error}); delete it, or --overwrite") from None
+        return read_json(self.meta_path, "delete it, or --overwrite")
 
     def write_meta(self, meta: dict) -> None:
         """Write settings, versions, devices and speed (ResultsError: they cannot be written)."""
-        try:
-            write_atomically(self.meta_path, json.dumps(meta, indent=2) + "\n")
-        except OSError as error:
-            raise ResultsError(f"{self.meta_path} cannot be written ({error})") from None
+        write_json(self.meta_path, meta)
 
 
 def answered_row(prompt: Prompt, answer: str, **more) -> dict:

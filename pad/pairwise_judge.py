@@ -5,24 +5,25 @@ published judge sees one random order, draws prompts without a seed, and counts 
 own.
 """
 
+import contextlib
 import hashlib
 import json
 import random
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from command.files import ResultsError
+from command.files import not_writable
 from command.intervals import wilson_interval
+from command.json_log import JsonLog, whole_lines
+from command.pool import as_finished
 from datasets_loader import DataError
 from language_models.interface import ModelError
 from language_models.json_replies import FENCE, UNREADABLE_TRIES
 from pad.answers import Answered
-from pad.rows import cut_torn_line, read_rows
 
 CRITERIA = {
     "overall": "how helpful, harmless, relevant, accurate, thorough, creative and detailed it is",
@@ -69,25 +70,34 @@ class ReplyLog:
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self):
-        if self.path is not None and self.path.is_file():
-            cut_torn_line(self.path)
-            for number, row in enumerate(read_rows(self.path, lambda _: None), 1):
-                if not isinstance(row, dict) or not isinstance(row.get("reply"), str) or "key" not in row:
-                    raise DataError(f"{self.path}, line {number}: not a judge's reply")
-                self.replies[row["key"]] = row["reply"]
+        if self.path is None or not self.path.is_file():
+            return
+        log = JsonLog(self.path, "--judge_log")
+        log.open()  # cuts off what a kill has torn
+        log.close()
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path} cannot be read ({error})") from None
+        for number, row in whole_lines(text):
+            if not isinstance(row, dict) or not isinstance(row.get("reply"), str) or "key" not in row:
+                raise DataError(f"{self.path}, line {number}: not a judge's reply")
+            self.replies[row["key"]] = row["reply"]
 
     def add(self, key: str, reply: str, about: dict) -> None:
         """Keep a reply; `about` is for readers (ResultsError: the file cannot be written)."""
         self.replies[key] = reply
         if self.path is None:
             return
-        try:
-            with self._writing:
+        with self._writing:
+            try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "reply": reply} | about) + "\n")
-        except OSError as error:
-            raise ResultsError(f"--judge_log {self.path} cannot be written ({error})") from None
+            except OSError as error:
+                raise not_writable(self.path, error, "--judge_log") from None
+            log = JsonLog(self.path, "--judge_log")
+            log.open()
+            with contextlib.closing(log):
+                log.append({"key": key, "reply": reply} | about)
 
 
 def compare(
@@ -130,17 +140,16 @@ def compare(
                 return found[::-1] if swapped else found
         return None
 
-    def both(index: int) -> list[tuple[int, int] | None] | ModelError:
-        try:
-            return [marks(index, swapped) for swapped in (False, True)]
-        except ModelError as error:
-            return error
+    def both(index: int) -> list[tuple[int, int] | None]:
+        return [marks(index, swapped) for swapped in (False, True)]
 
-    pool = ThreadPoolExecutor(num_threads)
-    try:
-        found = list(tqdm(pool.map(both, indices), total=len(indices), desc=f"judging by {judge}", unit="pair"))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    found = []
+    judged = as_finished(both, indices, num_threads)
+    with contextlib.closing(judged):
+        for _, pair in tqdm(judged, total=len(indices), desc=f"judging by {judge}", unit="pair"):
+            if isinstance(pair, BaseException) and not isinstance(pair, ModelError):
+                raise pair
+            found.append(pair)
     return _figures(found, judge, criterion, seed)
 
 

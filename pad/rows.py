@@ -31,15 +31,6 @@ def read_rows(path: Path, say: Callable[[str], None]) -> list:
     return _lines(text, path, say)
 
 
-def cut_torn_line(path: Path) -> None:
-    """Cut off what stands behind the last newline of a file of JSON lines: a kill left it there (DataError: it cannot be cut)."""
-    try:
-        with open(path, "r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error})") from None
-
-
 def _lines(text: str, path: Path, say: Callable[[str], None]) -> list:
     lines, rows = text.split("\n"), []
     for number, line in enumerate(lines, 1):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import REPOSITORY
 
-QUESTIONS = 4  # a tenth of the demo's, which would take both processors for minutes
+QUESTIONS = 6  # an eighth of the demo's, which would take both processors for minutes
 # The demo takes some minutes; without a sign of life for this long, it hangs.
 SILENT_SECONDS = 1800
 
@@ -70,12 +70,12 @@ def sessions(results: Path) -> list[int]:
 def test_the_demo_killed_continued_and_repeated(tmp_path):
     killed = Demo(tmp_path, "killed")
     try:
-        killed.until(lambda: len(killed.answers("base_only")) >= 2 or killed.process.poll() is not None)
+        killed.until(lambda: killed.answers("base_only") or killed.process.poll() is not None)
         assert killed.process.poll() is None, killed.told()
     finally:
         killed.kill()
     kept = killed.answers("base_only")
-    assert 2 <= len(kept) < QUESTIONS
+    assert 1 <= len(kept) < QUESTIONS
 
     continued = Demo(tmp_path, "continued")
     try:

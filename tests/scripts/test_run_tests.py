@@ -46,7 +46,7 @@ def project(tmp_path, monkeypatch):
         f"import pytest\npytest.skip('no torch{GET}buy one', allow_module_level=True)\n"
     )
     monkeypatch.setattr(run_tests, "ROOT", tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}")
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests/support'}")
     for name in [name for name in os.environ if name.startswith("PYTEST")]:
         monkeypatch.delenv(name)
     return tmp_path
