@@ -13,7 +13,7 @@ from pathlib import Path
 from command.console import Command, visible
 from command.files import ResultsError
 from datasets_loader import DATA_SETS, DataSet
-from experiment.judge import check_judge_options, judge_for, judge_records
+from experiment.judge import JudgeSettings, judge_for, judge_records
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
@@ -30,15 +30,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dataset_name", choices=DATA_SETS, help="the data set (default: read from the path outputs/NAME/all_info/...)"
     )
-    parser.add_argument("--judge", choices=("auto", "none"), default="auto", help="none: summarise only")
+    parser.add_argument("--judge", choices=("auto", "none"), default=JudgeSettings.judge, help="none: summarise only")
     parser.add_argument("--judge_model", help="the judge (default: the data set's)")
     parser.add_argument("--judge_host", help="base URL of an OpenAI-compatible server (default: OpenAI)")
     parser.add_argument(
-        "--judge_api_key_env", default="OPENAI_API_KEY", help="environment variable that holds its API key"
+        "--judge_api_key_env",
+        default=JudgeSettings.judge_api_key_env,
+        help="environment variable that holds its API key",
     )
-    parser.add_argument("--num_threads", type=int, default=20)
-    parser.add_argument("--request_timeout", type=float, default=600.0)
-    parser.add_argument("--max_retries", type=int, default=8)
+    parser.add_argument("--num_threads", type=int, default=JudgeSettings.num_threads)
+    parser.add_argument("--request_timeout", type=float, default=JudgeSettings.request_timeout)
+    parser.add_argument("--max_retries", type=int, default=JudgeSettings.max_retries)
     options = vars(parser.parse_args(argv))
     path, name = options.pop("result"), options.pop("dataset_name")
     name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
@@ -46,26 +48,25 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> int:
         if name is None:
             raise ResultsError(f"of which data set are the answers in {path}? Say so by --dataset_name")
-        check_judge_options(**options)
-        return _score_file(path, DATA_SETS[name], options)
+        return _score_file(path, DATA_SETS[name], JudgeSettings(**options))
 
     return COMMAND.run(work, interrupted="interrupted; the scores so far are saved, the same command continues")
 
 
-def _score_file(path: Path, data_set: DataSet, options: dict) -> int:
+def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings) -> int:
     files = ResultFiles.of(path)
     # A log beside the named file knows more than it, where a run was continued and killed since.
     records = files.records() or read_records(path)
     if not all("gold_answer" in record for record in records):
         raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
-    judge, why_not = judge_for(data_set, **options)
+    judge, why_not = judge_for(data_set, settings)
     failure = ""
     with files.locked():
         if data_set.scoring == "rule":
             score_by_rule(records)
         elif judge is not None:
             files.open_log()
-            failure = judge_records(records, data_set, judge, options["num_threads"], files.append)
+            failure = judge_records(records, data_set, judge, settings.num_threads, files.append)
         sessions = files.read_run().get("sessions", [])
         seconds = sum(session.get("seconds", 0) for session in sessions) if sessions else None
         summary = summarise(records, data_set.scoring, seconds, judge.model if judge else None)

@@ -255,7 +255,7 @@ def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     data_set = DATA_SETS[task.settings.dataset_name]
     unscored = sum(not is_scored(record, data_set.scoring) for record in records)
     if unscored and data_set.scoring != "rule":
-        no_judge = judge_for(data_set, **task.settings.judge_options)[1]
+        no_judge = judge_for(data_set, task.settings.judge_settings)[1]
         return f"done, {unscored} of {answered} unscored" + (f" ({no_judge})" if no_judge else ""), bool(no_judge)
     return "done", True
 

@@ -9,6 +9,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
@@ -138,52 +139,55 @@ class Judge:
         return persist(send, self.patience, Usage())
 
 
-def check_judge_options(
-    *,
-    judge: str = "auto",
-    judge_model: str | None = None,
-    judge_host: str | None = None,
-    judge_api_key_env: str = DEFAULT_KEY_ENV,
-    num_threads: int = 20,
-    request_timeout: float = 600.0,
-    max_retries: int = 8,
-) -> None:
-    """Check the options that run_api.py and eval_utils.py share.
+@dataclass(frozen=True)
+class JudgeSettings:
+    """The options of run_api.py and eval_utils.py that concern the judge, with their defaults; see RunSettings.
 
     Raises:
-        OptionError: one of them cannot work.
+        OptionError: at construction, if one of them cannot work.
     """
-    if judge not in ("auto", "none"):
-        raise OptionError(f"--judge has no choice {judge!r}; choose one of: auto, none")
-    if judge_host:
-        check_url(judge_host, "--judge_host")
-    if os.environ.get(judge_api_key_env, "").strip():  # without a key there is no judge, which is no error
-        api_key(judge_api_key_env, "--judge_api_key_env")
-    check_requests(num_threads, request_timeout, max_retries)
+
+    judge: str = "auto"
+    judge_model: str | None = None
+    judge_host: str | None = None
+    judge_api_key_env: str = DEFAULT_KEY_ENV
+    num_threads: int = 20
+    request_timeout: float = 600.0
+    max_retries: int = 8
+
+    def __post_init__(self):
+        if self.judge not in ("auto", "none"):
+            raise OptionError(f"--judge has no choice {self.judge!r}; choose one of: auto, none")
+        if self.judge_host:
+            check_url(self.judge_host, "--judge_host")
+        if self.key:  # without a key there is no judge, which is no error
+            api_key(self.judge_api_key_env, "--judge_api_key_env")
+        check_requests(self.num_threads, self.request_timeout, self.max_retries)
+
+    @property
+    def key(self) -> str:
+        """The API key in the environment, "" for none."""
+        return os.environ.get(self.judge_api_key_env, "").strip()
 
 
-def judge_for(
-    data_set: DataSet,
-    *,
-    judge: str = "auto",
-    judge_model: str | None = None,
-    judge_host: str | None = None,
-    judge_api_key_env: str = DEFAULT_KEY_ENV,
-    num_threads: int = 20,
-    request_timeout: float = 600.0,
-    max_retries: int = 8,
-) -> tuple[Judge | None, str]:
-    """The judge of a data set and "", or None and why there is none (the options are run_api.py's)."""
+def judge_for(data_set: DataSet, settings: JudgeSettings) -> tuple[Judge | None, str]:
+    """The judge of a data set and "", or None and why there is none."""
     if data_set.scoring == "rule":
         return None, ""
-    if judge == "none":
+    if settings.judge == "none":
         return None, "--judge none: the answers stay unscored"
-    key = os.environ.get(judge_api_key_env, "").strip()
     # A judge of one's own needs no key, unless a variable is named for it.
-    if not key and not (judge_host and judge_api_key_env == DEFAULT_KEY_ENV):
-        return None, f"no judge: the environment variable {judge_api_key_env} holds no API key"
-    options = {"num_threads": num_threads, "request_timeout": request_timeout, "max_retries": max_retries}
-    return Judge(judge_model or data_set.judge_model, judge_host, key or NEUTRAL_API_KEY, **options), ""
+    if not settings.key and not (settings.judge_host and settings.judge_api_key_env == DEFAULT_KEY_ENV):
+        return None, f"no judge: the environment variable {settings.judge_api_key_env} holds no API key"
+    judge = Judge(
+        settings.judge_model or data_set.judge_model,
+        settings.judge_host,
+        settings.key or NEUTRAL_API_KEY,
+        num_threads=settings.num_threads,
+        request_timeout=settings.request_timeout,
+        max_retries=settings.max_retries,
+    )
+    return judge, ""
 
 
 def is_scored(record: dict, scoring: str | tuple[str, ...], judge_model: str | None = None) -> bool:

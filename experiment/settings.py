@@ -11,7 +11,7 @@ from command.errors import OptionError
 from command.options import api_key, split_hosts
 from datasets_loader import DATA_SETS
 from demo.catalogue import DEMO_MODELS
-from experiment.judge import check_judge_options
+from experiment.judge import JudgeSettings
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.loading import DTYPES, is_transformers_model
 from nudging import NudgingSettings
@@ -75,25 +75,25 @@ class RunSettings:
     base_template: str = "auto"
     nudging_template: str = "auto"
     end_tokens: tuple[str, ...] = ()
-    top_prob_thres: float = 0.3
-    completion_token_num: int = 16
-    completion_token_num_nudging: int = 16
-    max_token_total: int = 512
-    base_temperature: float = 0.0
-    base_top_p: float = 0.9
-    nudging_temperature: float = 0.0
+    top_prob_thres: float = NudgingSettings.top_prob_thres
+    completion_token_num: int = NudgingSettings.completion_token_num
+    completion_token_num_nudging: int = NudgingSettings.completion_token_num_nudging
+    max_token_total: int = NudgingSettings.max_token_total
+    base_temperature: float = NudgingSettings.base_temperature
+    base_top_p: float = NudgingSettings.base_top_p
+    nudging_temperature: float = NudgingSettings.nudging_temperature
     nudging_top_p: float = 0.9
-    num_threads: int = 20
+    num_threads: int = JudgeSettings.num_threads
     calls: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
-    request_timeout: float = 600.0
-    max_retries: int = 8
+    request_timeout: float = JudgeSettings.request_timeout
+    max_retries: int = JudgeSettings.max_retries
     max_outage: float = 300.0
-    judge: str = "auto"
-    judge_model: str | None = None
-    judge_host: str | None = None
-    judge_api_key_env: str = "OPENAI_API_KEY"
+    judge: str = JudgeSettings.judge
+    judge_model: str | None = JudgeSettings.judge_model
+    judge_host: str | None = JudgeSettings.judge_host
+    judge_api_key_env: str = JudgeSettings.judge_api_key_env
     output_dir: str = "./outputs"
     exp_prefix: str = ""
     rerun: bool = False
@@ -106,7 +106,7 @@ class RunSettings:
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         _check_choice("calls", self.calls, CALLS)
         _check_choice("dtype", self.dtype, DTYPES)
-        check_judge_options(**self.judge_options)
+        self.judge_settings  # noqa: B018  raises what is wrong with it
         for option in ("base_template", "nudging_template"):
             if not getattr(self, option).startswith("tokenizer:"):
                 _check_choice(option, getattr(self, option), ("auto", *INSTRUCT_TEMPLATES, "tokenizer"))
@@ -184,18 +184,9 @@ class RunSettings:
         return NudgingSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(NudgingSettings)})
 
     @property
-    def judge_options(self) -> dict:
-        """The options of the judge, as `judge_for` takes them."""
-        names = (
-            "judge",
-            "judge_model",
-            "judge_host",
-            "judge_api_key_env",
-            "num_threads",
-            "request_timeout",
-            "max_retries",
-        )
-        return {name: getattr(self, name) for name in names}
+    def judge_settings(self) -> JudgeSettings:
+        """The part of the settings that concerns the judge."""
+        return JudgeSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(JudgeSettings)})
 
     @property
     def shard_of(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import eval_utils
 from datasets_loader import DATA_SETS
 from experiment.judge import (
     Judge,
+    JudgeSettings,
     is_scored,
     judge_for,
     judge_records,
@@ -239,15 +240,15 @@ class TestJudgeRecords:
 
 class TestJudgeFor:
     def test_rules_need_none(self):
-        assert judge_for(DATA_SETS["gsm8k"]) == (None, "")
+        assert judge_for(DATA_SETS["gsm8k"], JudgeSettings()) == (None, "")
 
     def test_switched_off(self):
-        judge, why = judge_for(DATA_SETS["date"], judge="none", judge_host="http://127.0.0.1:1/v1")
+        judge, why = judge_for(DATA_SETS["date"], JudgeSettings(judge="none", judge_host="http://127.0.0.1:1/v1"))
         assert judge is None and "--judge none" in why
 
     def test_no_key_and_no_host(self, monkeypatch):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge, why = judge_for(DATA_SETS["date"])
+        judge, why = judge_for(DATA_SETS["date"], JudgeSettings())
         assert judge is None and "OPENAI_API_KEY holds no API key" in why
 
     @pytest.mark.parametrize(
@@ -256,13 +257,15 @@ class TestJudgeFor:
     )
     def test_model_of_the_data_set_or_the_one_named(self, monkeypatch, name, model):
         monkeypatch.setenv("MY_KEY", "secret")
-        judge, why = judge_for(DATA_SETS[name], judge_api_key_env="MY_KEY")
+        judge, why = judge_for(DATA_SETS[name], JudgeSettings(judge_api_key_env="MY_KEY"))
         assert (judge.model, judge.client.api_key, why) == (model, "secret", "")
-        assert judge_for(DATA_SETS[name], judge_api_key_env="MY_KEY", judge_model="mine")[0].model == "mine"
+        assert (
+            judge_for(DATA_SETS[name], JudgeSettings(judge_api_key_env="MY_KEY", judge_model="mine"))[0].model == "mine"
+        )
 
     def test_a_host_needs_no_key(self, server, monkeypatch):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge, _ = judge_for(DATA_SETS["date"], judge_host=server.host)
+        judge, _ = judge_for(DATA_SETS["date"], JudgeSettings(judge_host=server.host))
         assert judge.score(record(), "judge")["correct"] == 1
 
 
