@@ -107,8 +107,12 @@ def answer_one(
     example: Example,
     writers: dict[str, PromptWriter],
     models: dict[str, Replicas],
+    calls: str,
 ) -> dict:
-    """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer."""
+    """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer.
+
+    `calls` is the request mode.
+    """
     started = time.monotonic()
     prompts = sample_prompts(data_set, example, writers)
     metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
@@ -123,7 +127,7 @@ def answer_one(
     for role, prompt in prompts.items():
         record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
     try:
-        record |= decode(settings, prompts, metered, index)
+        record |= decode(settings, prompts, metered, index, calls)
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except ModelError as error:
@@ -135,7 +139,7 @@ def answer_one(
     return record
 
 
-def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int) -> dict:
+def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int, calls: str) -> dict:
     """The part of a record that the experiment's decoding loop writes.
 
     Raises:
@@ -156,7 +160,7 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
             prompts["nudging"],
             settings.nudging_settings,
             on_round,
-            settings.calls,
+            calls,
         )
         return {
             "raw_answer": result.answer,
@@ -171,7 +175,7 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
             *prompts.values(),
             max_token_total=settings.max_token_total,
             temperature=settings.base_temperature,
-            calls=settings.calls,
+            calls=calls,
         )
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
     (role,) = settings.roles

@@ -214,6 +214,11 @@ class RunSettings:
         return [name for name in now if now[name] != then.get(name)]
 
     @property
+    def same_command(self) -> str:
+        """How to say which command goes on from here."""
+        return "the same command without --rerun" if self.rerun else "the same command"
+
+    @property
     def used_split(self) -> str:
         """The split that is asked: the one given, or the data set's own."""
         return self.split or DATA_SETS[self.dataset_name].splits[0]

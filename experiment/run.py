@@ -1,0 +1,231 @@
+"""One run: what earlier sessions have left, the answers of this one, their scores, and the files of results."""
+
+import contextlib
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from tqdm import tqdm
+
+from command.console import visible
+from command.files import ResultsError
+from command.options import without_password
+from command.pool import as_finished
+from command.provenance import git_commit, now, versions
+from command.stopping import StopSignals
+from datasets_loader import DATA_SETS, DataSet, Example
+from experiment.command_line import COMMAND
+from experiment.judge import Judge, is_scored, judge_for, judge_records
+from experiment.result_files import ResultFiles, readable_text
+from experiment.rules import score_by_rule
+from experiment.sample import PromptWriter, answer_one
+from experiment.settings import RunSettings
+from experiment.summary import Summary, summarise
+from language_models.hosted.replicas import Replicas
+
+KEPT_OF_EARLIER_SESSIONS = ("sessions", "answers_of_unknown_settings", "merged_from", "merged_at")
+
+
+@dataclass
+class Run:
+    """One run of an experiment, whose files are locked by the caller.
+
+    `examples` are the questions of all shards, `records` the finished records of this run by index, `metadata` what run.json holds.
+    """
+
+    settings: RunSettings
+    files: ResultFiles
+    examples: list[Example]
+    prompt_writers: dict[str, PromptWriter]
+    records: dict[int, dict] = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.judge: Judge | None
+        self.judge, self.why_no_judge = judge_for(self.data_set, self.settings.judge_settings)
+
+    @property
+    def data_set(self) -> DataSet:
+        """The data set that is asked."""
+        return DATA_SETS[self.settings.dataset_name]
+
+    @property
+    def wanted(self) -> range:
+        """The indices of the samples that this run is about."""
+        return self.settings.shard_indices(len(self.examples))
+
+    @property
+    def todo(self) -> list[int]:
+        """The indices of the samples that have no answer yet."""
+        return [index for index in self.wanted if index not in self.records]
+
+    @property
+    def ordered(self) -> list[dict]:
+        """The records in the order of the samples."""
+        return [self.records[index] for index in sorted(self.records)]
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether every answer has scores."""
+        scoring = self.data_set.scoring
+        return scoring == "rule" or all(is_scored(record, scoring) for record in self.records.values())
+
+    @property
+    def scoring_command(self) -> str:
+        """The command that scores the results later."""
+        settings = self.settings
+        words = ["python", "eval_utils.py", str(self.files.json), "--dataset_name", settings.dataset_name]
+        for option in ("judge_model", "judge_host"):
+            if value := getattr(settings, option):
+                words += [f"--{option}", without_password(value)]
+        if settings.judge_api_key_env != RunSettings.judge_api_key_env:
+            words += ["--judge_api_key_env", settings.judge_api_key_env]
+        return shlex.join(words)
+
+    def read_earlier(self) -> None:
+        """Take over what earlier sessions have left: their metadata and finished records; nothing of them with --rerun.
+
+        Raises:
+            ResultsError: the files are another run's, or cannot be read.
+        """
+        settings, files = self.settings, self.files
+        self.metadata = {
+            "settings": settings.decisive,
+            "all_settings": asdict(settings),
+            "samples": len(self.wanted),
+            "samples_of_all_shards": len(self.examples),
+            "sessions": [],
+        }
+        if settings.rerun:
+            return
+        records = {record["index"]: record for record in files.records() if "error" not in record}
+        before = files.read_run()
+        then = before.get("settings", {})
+        differing = settings.differing(then)
+        if records and before and differing:
+            changes = ", ".join(
+                f"--{name} was {then.get(name)!r}, is {settings.decisive[name]!r}" for name in differing
+            )
+            raise ResultsError(
+                f"{files.jsonl} was started with other settings: {changes}. "
+                "Use the same ones, another --exp_prefix or --output_dir, or start afresh with --rerun"
+            )
+        for index, record in records.items():
+            if index not in self.wanted or record["question"] != self.examples[index].question:
+                raise ResultsError(
+                    f"{files.jsonl}: its sample {index} asks another question than the data set does now; "
+                    "use the same data, another --output_dir, or start afresh with --rerun"
+                )
+        if records and not before:
+            self.metadata["answers_of_unknown_settings"] = len(records)
+        self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}
+        self.records = records
+
+    def answer_and_score(self, models: dict[str, Replicas], calls: str) -> int:
+        """Answer what is to do, score, write and summarise.
+
+        Args:
+            models: by role; none where all is answered.
+            calls: the request mode.
+
+        Returns:
+            The exit code: 0, 1 (samples failed or could not be scored), or that of the signal that stopped it.
+
+        Raises:
+            ResultsError: the results cannot be written.
+        """
+        files, todo = self.files, self.todo
+        session = {
+            "start": now(),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "command": sys.argv,
+            "calls": calls,
+            "servers": {role: model.report for role, model in models.items()},
+        }
+        if todo:
+            self.metadata["sessions"].append(session)
+            files.write_run(self.metadata)
+        started, stopped, failure, total = time.monotonic(), 0, "", len(self.records) + len(todo)
+        try:
+            if todo:
+                stopped = self._answer(todo, models, calls)
+            if self.data_set.scoring == "rule":
+                score_by_rule(self.ordered)
+            elif self.judge is not None and not stopped:
+                failure = judge_records(
+                    self.ordered, self.data_set, self.judge, self.settings.num_threads, files.append
+                )
+        finally:
+            session |= {"end": now(), "seconds": round(time.monotonic() - started, 3)}
+            session["usage"] = {role: asdict(model.usage) for role, model in models.items()}
+            session["usage_by_host"] = {role: model.usage_by_host for role, model in models.items()}
+            with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
+                if todo:
+                    files.write_run(self.metadata)
+        if stopped:
+            files.close_log()
+            COMMAND.note(
+                f"interrupted: {len(self.records)} of {total} answers are saved; {self.settings.same_command} continues"
+            )
+            return stopped
+        return self._finish(failure)
+
+    def _answer(self, todo: list[int], models: dict[str, Replicas], calls: str) -> int:
+        """Answer samples over a thread pool, adding to the records and the log; the exit code of what stopped it, or 0."""
+        settings, rule = self.settings, self.data_set.scoring == "rule"
+        stop = StopSignals(COMMAND.note)
+        started, done, correct, failed = time.monotonic(), 0, 0, 0
+        # A log file of a batch job gets a line now and then; a terminal is kept up to date.
+        live = sys.stderr.isatty()
+        label = f"{settings.exp} {settings.dataset_name}"
+        bar = tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30)
+        answers = as_finished(
+            lambda i: answer_one(settings, self.data_set, i, self.examples[i], self.prompt_writers, models, calls),
+            todo,
+            settings.num_threads,
+            stop=stop,
+            idle=bar.refresh if live else lambda: None,
+        )
+        with stop, bar, contextlib.closing(answers):
+            for _, record in answers:
+                if isinstance(record, BaseException):
+                    raise record
+                self.files.append(record)
+                self.records[record["index"]] = record
+                done += 1
+                failed += "error" in record
+                correct += (record.get("scores") or {}).get("correct", 0)
+                shown = {"correct": f"{correct}/{done - failed}"} if rule and done > failed else {}
+                if failed:
+                    shown["failed"] = failed
+                requests = sum(model.usage.requests for model in models.values())
+                rate = f"{requests / (time.monotonic() - started):.1f}"
+                bar.set_postfix(shown | {"requests/s": rate}, refresh=False)
+                bar.update()
+        # With all samples answered there is nothing to stop, unless a judge would follow.
+        return stop.exit_code if done < len(todo) or not rule else 0
+
+    def _finish(self, failure: str) -> int:
+        """Write the results and say what came of the run; `failure` is why answers could not be scored."""
+        files, ordered, again = self.files, self.ordered, self.settings.same_command
+        files.write_final(ordered, readable_text(ordered))
+        files.write_run(self.metadata)
+        summary = self._summary(ordered)
+        files.write_summary(summary.fields)
+        print(visible(str(summary)))
+        print(f"\nresults: {files.txt} and {files.json}")
+        if failed := summary.fields["failed"]:
+            error = next(record["error"] for record in ordered if "error" in record)
+            COMMAND.note(f"{failed} of {len(ordered)} samples failed; {again} tries them again; the first: {error}")
+        if failure:
+            COMMAND.note(f"{summary.fields['unscored']} answers could not be scored ({failure}); {again} tries again")
+        elif self.why_no_judge and summary.fields["unscored"]:
+            COMMAND.note(f"not scored yet; to score: {self.scoring_command}")
+        return 1 if failed or failure else 0
+
+    def _summary(self, ordered: list[dict]) -> Summary:
+        seconds = sum(past.get("seconds", 0) for past in self.metadata["sessions"])
+        judge = self.judge.model if self.judge else None
+        return summarise(ordered, self.data_set.scoring, seconds=seconds, judge_model=judge)
