@@ -85,9 +85,9 @@ def test_same_text_as_the_published_program(name, form, calls, case_servers, tmp
     else:
         for model, published in case["published_program"].items():
             after, earlier = server.stats()[model], before.get(model, {})
-            # The probe's requests come on top: seven, two more where log-probabilities are needed, one more for a BOS.
+            # The probe's requests come on top: three, two more where log-probabilities are needed, one more for a BOS.
             probing = 0
             for role, name in models_of(case).items():
                 needs_logprobs = case["exp"] == "baseline" or (case["exp"], role) == ("nudging", "base")
-                probing += (name == model) * (7 + 2 * needs_logprobs + ("gemma" in name))
+                probing += (name == model) * (3 + 2 * needs_logprobs + ("gemma" in name))
             assert after["requests"] - earlier.get("requests", 0) == published["requests"] + probing

@@ -30,6 +30,9 @@ NEUTRAL_SAMPLING = (
 PROBE_TOKENS = 16
 PROBE_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
 
+# Where servers tell their version, below the host's root: vLLM, llama.cpp.
+VERSIONS_AT = (("/version", "version"), ("/props", "build_info"))
+
 
 class OpenAIEndpoint:
     """One model on one server; safe to call from many threads. `usage` counts all requests since the probe."""
@@ -189,6 +192,7 @@ class OpenAIEndpoint:
             ModelError: it does not serve the model, or lacks log-probabilities.
         """
         report = ServerReport(self.shown_host, self.name, self._served_models(), logprobs)
+        report.version = self._version()
         try:
             self._probe_sampling(report)
             if logprobs is not None:
@@ -217,6 +221,19 @@ class OpenAIEndpoint:
             ) from None
         except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
             return []
+
+    def _version(self) -> str | None:
+        """The version that the server tells of itself; None where it tells none."""
+        client = self.client.with_options(max_retries=0, timeout=self.probe_timeout)
+        root = str(client.base_url).rstrip("/").removesuffix("/v1")
+        for path, name in VERSIONS_AT:
+            try:
+                found = client.get(root + path, cast_to=httpx2.Response).json()[name]
+            except (openai.APIError, ValueError, KeyError, TypeError):
+                continue
+            if isinstance(found, str):
+                return shorten(found)
+        return None
 
     def _ask_briefly(self, fields: dict) -> str | None:
         """The text of the reply to a request of the probe; None where the server refuses it."""

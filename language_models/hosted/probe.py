@@ -25,24 +25,21 @@ class ServerReport:
     """What the probe found out about a server.
 
     `logprobs` is how many a run needs, `max_logprobs` how many the server gives (0: none; None: not looked at).
-    `adds_bos` is looked at for model families that need it.
+    `version` is what the server says of itself; `adds_bos` is looked at for model families that need it.
     """
 
     host: str
     model: str
     served_models: list[str] = field(default_factory=list)
     logprobs: int | None = None
+    version: str | None = None
     max_logprobs: int | None = None
     prints_tokens_as: str = "text"
     end_names_seen: list[str] = field(default_factory=list)
     neutral_sampling: dict[str, float] = field(default_factory=dict)
-    prompt_list: bool | None = None
     streams: bool | None = None
     streams_logprobs: bool | None = None
     stream_options: dict[str, bool] = field(default_factory=dict)
-    echo: bool | None = None
-    prompt_logprobs: bool | None = None
-    token_ids: bool | None = None
     adds_bos: bool | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -54,15 +51,11 @@ def find_abilities(ask: Ask, report: ServerReport, family: str) -> None:
         ask: sends a request, with few retries.
         family: the name that says of which family the model is.
     """
-    report.prompt_list = _takes_a_list(ask)
     for options in STREAM_OPTIONS:
         report.streams, report.streams_logprobs = _streams(ask, options)
         if report.streams:
             report.stream_options = options
             break
-    report.echo = _echoes(ask)
-    report.prompt_logprobs = _gives(ask, {"prompt_logprobs": 1}, "prompt_logprobs")
-    report.token_ids = _gives(ask, {"return_token_ids": True}, "token_ids")
     report.max_logprobs = _max_logprobs(ask)
     if report.logprobs and report.max_logprobs and report.max_logprobs < report.logprobs:
         report.warnings.append(
@@ -98,11 +91,6 @@ def _tokens(choice: dict) -> list:
     return found if isinstance(found, list) else []
 
 
-def _takes_a_list(ask: Ask) -> bool:
-    choices = _choices(ask({"prompt": [PROBE_PROMPT, "Once upon a time"], "max_tokens": 1}))
-    return len(choices) == 2 and sorted(str(choice.get("index")) for choice in choices) == ["0", "1"]
-
-
 def _streams(ask: Ask, options: dict) -> tuple[bool, bool]:
     """Whether a completion can be streamed, and whether with log-probabilities."""
     fields = {"stream_options": options} if options else {}
@@ -110,16 +98,6 @@ def _streams(ask: Ask, options: dict) -> tuple[bool, bool]:
     events = [line.removeprefix("data:").strip() for line in reply.splitlines() if line.startswith("data:")]
     choices = [choice for event in events for choice in _choices(event)]
     return bool(choices), any(_tokens(choice) for choice in choices)
-
-
-def _echoes(ask: Ask) -> bool:
-    choices = _choices(ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": 1, "echo": True}))
-    return bool(choices) and str(choices[0].get("text")).startswith(PROBE_PROMPT) and len(_tokens(choices[0])) > 2
-
-
-def _gives(ask: Ask, fields: dict, name: str) -> bool:
-    choices = _choices(ask({"prompt": PROBE_PROMPT, "max_tokens": 1} | fields))
-    return bool(choices) and isinstance(choices[0].get(name), list)
 
 
 def _max_logprobs(ask: Ask) -> int:

@@ -8,11 +8,10 @@ from waiting import HANG
 
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import Patience
-from language_models.hosted.probe import PROBE_PROMPT
 from language_models.interface import ModelError
 
 MODELS = {"object": "list", "data": []}
-ABILITIES = ("prompt_list", "streams_logprobs", "echo", "prompt_logprobs", "token_ids", "max_logprobs")
+ABILITIES = ("streams_logprobs", "max_logprobs")
 
 
 def top(n: int) -> list[dict]:
@@ -25,18 +24,8 @@ def able_server(body: dict, most: int = 100):
     if asked and asked > most:
         return 400, {}, {"error": {"message": f"logprobs: max allowed is {most}"}}
     reply = completion_reply("lo", ("lo",), top_logprobs=top(asked or 1))
-    choice = reply["choices"][0]
     if body.get("stream"):
         return 200, {"Content-Type": "text/event-stream"}, f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode()
-    if body.get("echo"):
-        choice |= {"text": PROBE_PROMPT + "lo"}
-        choice["logprobs"]["tokens"] = ["a", "b", "lo"]
-    if body.get("prompt_logprobs"):
-        choice["prompt_logprobs"] = [None, {"5": {"logprob": -1.0}}]
-    if body.get("return_token_ids"):
-        choice["token_ids"] = [5]
-    if isinstance(body["prompt"], list):
-        reply["choices"] = [choice | {"index": i} for i in range(len(body["prompt"]))]
     return 200, {}, reply
 
 
@@ -62,10 +51,10 @@ def probed(reply_server, completion, logprobs=1, name="lm"):
 @pytest.mark.parametrize(
     ("completion", "found", "requests"),
     [
-        (able_server, (True, True, True, True, True, 100), 9),
-        (lambda body: able_server(body, 20), (True, True, True, True, True, 20), 10),
-        (lambda body: able_server(body, 5), (True, True, True, True, True, 5), 11),
-        (strict_server, (False, False, False, False, False, 5), 12),
+        (able_server, (True, 100), 5),
+        (lambda body: able_server(body, 20), (True, 20), 6),
+        (lambda body: able_server(body, 5), (True, 5), 7),
+        (strict_server, (False, 5), 8),
     ],
     ids=["all", "vllm_default", "openai", "strict"],
 )
@@ -79,7 +68,7 @@ def test_abilities(completion, found, requests, reply_server):
 
 def test_a_server_without_log_probabilities(reply_server):
     _, report = probed(reply_server, plain_server, logprobs=None)
-    assert tuple(getattr(report, name) for name in ABILITIES) == (False, False, False, False, False, 0)
+    assert tuple(getattr(report, name) for name in ABILITIES) == (False, 0)
     with pytest.raises(ModelError, match="returns no log-probabilities"):
         probed(reply_server, plain_server)
 
@@ -90,14 +79,8 @@ def test_a_server_without_log_probabilities(reply_server):
     ids=["empty", "html", "list", "number", "choice", "logprobs"],
 )
 def test_odd_replies_mean_no(odd, reply_server):
-    special = ("stream", "echo", "prompt_logprobs", "return_token_ids")
-
     def completion(body):
-        if (
-            any(name in body for name in special)
-            or isinstance(body["prompt"], list)
-            or body.get("logprobs") in (100, 20, 5)
-        ):
+        if "stream" in body or body.get("logprobs") in (100, 20, 5):
             return 200, {}, odd
         return able_server(body)
 
@@ -146,3 +129,26 @@ def test_where_it_cannot_be_known_nothing_is_said(reply_server):
 def test_other_families_are_not_asked(reply_server):
     _, report = probed(reply_server, gemma(False, True), name="Llama-2-70b-hf")
     assert report.adds_bos is None and not report.warnings
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "found"),
+    [
+        ("/version", {"version": "0.32.0"}, "0.32.0"),
+        ("/props", {"build_info": "b1234-abc"}, "b1234-abc"),
+        ("/version", {"version": 5}, None),
+        ("/version", [], None),
+        ("/version", "0.1", None),
+        ("/nowhere", {}, None),
+    ],
+)
+def test_the_version_that_a_server_tells(path, told, found, reply_server):
+    def reply(asked, body):
+        if asked == path:
+            return 200, {}, told
+        if body is None:
+            return (200, {}, MODELS) if asked == "/v1/models" else (404, {}, {})
+        return able_server(body)
+
+    endpoint = OpenAIEndpoint("lm", reply_server(reply).host, patience=Patience(1), request_timeout=HANG)
+    assert endpoint.probe(1).version == found
