@@ -2,7 +2,7 @@
 # Sets up a virtual environment in this checkout, runs the checks and tests, and ends with one verdict.
 # Usage: scripts/test.sh [--quick | --all] [--newest | --oldest] [--no_torch] [options of pytest, such as -k nudging]
 #   (nothing)   everything that runs without touching anything outside of this checkout and the caches of pip and of the demo's models
-#   --quick     the unit tests alone, in a minute or two; models in this process are among them where torch is in .venv already
+#   --quick     the unit tests alone, in some minutes; models in this process are among them where torch is in .venv already
 #   --all       also installs Debian packages (a browser, Slurm; as root) and vLLM's CPU build; whatever is missing then is an error
 #   --newest    with the newest packages that requirements*.txt allow instead of those of constraints.txt, in .venv-newest
 #   --oldest    with the oldest ones, in .venv-oldest
