@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from language_models.interface import END_OF_SEQUENCE, ContextLengthError, LanguageModel, Token
-from language_models.readers import Continuation, Writer
+from language_models.readers import READERS, Reader, Writer
 from utils import count_tokens
 
 TOKENS_PER_CALL = 16
@@ -65,97 +65,74 @@ def walk_proxy_tuning(base: Iterable[Token], chat: Iterable[Token], proxy_base: 
     return accepted
 
 
-class PublishedCalls:
-    """The published program's requests: every model writes TOKENS_PER_CALL tokens in each turn."""
+class _Turns:
+    """One model's tokens, turn by turn; those of a turn are the tokens of one call, read as far as the walk looks at them."""
 
-    def __init__(self, writers: list[Writer]):
-        self._writers = writers
+    def __init__(self, writer: Writer, calls: str):
+        self._writer, self._kind = writer, READERS[calls]
+        self._reader: Reader | None = None
+        self._read: list[Token] = []
 
-    def begin_turn(self, text: str) -> None:
-        """Ask every model for its tokens after the answer text so far."""
-        self._completions = [
-            writer.model.complete(writer.prompt + text, max_tokens=writer.call_tokens, **writer.options)
-            for writer in self._writers
-        ]
+    def go_to(self, text: str) -> None:
+        """Have the next turn begin after an answer text: where what was accepted is what the model has written, it goes on."""
+        if self._reader is not None:
+            self._reader.put_back(self._read)
+            if not self._reader.follow(text):
+                self._reader.close()
+                self._reader = None
+        self._reader, self._read = self._reader or self._kind(self._writer, text), []
 
-    def last_words(self) -> str | None:
-        """The chat model's words where they end the answer."""
-        chat = self._completions[CHAT]
-        return chat.text if chat.finish_reason == "stop" else None
+    def begin(self) -> None:
+        """Have the turn's tokens come."""
+        self._reader.begin_call()
 
-    def tokens(self, i: int) -> Iterator[Token]:
-        """The tokens of model i in this turn."""
-        return iter(self._completions[i].tokens)
-
-    def close(self) -> None:
-        """End all writing."""
-
-
-class StreamedCalls(PublishedCalls):
-    """The same tokens from streams, which go on in the next turn where what was accepted is what a model has written.
-
-    Of the chat model all tokens of a turn are read, since they may end the answer; of the others those that the walk looks at.
-    """
-
-    def __init__(self, writers: list[Writer]):
-        super().__init__(writers)
-        self._continuations: list[Continuation | None] = [None] * len(writers)
-        self._read: list[list[Token]] = [[] for _ in writers]
-
-    def begin_turn(self, text: str) -> None:
-        for i, writer in enumerate(self._writers):
-            continuation = self._continuations[i]
-            if continuation is not None:
-                continuation.put_back(self._read[i])
-                if not continuation.follow(text):
-                    continuation.close()
-                    continuation = None
-            self._continuations[i], self._read[i] = continuation or Continuation(writer, text), []
-        for continuation in self._continuations:
-            continuation.begin_call()  # all models begin before the first is waited for
-
-    def last_words(self) -> str | None:
-        chat = "".join(token.text for token in self.tokens(CHAT))
-        return chat if self._continuations[CHAT].ended else None
-
-    def tokens(self, i: int) -> Iterator[Token]:
-        read, source = self._read[i], self._continuations[i]
-        for n in range(TOKENS_PER_CALL):
-            if n == len(read):
+    def tokens(self) -> Iterator[Token]:
+        """The turn's tokens, from its first."""
+        n = 0
+        while True:
+            if n == len(self._read):
                 # A call without a token counts as an end of sequence.
-                token = source.read() or (None if read else END_OF_SEQUENCE)
+                token = self._reader.read() or (None if self._read else END_OF_SEQUENCE)
                 if token is None:
                     return
-                read.append(token)
-            yield read[n]
+                self._read.append(token)
+            yield self._read[n]
+            n += 1
+
+    def last_words(self) -> str | None:
+        """The turn's whole text where it ends with the end of sequence."""
+        text = "".join(token.text for token in self.tokens())
+        return text if self._reader.ended else None
 
     def close(self) -> None:
-        for continuation in self._continuations:
-            if continuation is not None:
-                continuation.close()
+        """End the writing."""
+        if self._reader is not None:
+            self._reader.close()
 
 
 def _decode(
     models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, calls
 ) -> BaselineResult:
     options = {"temperature": temperature, "logprobs": logprobs}
-    writers = [
-        Writer(model, prompt, TOKENS_PER_CALL, max_token_total, options)
+    turns = [
+        _Turns(Writer(model, prompt, TOKENS_PER_CALL, max_token_total, options), calls)
         for model, prompt in zip(models, prompts, strict=True)
     ]
-    asking = {"published": PublishedCalls, "streamed": StreamedCalls}[calls](writers)
     result = BaselineResult()
 
     try:
         while count_tokens(result.text) < max_token_total:
-            asking.begin_turn(result.text)
-            last_words = asking.last_words()
+            for one in turns:
+                one.go_to(result.text)
+            for one in turns:
+                one.begin()  # all models before the first is waited for
+            last_words = turns[CHAT].last_words()
             if last_words is not None:
                 result.text += last_words
                 result.stop_reason = "chat_model_stop"
                 return result
-            added = walk(*(asking.tokens(i) for i in range(len(models))))
-            added = added or _first_text(asking.tokens(0), asking.tokens(CHAT))
+            added = walk(*(one.tokens() for one in turns))
+            added = added or _first_text(turns[0].tokens(), turns[CHAT].tokens())
             if not added:
                 result.stop_reason = "no_new_text"
                 return result
@@ -164,7 +141,8 @@ def _decode(
     except ContextLengthError:
         result.stop_reason = "context_length"
     finally:
-        asking.close()
+        for one in turns:
+            one.close()
     return result
 
 

@@ -2,28 +2,228 @@
 
 Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decoding", ACL 2025 (arXiv 2410.09300), section 3.
 The rules in detail, repetition tests included, are those of the published program, so that answers are the same to the character.
+
+`nudging_rounds` is the method, as if no proposal of the nudging model ended the answer; `settle`, behind it, leaves out what came
+after one that does: so both models can write at the same time. Whatever asks a model raises ContextLengthError where the text no
+longer fits into its context window, and ModelError where it does not answer after all retries.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Literal
 
-from language_models.interface import ContextLengthError, LanguageModel, Token
-from nudging_calls import (
-    CompletionRun,
-    NudgingSettings,
-    Proposal,
-    PublishedCalls,
-    all_but_last_word,
-)
-from streamed_calls import StreamedCalls, StreamRun
+from language_models.interface import ContextLengthError, LanguageModel, ModelError, Token
+from language_models.proposals import Base, Nudger, Proposal, ProposalEndsAnswer, Run, all_but_last_word
+from language_models.readers import Writer
 from utils import clean_answer, count_tokens
-
-Run = CompletionRun | StreamRun
 
 MAX_ROUNDS = 150
 MAX_REPEATS = 3
-# A chunk of more words than this that stands in the text already is a repetition.
-REPETITION_WORDS = 5
+REPETITION_WORDS = 5  # a text of more words than this that has been seen is a repetition
+ROUNDS_AHEAD = 1  # on servers of fixed speeds answers take a tenth longer with none, and as long with more
+
+
+@dataclass(frozen=True)
+class NudgingSettings:
+    """Settings of the nudging loop; the names are those of the command-line options.
+
+    `top_prob_thres` (gamma in the paper) is a probability: below it the base model counts as uncertain.
+    `completion_token_num` and `completion_token_num_nudging` are the tokens asked for per call, in each model's own tokens;
+    `max_token_total` is the length of the answer in cl100k_base tokens.
+    """
+
+    top_prob_thres: float = 0.3
+    completion_token_num: int = 16
+    completion_token_num_nudging: int = 16
+    max_token_total: int = 512
+    base_temperature: float = 0.0
+    base_top_p: float = 0.9
+    nudging_temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When the base model is certain: where `certain(token, threshold)` holds of its token.
+
+    `logprobs` is how many of the position's most probable tokens it has to see, `paper` where it comes from.
+    """
+
+    certain: Callable[[Token, float], bool]
+    logprobs: int
+    paper: str
+
+
+# To add a criterion: one entry here.
+CRITERIA = {
+    "top_prob": Criterion(lambda token, threshold: token.top_prob >= threshold, 1, "arXiv 2410.09300, section 3"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer: words of the nudging model, or one token of the base model."""
+
+    text: str
+    by: Literal["nudging", "base"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOver:
+    """Nothing more comes in this round."""
+
+
+def nudging_rounds(
+    base: Base, nudger: Nudger, settings: NudgingSettings, criterion: Criterion
+) -> Generator[Proposal | Piece | RoundOver, None, str]:
+    """The nudging loop (paper, section 3), as if no proposal ended the answer.
+
+    Yields:
+        In each round the nudging model's proposal, the words of it that are kept, the base model's tokens, and RoundOver.
+
+    Returns:
+        Why the answer ends: length, repeated_nudging_words or round.
+
+    Raises:
+        ProposalEndsAnswer: a proposal has turned out to end the answer.
+    """
+
+    def certain(token: Token) -> bool:
+        return criterion.certain(token, settings.top_prob_thres)
+
+    answer, last_words, repeats = "", "", 0
+    for _ in range(MAX_ROUNDS):
+        if count_tokens(answer) >= settings.max_token_total:
+            return "length"
+        proposal = nudger.propose(answer)
+        yield proposal
+        words, run = take_over(base, answer, proposal, certain)
+        repeats = repeats + 1 if words == last_words else 0
+        if repeats == MAX_REPEATS:
+            return "repeated_nudging_words"
+        yield Piece(words, "nudging")
+        answer, last_words = answer + words, words
+        if run is not None:
+            if not run.empty:
+                for token in base_goes_on(run, answer, settings.max_token_total - count_tokens(answer), certain):
+                    yield Piece(token.text, "base")
+                    answer += token.text
+            base.keep(run)
+        yield RoundOver()
+    return "round"
+
+
+def take_over(base: Base, answer: str, proposal: Proposal, certain: Callable[[Token], bool]) -> tuple[str, Run | None]:
+    """Find the take-over point: the first word of a proposal that the base model writes itself, or where it is certain.
+
+    Returns:
+        The words before it, and the base model's tokens after them; all words but the last, and None, where there is no such point.
+    """
+    for head in proposal.heads():
+        run = base.after(answer, proposal, head)
+        # Where it agrees with the nudging model's next word, the base model may be as uncertain as it likes.
+        if certain(run.first) or proposal.next_word_starts_with(head, run.first.text):
+            return head, run
+        run.close()
+    return all_but_last_word(proposal.text), None
+
+
+def base_goes_on(run: Run, before: str, limit: int, certain: Callable[[Token], bool]) -> Iterator[Token]:
+    """The base model's tokens after an answer text, until it is uncertain, repeats itself, or ends.
+
+    A call's tokens count only if they are no repetition as a whole; each is yielded as soon as that is known.
+
+    Args:
+        run: where they come from.
+        before: the answer text.
+        limit: no call is begun once that many cl100k_base tokens were added.
+        certain: whether the base model is certain of a token.
+
+    Raises:
+        ProposalEndsAnswer: no more of them are wanted.
+    """
+    yield run.first
+    added = run.first.text
+    first_call = True
+    while count_tokens(added) < limit:
+        seen, call = before + added, run.call()
+        held: list[Token] = []  # certain tokens that may still turn out to belong to a repetition
+        rest: list[Token] = []  # the first uncertain token, and what was read after it
+        accepted = ""
+        for token in call:
+            if not certain(token):
+                rest.append(token)
+                break
+            held.append(token)
+            accepted += token.text
+            # What goes on from a text that is new cannot have been seen either.
+            if accepted not in seen:
+                yield from held
+                held.clear()
+        # A call is a repetition if its whole text is one, what follows its uncertain token included.
+        whole = accepted + "".join(token.text for token in rest)
+        while whole in added and (token := next(call, None)):
+            rest.append(token)
+            whole += token.text
+        if whole in added or (len(accepted.split(" ")) > REPETITION_WORDS and accepted in seen):
+            run.put_back(held + rest)
+            return
+        run.put_back(rest)
+        yield from held
+        added += accepted
+        # The end of the call that brought the nudging words to their end does not count as an ending.
+        if rest or (run.ended and not first_call):
+            return
+        first_call = False
+
+
+def settle(
+    rounds: Generator[Proposal | Piece | RoundOver, None, str], ahead: int
+) -> Generator[Piece | RoundOver, None, str]:
+    """What is final of the rounds, as soon as it is: all that follows a proposal counts only if that one does not end the answer.
+
+    Args:
+        rounds: see `nudging_rounds`.
+        ahead: in how many rounds the base model may go on while it is not known whether their proposals end the answer.
+
+    Returns:
+        Why the answer ends: nudging_model_stop, or the reason of the rounds.
+
+    Raises:
+        ModelError: a model did not answer, and no proposal before that ended the answer.
+    """
+    unsettled: deque[tuple[Proposal, list[Piece | RoundOver]]] = deque()  # proposals, each with what hangs on it
+    failure, reason, over = None, "", False
+    while not over:
+        try:
+            event = next(rounds)
+        except StopIteration as end:
+            reason, over = end.value, True
+        except ProposalEndsAnswer:
+            over = True
+        except ModelError as error:
+            failure, over = error, True
+        else:
+            if isinstance(event, Proposal):
+                unsettled.append((event, []))
+            elif unsettled:
+                unsettled[-1][1].append(event)
+            else:
+                yield event
+        while unsettled and (over or len(unsettled) > ahead or unsettled[0][0].finish_reason is not None):
+            proposal, held = unsettled.popleft()
+            proposal.read_all()
+            if proposal.finish_reason == "stop":
+                rounds.close()
+                if proposal.text:
+                    yield Piece(proposal.text, "nudging")
+                yield RoundOver()
+                return "nudging_model_stop"
+            yield from held
+    if failure is not None:
+        raise failure
+    return reason
 
 
 @dataclass
@@ -39,6 +239,15 @@ class NudgingResult:
     stop_reason: str = ""
     base_tokens: int = 0
 
+    def add(self, piece: Piece) -> None:
+        """Record what comes next; words of the nudging model open a piece of the record."""
+        if piece.by == "nudging":
+            self.nudging_words.append(piece.text)
+            self.pieces.append(piece.text)
+        else:
+            self.pieces[-1] += piece.text
+            self.base_tokens += 1
+
     @property
     def text(self) -> str:
         """The answer so far, uncleaned."""
@@ -50,109 +259,72 @@ class NudgingResult:
         return clean_answer(self.text)
 
 
-class _Nudging:
-    """One sample's run of the loop."""
+def answer_stream(
+    base: LanguageModel,
+    nudging: LanguageModel,
+    base_prompt: str,
+    nudging_prompt: str,
+    settings: NudgingSettings,
+    on_round: Callable[[int, str, str], None] | None = None,
+    calls: str = "published",
+    *,
+    result: NudgingResult | None = None,
+    criterion: str = "top_prob",
+    rounds_ahead: int = ROUNDS_AHEAD,
+) -> Generator[Piece, None, NudgingResult]:
+    """Answer one prompt by nudging (paper, section 3), piece by piece: `for piece in answer_stream(...)`.
 
-    def __init__(self, calls: PublishedCalls, settings: NudgingSettings):
-        self.calls = calls
-        self.settings = settings
-        self.result = NudgingResult()
+    Args:
+        base: the large base model; must give log-probabilities.
+        nudging: the small aligned model.
+        base_prompt, nudging_prompt: the prompt in each model's own template, before any answer text.
+        settings: see NudgingSettings.
+        on_round: called after every round with (round number from 1, nudging words, piece of this round).
+        calls: the request mode, "published" or "streamed" (language_models/readers.py); the answer does not depend on it.
+        result: an empty record, to be filled with what has been yielded.
+        criterion: a key of CRITERIA.
+        rounds_ahead: see `settle`; the answer does not depend on it.
 
-    def take_over(self, output: str, proposal: Proposal) -> tuple[str, Run | None]:
-        """The nudging words that are kept, and the base model's tokens after them (None: the base model does not take over)."""
-        for head in proposal.heads():
-            run = self.calls.base_run(output + head, draft=proposal.text[len(head) :])
-            # The base model may go on where it agrees with the nudging model's next word, however uncertain it is.
-            certain = run.first.top_prob >= self.settings.top_prob_thres
-            if certain or proposal.next_word_starts_with(head, run.first.text):
-                return head, run
-            run.close()
-        return all_but_last_word(proposal.text), None
+    Yields:
+        What can no longer be taken back, as soon as that is so; joined it is the uncleaned answer. Closing the generator, or
+        letting go of it, ends the writing of both models.
 
-    def base_goes_on(self, output: str, run: Run) -> Iterator[list[Token]]:
-        """The base model's tokens after an answer text, piece by piece, until it is uncertain, repeats itself, or ends."""
-        s = self.settings
-        limit = s.max_token_total - count_tokens(output)
-        added = run.first.text
-        yield [run.first]
-        first_call = True
-        while count_tokens(added) < limit:
-            chunk = run.chunk()
-            read: list[Token] = []
-            uncertain = None  # the index of the first uncertain token
-            for token in chunk:
-                read.append(token)
-                if token.top_prob < s.top_prob_thres:
-                    uncertain = len(read) - 1
-                    break
-            # A chunk counts as a repetition if it is one as a whole: it is read on while it could be.
-            while (repeated := _text(read) in added) and (token := next(chunk, None)):
-                read.append(token)
-            accepted = "" if repeated else _text(read[:uncertain])
-            if len(accepted.split(" ")) > REPETITION_WORDS and accepted in output + added:
-                repeated = True
-            if repeated or uncertain is not None:
-                run.put_back(read[0 if repeated else uncertain :])
-            if repeated:
-                return
-            added += accepted
-            yield read[:uncertain]
-            # The end of the call that brought the nudging words to their end does not count as an ending.
-            if uncertain is not None or (run.ended and not first_call):
-                return
-            first_call = False
+    Returns:
+        The answer with its record. `stop_reason` is one of nudging_model_stop, repeated_nudging_words, round, length,
+        context_length (a prompt no longer fits into a model's context window; the text so far is kept).
 
-    def run(self, on_round: Callable[[int, str, str], None] | None) -> NudgingResult:
-        result, s = self.result, self.settings
-        last_words, repeats, rounds = "", 0, 0
-        upcoming: Proposal | None = None
-        while count_tokens(output := result.text) < s.max_token_total and rounds < MAX_ROUNDS:
-            rounds += 1
-            proposal = upcoming or self.calls.propose(output)
-            upcoming = None
-            run, words, spoken, no_room = None, None, [], None
-            if proposal.finish_reason != "stop":
-                # Where the models are streamed, the proposal may still turn out to be the answer's end: nothing counts before.
-                try:
-                    words, run = self.take_over(output, proposal)
-                    repeats = repeats + 1 if words == last_words else 0
-                    if repeats < MAX_REPEATS and run is not None and not run.empty:
-                        for tokens in self.base_goes_on(output + words, run):
-                            spoken += tokens
-                except ContextLengthError as error:
-                    no_room = error
-                self.calls.base_run_over(run)
-                if not no_room and repeats < MAX_REPEATS and rounds < MAX_ROUNDS:
-                    coming = output + words + _text(spoken)
-                    if count_tokens(coming) < s.max_token_total:
-                        upcoming = self.calls.propose_early(proposal, coming)
-                proposal.read_all()
-            if proposal.finish_reason == "stop":
-                if proposal.text:
-                    result.nudging_words.append(proposal.text)
-                    result.pieces.append(proposal.text)
-                result.stop_reason = "nudging_model_stop"
+    Raises:
+        ModelError: a model did not answer, after all retries.
+    """
+    result = NudgingResult() if result is None else result
+    rule, length = CRITERIA[criterion], settings.max_token_total
+    options = {"temperature": settings.base_temperature, "top_p": settings.base_top_p, "logprobs": rule.logprobs}
+    writer = Writer(base, base_prompt, settings.completion_token_num, length, options)
+    proposed = settings.completion_token_num_nudging, settings.nudging_temperature
+    with (
+        closing(Base(writer, calls)) as large,
+        closing(Nudger(nudging, nudging_prompt, *proposed, large, calls)) as small,
+    ):
+
+        def events() -> Iterator[Piece | RoundOver]:
+            result.stop_reason = yield from settle(nudging_rounds(large, small, settings, rule), rounds_ahead)
+
+        number = 1
+        try:
+            for event in events():
+                if isinstance(event, Piece):
+                    result.add(event)
+                    if event.text:
+                        yield event
+                    continue
                 if on_round:
-                    on_round(rounds, proposal.text, proposal.text)
-                return result
-            if words is not None and repeats < MAX_REPEATS:
-                last_words = words
-                result.nudging_words.append(words)
-                result.pieces.append(words + _text(spoken))
-                result.base_tokens += len(spoken)
-            if no_room:
-                raise no_room
-            if repeats >= MAX_REPEATS:
-                result.stop_reason = "repeated_nudging_words"
-                return result
-            if on_round:
-                on_round(rounds, words, result.pieces[-1])
-        result.stop_reason = "round" if rounds >= MAX_ROUNDS else "length"
-        return result
-
-
-def _text(tokens: list[Token]) -> str:
-    return "".join(token.text for token in tokens)
+                    # A round that ends the answer without a word opens no piece of the record.
+                    opened = len(result.pieces) == number
+                    on_round(number, *((result.nudging_words[-1], result.pieces[-1]) if opened else ("", "")))
+                number += 1
+        except ContextLengthError:
+            result.stop_reason = "context_length"
+    return result
 
 
 def nudge(
@@ -163,32 +335,12 @@ def nudge(
     settings: NudgingSettings,
     on_round: Callable[[int, str, str], None] | None = None,
     calls: str = "published",
+    **more,
 ) -> NudgingResult:
-    """Answer one prompt by nudging (paper, section 3).
-
-    Args:
-        base: the large base model; must give log-probabilities.
-        nudging: the small aligned model.
-        base_prompt, nudging_prompt: the prompt in each model's own template, before any answer text.
-        settings: see NudgingSettings.
-        on_round: called after every round with (round number from 1, nudging words, piece of this round).
-        calls: "published" or "streamed", how the models are asked (see nudging_calls and streamed_calls), which the
-            answer does not depend on.
-
-    Returns:
-        The answer with its record. `stop_reason` is one of nudging_model_stop, repeated_nudging_words, round, length,
-        context_length (a prompt no longer fits into a model's context window; the text so far is kept).
-
-    Raises:
-        ModelError: a model did not answer, after all retries.
-    """
-    kind = {"published": PublishedCalls, "streamed": StreamedCalls}[calls]
-    asking = kind(base, nudging, base_prompt, nudging_prompt, settings)
-    loop = _Nudging(asking, settings)
-    try:
-        return loop.run(on_round)
-    except ContextLengthError:
-        loop.result.stop_reason = "context_length"
-        return loop.result
-    finally:
-        asking.close()
+    """Answer one prompt by nudging, at one go. All arguments, the result and the errors are those of `answer_stream`."""
+    result = NudgingResult()
+    for _ in answer_stream(
+        base, nudging, base_prompt, nudging_prompt, settings, on_round, calls, result=result, **more
+    ):
+        pass
+    return result

@@ -1,7 +1,13 @@
-"""What a model writes after a text, read from streams as far as a loop needs it."""
+"""What a model writes after a text, as a decoding loop reads it: token by token, in calls of a fixed number of tokens.
+
+The loops follow the published program, whose requests (calls) ask for a fixed number of tokens each. There are two request modes
+with one interface: `CallReader` sends those very requests; `StreamReader` brings the same tokens, in the same calls, from streams
+that go on for as long as what a loop accepts is what the model has written.
+"""
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 
@@ -11,10 +17,11 @@ from utils import count_tokens
 
 @dataclass
 class Writer:
-    """One model as one sample's loop streams it.
+    """One model as one sample's loop reads it.
 
-    `call_tokens` is what the published program asks for per call, `max_token_total` the length of the answer in cl100k_base tokens,
-    `options` go to the model. `most_calls`: for how many calls' tokens the server has room. `seconds_per_token` is measured.
+    `call_tokens` is what a call asks for, in the model's own tokens; `max_token_total` is the length of the answer in cl100k_base
+    tokens; `options` go to the model with every request. `most_calls`: for how many calls' tokens the server has room in one
+    stream. `seconds_per_token` is measured.
     """
 
     model: LanguageModel
@@ -30,6 +37,7 @@ class Writer:
 
         Raises:
             ContextLengthError: not even a call's tokens fit.
+            ModelError: the model did not answer, after all retries.
         """
         missing = self.max_token_total - count_tokens(text)
         calls = min(self.most_calls, 1 + max(0, math.ceil(missing / self.call_tokens)))
@@ -46,50 +54,140 @@ class Writer:
         return self.model.stream(self.prompt + text, max_tokens=tokens, draft=draft, **self.options), tokens
 
 
-class Continuation:
-    """The tokens that a model writes after an answer text.
+class Reader(ABC):
+    """The tokens that a model writes after an answer text, call by call; `text` is the answer up to the next token that is read.
 
-    One stream brings as many of the published program's calls as it can.
+    Reading and beginning a call raise ContextLengthError where the context window has no room for a call's tokens, and ModelError
+    where the model does not answer after all retries.
     """
 
     def __init__(self, writer: Writer, text: str, draft: str = ""):
-        self.writer = writer
-        self.text = text  # up to the next token that is read
-        self._draft = draft
-        self._pending: deque[Token] = deque()
-        self._stream: TokenStream | None = None
-        self._left = 0  # of the tokens that the stream was asked for
-        self._call_begun = False  # whether a token of the present call has been read
-        self._first_at, self._arrived = 0.0, 0
-
-    def begin_call(self) -> None:
-        """Have the tokens of one call of the published program come, with requests only where they are not coming already.
-
-        Raises:
-            ContextLengthError: there is no room for them in the context window.
         """
-        if len(self._pending) + self._left < self.writer.call_tokens:
-            self.ask_again()
-        if self._stream is None and not self._pending:
-            self._stream, self._left = self.writer.open(self.text, self._draft)
-            self._draft, self._arrived = "", 0
-        self._call_begun = False
+        Args:
+            writer: the model.
+            text: the answer so far, without the prompt.
+            draft: what the model may well go on with (see LanguageModel.stream), where the request mode can make use of it.
+        """
+        self.writer = writer
+        self.text = text
+        self._pending: deque[Token] = deque()
+
+    @abstractmethod
+    def begin_call(self) -> None:
+        """Have the tokens of the next call come; what is left of the last one is no part of it."""
+
+    @abstractmethod
+    def read(self) -> Token | None:
+        """The next token of the call; None where the call is over."""
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether the last token that was read is the end of sequence."""
-        return not self._pending and self._stream is not None and self._stream.finish_reason == "stop"
+
+    @abstractmethod
+    def follow(self, text: str) -> bool:
+        """Whether the tokens that come next lead to a longer text, without another request; they are read then."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the writing; what was put back stays."""
 
     @property
     def at_hand(self) -> str:
         """The text of the tokens that were put back."""
         return "".join(token.text for token in self._pending)
 
+    def put_back(self, tokens: list[Token]) -> None:
+        """Have the last tokens that were read be read again."""
+        self._pending.extendleft(reversed(tokens))
+        self.text = self.text[: len(self.text) - sum(len(token.text) for token in tokens)]
+
+
+class CallReader(Reader):
+    """By the published program's requests: each call is a request, and nothing of it is of use to a later one."""
+
+    _finish_reason: str | None = None
+
+    def begin_call(self) -> None:
+        writer = self.writer
+        completion = writer.model.complete(writer.prompt + self.text, max_tokens=writer.call_tokens, **writer.options)
+        self._pending, self._finish_reason = deque(completion.tokens), completion.finish_reason
+
     def read(self) -> Token | None:
-        """The next token; None after the end of sequence, and where there are no more without another request."""
+        if not self._pending:
+            return None
+        token = self._pending.popleft()
+        self.text += token.text
+        return token
+
+    @property
+    def ended(self) -> bool:
+        return not self._pending and self._finish_reason == "stop"
+
+    def follow(self, text: str) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
+
+class StreamReader(Reader):
+    """By streams: one brings as many calls as it can, and each token is read when it is needed."""
+
+    def __init__(self, writer: Writer, text: str, draft: str = ""):
+        super().__init__(writer, text, draft)
+        self._draft = draft
+        self._stream: TokenStream | None = None
+        self._left = 0  # of the tokens that the stream was asked for
+        self._read: list[Token] = []  # of the present call
+        self._call_begun = False  # whether a token of the present call has been read, put back or not
+        self._first_at, self._arrived = 0.0, 0
+
+    def begin_call(self) -> None:
+        # A call after half a character or the end of sequence begins with a text that does not show it.
+        unseen = self.ended or (self._read and not self._read[-1].text)
+        if unseen or len(self._pending) + self._left < self.writer.call_tokens:
+            self.close()
+            self._pending.clear()
+        if self._stream is None and not self._pending:
+            self._open(self._draft)
+            self._draft = ""
+        self._read = []
+        self._call_begun = False
+
+    def read(self) -> Token | None:
+        return self._read_on() if len(self._read) < self.writer.call_tokens else None
+
+    @property
+    def ended(self) -> bool:
+        return not self._pending and self._stream is not None and self._stream.finish_reason == "stop"
+
+    def put_back(self, tokens: list[Token]) -> None:
+        super().put_back(tokens)
+        self._read = self._read[: max(0, len(self._read) - len(tokens))]
+
+    def follow(self, text: str) -> bool:
+        while self.text != text:
+            if not text.startswith(self.text) or self._read_on() is None:
+                return False
+        return True
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream, self._left = None, 0
+
+    def _open(self, draft: str) -> None:
+        self._stream, self._left = self.writer.open(self.text, draft)
+        self._arrived = 0
+
+    def _read_on(self) -> Token | None:
+        """The next token, whichever call it belongs to; None after the end of sequence, and where there is none on its way."""
         token = self._pending.popleft() if self._pending else self._next()
         if token is not None:
             self.text += token.text
+            self._read.append(token)
             self._call_begun = True
         return token
 
@@ -106,14 +204,23 @@ class Continuation:
             if self._arrived >= self.writer.call_tokens:
                 self.writer.most_calls = self._arrived // self.writer.call_tokens
                 try:
-                    self._stream, self._left = self.writer.open(self.text, "")
+                    self._open("")
                 except ContextLengthError:
                     if not self._call_begun:
                         raise
                     return None  # the call ends where the context window does
-                self._arrived = 0
-                return self._next()
+                return self._after_half_a_character()
             self.writer.most_calls = 1
+        return token
+
+    def _after_half_a_character(self) -> Token | None:
+        """The next token of a stream that was opened within a call: the text did not show half a character, which comes again."""
+        again = 0
+        while again < len(self._read) and not self._read[-1 - again].text:
+            again += 1
+        token = self._next()
+        while again and token is not None and not token.text and self._stream.finish_reason is None:
+            token, again = self._next(), again - 1
         return token
 
     def _measure(self) -> None:
@@ -124,25 +231,6 @@ class Continuation:
             self._first_at = now
         self._arrived += 1
 
-    def put_back(self, tokens: list[Token]) -> None:
-        """Have the last tokens that were read be read again."""
-        self._pending.extendleft(reversed(tokens))
-        self.text = self.text[: len(self.text) - sum(len(token.text) for token in tokens)]
 
-    def follow(self, text: str) -> bool:
-        """Whether the tokens that come next lead to a longer text, without another request; they are read then."""
-        while self.text != text:
-            if not text.startswith(self.text) or self.read() is None:
-                return False
-        return True
-
-    def ask_again(self) -> None:
-        """Have what follows be asked for anew."""
-        self.close()
-        self._pending.clear()
-
-    def close(self) -> None:
-        """End the writing; what was put back stays."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream, self._left = None, 0
+# By the names of the request modes.
+READERS: dict[str, type[Reader]] = {"published": CallReader, "streamed": StreamReader}

@@ -10,8 +10,8 @@ from scripted_lm_server import EOS, ScriptedLM
 
 from datasets_loader import DATA_SETS
 from language_models.interface import Completion, ContextLengthError, Token, Usage
+from language_models.proposals import all_but_last_word, candidate_heads
 from nudging import NudgingSettings, nudge
-from nudging_calls import all_but_last_word, candidate_heads
 from utils import apply_instruct_template
 
 

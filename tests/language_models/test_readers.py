@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-import streamed_calls
 from baselines import average_ensemble, proxy_tuning
+from language_models import proposals
 from language_models.interface import Completion, ContextLengthError, Token, Usage
-from language_models.readers import Continuation, Writer
-from nudging import NudgingSettings, nudge
+from language_models.readers import StreamReader, Writer
+from nudging import ROUNDS_AHEAD, NudgingResult, NudgingSettings, answer_stream, nudge
 
 END = b""
 SINGLE = (b" ", b" ", b"a", b"b", b"\n", b"\xc3", b"c")
@@ -38,6 +38,7 @@ class RandomModel:
         self.probabilities = draw.choice([(0.4, 0.3, 0.9, 0.99), (0.9, 0.95, 0.2), (0.99,) * 6 + (0.1,), (0.4,)])
         self.vocabulary = SINGLE if limit in ("refuses", "cuts") else draw.choice([SINGLE, MIXED])
         self.streams: list[Stream] = []
+        self.connections = 2
 
     def tokens(self, prompt: str, n: int):
         text, half = prompt, b""
@@ -67,7 +68,7 @@ class RandomModel:
         return Completion("".join(t.text for t in tokens), tokens, "stop" if ended[-1] else "length", Usage())
 
     def stream(self, prompt, *, max_tokens, **_):
-        assert sum(not stream.over for stream in self.streams) < 2, "two connections are enough for a sample"
+        assert sum(not stream.over for stream in self.streams) < self.connections, "too many for a sample"
         allowed = self._allowed(prompt, max_tokens)
         self.streams.append(Stream(self.tokens(prompt, allowed), allowed))
         return self.streams[-1]
@@ -107,7 +108,8 @@ class Either:
         return self.random.choice([0.0, math.inf])
 
 
-def answers(loop: str, seed: int, limit: str | None, calls: str):
+def answers(loop: str, seed: int, limit: str | None, calls: str, rounds_ahead: int = ROUNDS_AHEAD):
+    """What a loop writes on random models, streamed or not; no stream is left open."""
     draw = random.Random(seed)
     models = [RandomModel(seed, role, limit) for role in ("base", "chat", "proxy")]
     if loop == "nudging":
@@ -115,8 +117,12 @@ def answers(loop: str, seed: int, limit: str | None, calls: str):
         settings = NudgingSettings(
             0.4, draw.choice(chunks), draw.choice([1, 2, 8, 16]), max_token_total=draw.choice([1, 10, 30, 80])
         )
-        found = nudge(*models[:2], "B:", "N:", settings, calls=calls)
-        result = found.pieces, found.nudging_words, found.stop_reason, found.base_tokens
+        models[1].connections = rounds_ahead + 1
+        rounds, found = [], NudgingResult()
+        asked = {"result": found, "calls": calls, "rounds_ahead": rounds_ahead}
+        stream = answer_stream(*models[:2], "B:", "N:", settings, lambda *told: rounds.append(told), **asked)
+        assert "".join(piece.text for piece in stream) == found.text
+        result = found, rounds
     else:
         options = {"max_token_total": draw.choice([1, 10, 30]), "calls": calls}
         if loop == "ensemble":
@@ -145,8 +151,21 @@ HARD_SEEDS = {
 @pytest.mark.parametrize(("loop", "limit"), HARD_SEEDS)
 def test_both_kinds_of_calls_bring_the_same_answer(loop, limit, monkeypatch):
     for seed in (*HARD_SEEDS[loop, limit], *range(200 if loop == "nudging" else 20)):
-        monkeypatch.setattr(streamed_calls, "MOST_AHEAD", Either(seed))
+        monkeypatch.setattr(proposals, "MOST_AHEAD", Either(seed))
         assert answers(loop, seed, limit, "streamed") == answers(loop, seed, limit, "published"), f"seed {seed}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [None, "refuses", "cuts", "caps"])
+def test_many_more_random_models(limit, monkeypatch):
+    """With rounds ahead too, of which the answer does not depend."""
+    for seed in range(200, 1700):
+        monkeypatch.setattr(proposals, "MOST_AHEAD", Either(seed))
+        published = answers("nudging", seed, limit, "published")
+        for rounds_ahead in (ROUNDS_AHEAD, seed % 4):
+            assert answers("nudging", seed, limit, "streamed", rounds_ahead) == published, (
+                f"seed {seed}, {rounds_ahead}"
+            )
 
 
 def test_streams_without_a_token_are_not_asked_for_for_ever():
@@ -156,9 +175,9 @@ def test_streams_without_a_token_are_not_asked_for_for_ever():
             stream.finish_reason = "length"
             return stream
 
-    continuation = Continuation(Writer(Silent(0, "base", None), "", 16, 10, {}), "")
-    continuation.begin_call()
-    assert continuation.read() is None
+    reader = StreamReader(Writer(Silent(0, "base", None), "", 16, 10, {}), "")
+    reader.begin_call()
+    assert reader.read() is None
 
 
 def test_a_failure_while_a_run_begins_leaves_no_stream_open():

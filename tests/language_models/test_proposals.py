@@ -1,6 +1,7 @@
 """Streams and the published calls lead to the same answers, on made-up models with every oddity of tokens that is known."""
 
 import hashlib
+import itertools
 import math
 import random
 
@@ -13,6 +14,7 @@ from nudging import NudgingSettings, nudge
 
 END = ""
 MIXED = (" a", " b", " c", " a b", "a", "bc d", " ", "  ", "\n", "\n\n", ".", " the a b c d e f g", " dd", "!")
+WHERE = list(itertools.product((True, False), repeat=2))
 CHARACTERS = (" ", "a", "b", "\n", "c", " ", "d")
 
 
@@ -83,7 +85,7 @@ def nothing_left_open(found: list[MadeUp]) -> bool:
 @pytest.mark.parametrize("room", [None, 30, 50, 80, 150])
 @pytest.mark.parametrize("most_ahead", [0, math.inf], ids=["tails_dropped", "tails_kept"])
 def test_nudging(room, most_ahead, monkeypatch):
-    monkeypatch.setattr("streamed_calls.MOST_AHEAD", most_ahead)
+    monkeypatch.setattr("language_models.proposals.MOST_AHEAD", most_ahead)
     reasons = set()
     for seed in range(250):
         rng = random.Random(seed)
@@ -95,11 +97,14 @@ def test_nudging(room, most_ahead, monkeypatch):
             max_token_total=rng.choice((1, 3, 10, 30, 80)),
         )
         answers = []
-        for calls, runs_ahead in (("published", True), ("streamed", True), ("streamed", False)):
-            pair = models(("base", "chat"), seed, threshold, room, runs_ahead)
+        # Of a server or in this process: both models, or one of them.
+        for calls, *runs_ahead in (("published", True, True), *(("streamed", *where) for where in WHERE)):
+            pair = models(("base", "chat"), seed, threshold, room, True)
+            for model, ahead in zip(pair, runs_ahead, strict=True):
+                model.runs_ahead = ahead
             answers.append(nudge(*pair, "B:", "N:", settings, calls=calls))
             assert nothing_left_open(pair)
-        assert answers[0] == answers[1] == answers[2], seed
+        assert all(answer == answers[0] for answer in answers), seed
         reasons.add(answers[0].stop_reason)
     assert {"length", "nudging_model_stop", "repeated_nudging_words"} <= reasons
     assert ("context_length" in reasons) == (room is not None)
@@ -134,7 +139,7 @@ class Cutting(MadeUp):
 @pytest.mark.parametrize("room", [30, 50, 80])
 @pytest.mark.parametrize("loop", [nudge, average_ensemble])
 def test_completions_that_end_where_the_context_window_does(loop, room, monkeypatch):
-    monkeypatch.setattr("test_streamed_calls.MadeUp", Cutting)
+    monkeypatch.setattr("test_proposals.MadeUp", Cutting)
     reasons = set()
     for seed in range(150 if loop is nudge else 40):
         rng = random.Random(seed)
