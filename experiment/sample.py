@@ -178,13 +178,13 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
             calls=calls,
         )
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
-    (role,) = settings.roles
+    ((role, model),) = settings.models.items()
     try:
         completion = models[role].complete(
             prompts[role],
             max_tokens=settings.max_token_total,
-            temperature=getattr(settings, f"{role}_temperature"),
-            top_p=getattr(settings, f"{role}_top_p"),
+            temperature=model.temperature,
+            top_p=model.top_p,
         )
     except ContextLengthError:
         return {"raw_answer": "", "stop_reason": "context_length"}

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
@@ -28,16 +29,20 @@ class SettingsError(OptionError):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model of a run: its role, name as served, base URLs, template, and how many log-probabilities are needed of it.
+    """One model of a run: its role, name as served, base URLs, template, sampling, and the log-probabilities needed per position.
 
     Without a host it is a GGUF file that this process serves, or (`in_process`) a transformers model that it runs itself.
+    `key_option` is the option that names the variable with its API key.
     """
 
     role: str
     name: str
     host: str | None
     api_key_env: str | None
+    key_option: str
     template: str
+    temperature: float
+    top_p: float
     logprobs: int | None
 
     @property
@@ -126,26 +131,26 @@ class RunSettings:
             self.exp_prefix,
         )
         _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
-        for role in self.roles:
-            self._check_model(role)
-            if env := self._api_key_env(role):
-                api_key(env, f"--{_option_owner(role)}_api_key_env")
+        for model in self.models.values():
+            self._check_model(model)
+            if model.api_key_env:
+                api_key(model.api_key_env, model.key_option)
 
-    def _check_model(self, role: str) -> None:
-        model, host = getattr(self, f"{role}_model"), getattr(self, f"{role}_host")
+    def _check_model(self, model: ModelSettings) -> None:
+        role, name = model.role, model.name
         experiment = f"{self.exp} ({self.baseline_method})" if self.exp == "baseline" else self.exp
-        if not model:
+        if not name:
             raise SettingsError(
                 f"--exp {experiment} needs --{role}_model: its name as served, a GGUF file, or a folder"
             )
-        if not host and not is_gguf(model) and not is_transformers_model(model):
+        if not model.host and not is_gguf(name) and not is_transformers_model(name):
             raise SettingsError(
                 f"--exp {experiment} needs --{role}_host: a URL such as http://localhost:8000/v1 (without a host go "
                 f"{' and '.join(DEMO_MODELS)}, GGUF files, and folders and hub ids of transformers models; "
-                f"{model!r} is none)"
+                f"{name!r} is none)"
             )
-        if host:
-            split_hosts(host, f"--{role}_host")
+        if model.host:
+            split_hosts(model.host, f"--{role}_host")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -154,7 +159,7 @@ class RunSettings:
             return ("base", "proxy_chat") + (("proxy_base",) if self.baseline_method == "proxy_tuning" else ())
         return {"base_only": ("base",), "nudging_only": ("nudging",), "nudging": ("base", "nudging")}[self.exp]
 
-    @property
+    @cached_property
     def models(self) -> dict[str, ModelSettings]:
         """What the run needs of each model, by role."""
         logprobs = {
@@ -162,21 +167,24 @@ class RunSettings:
             ("baseline", "ensemble"): ENSEMBLE_LOGPROBS,
             ("baseline", "proxy_tuning"): PROXY_TUNING_LOGPROBS,
         }
-        return {
-            role: ModelSettings(
-                role,
-                getattr(self, f"{role}_model"),
-                getattr(self, f"{role}_host"),
-                self._api_key_env(role),
-                # The proxies are the small pair: the aligned one answers in the nudging model's template.
-                {"nudging": self.nudging_template, "proxy_chat": self.nudging_template}.get(role, self.base_template),
-                logprobs.get((self.exp, self.baseline_method if self.exp == "baseline" else role)),
-            )
-            for role in self.roles
-        }
 
-    def _api_key_env(self, role: str) -> str | None:
-        return getattr(self, f"{_option_owner(role)}_api_key_env")
+        def model(role: str, name, host, key_owner: str, key_env, template: str, temperature: float, top_p: float):
+            needed = logprobs.get((self.exp, self.baseline_method if self.exp == "baseline" else role))
+            key_option = f"--{key_owner}_api_key_env"
+            return ModelSettings(role, name, host, key_env, key_option, template, temperature, top_p, needed)
+
+        base = self.base_template, self.base_temperature, self.base_top_p
+        # The proxies are the small pair: the aligned one answers in the nudging model's template.
+        nudging = self.nudging_template, self.nudging_temperature, self.nudging_top_p
+        base_key, nudging_key = self.base_api_key_env, self.nudging_api_key_env
+        proxy_key = "proxy", self.proxy_api_key_env  # both proxies share one
+        every = (
+            model("base", self.base_model, self.base_host, "base", base_key, *base),
+            model("nudging", self.nudging_model, self.nudging_host, "nudging", nudging_key, *nudging),
+            model("proxy_chat", self.proxy_chat_model, self.proxy_chat_host, *proxy_key, *nudging),
+            model("proxy_base", self.proxy_base_model, self.proxy_base_host, *proxy_key, *base),
+        )
+        return {model.role: model for model in every if model.role in self.roles}
 
     @property
     def nudging_settings(self) -> NudgingSettings:
@@ -231,7 +239,7 @@ class RunSettings:
             return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
         prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
-        models = "_".join(last(getattr(self, f"{role}_model")) for role in self.roles if role != "proxy_base")
+        models = "_".join(last(model.name) for role, model in self.models.items() if role != "proxy_base")
         kind = {"nudging": f"top_prob_{self.top_prob_thres}_thres_nudging_", "baseline": f"{self.baseline_method}_"}
         i, n = self.shard_of
         shard = f"_shard{i}of{n}" if self.shard else ""
@@ -260,11 +268,6 @@ class RunSettings:
         if any(model.in_process for model in self.models.values()):
             names.append("dtype")
         return {"split": self.used_split} | {name: getattr(self, name) for name in names}
-
-
-def _option_owner(role: str) -> str:
-    """The option prefix that the API key of a role goes by: both proxies share one."""
-    return "proxy" if role.startswith("proxy") else role
 
 
 def _check(holds: bool, option: str, rule: str, value) -> None:
