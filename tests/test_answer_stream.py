@@ -5,7 +5,6 @@ import math
 import pytest
 from test_nudging import InProcess, Scripted, Streamed, completion
 
-import nudging
 from language_models.interface import ModelError
 from nudging import CRITERIA, Criterion, NudgingResult, NudgingSettings, Piece, answer_stream, nudge
 
@@ -40,12 +39,8 @@ def test_pieces_say_who_wrote_them_and_are_the_answer(calls):
     for piece in stream:
         pieces.append(piece)
         assert result.text == "".join(piece.text for piece in pieces)
-    assert pieces == [
-        Piece(" So", "nudging"),
-        Piece(" now", "base"),
-        Piece(" we", "base"),
-        Piece(" end", "nudging"),
-    ]
+    by_whom = [(" So", "nudging"), (" now", "base"), (" we", "base"), (" end", "nudging")]
+    assert pieces == [Piece(*piece) for piece in by_whom]
     assert result == nudge(*a_pair(), "B:", "N:", SETTINGS, calls=calls)
     assert (result.pieces, result.base_tokens) == ([" So now we", " end"], 2)
     assert rounds == [(1, " So", " So now we"), (2, " end", " end")]
@@ -53,10 +48,8 @@ def test_pieces_say_who_wrote_them_and_are_the_answer(calls):
 
 @pytest.mark.parametrize("calls", ["published", "streamed"])
 def test_pieces_without_text_are_recorded_alone(calls):
-    stream, rounds = (
-        answer_stream(*a_pair(ending=""), "B:", "N:", SETTINGS, lambda *told: rounds.append(told), calls),
-        [],
-    )
+    rounds = []
+    stream = answer_stream(*a_pair(ending=""), "B:", "N:", SETTINGS, lambda *told: rounds.append(told), calls)
     assert [piece.text for piece in stream] == [" So", " now", " we"]
     assert rounds == [(1, " So", " So now we"), (2, "", "")]
 
@@ -70,32 +63,25 @@ def test_the_generator_returns_the_record():
 
 
 def test_tokens_come_as_soon_as_they_are_no_repetition():
-    base = Watched("B:", {" So": completion(*" now we go on and on and on".replace(" ", "| ").split("|")[1:])})
-    stream = answer_stream(
-        base, Watched("N:", {"": completion(" So", " then")}), "B:", "N:", SETTINGS, calls="streamed"
-    )
+    base = Watched("B:", {" So": completion(" now", " we", " go", " on", " and", " on", " and", " on")})
+    nudging_model = Watched("N:", {"": completion(" So", " then")})
+    stream = answer_stream(base, nudging_model, "B:", "N:", SETTINGS, calls="streamed")
     read = []
     for piece in stream:
         if piece.by == "base":
             read.append((piece.text, base.streams[0].read))
         if piece.text == " and":
             break
-    # Each at once.
+    # Each at once: no more has been read than has come out.
     assert read == [(text, n) for n, text in enumerate([" now", " we", " go", " on", " and"], 1)]
 
 
 def test_a_text_that_may_be_a_repetition_is_held_back():
     """The second call writes what was written, until it goes on otherwise."""
     settings = NudgingSettings(0.4, completion_token_num=3)
-    base = Watched(
-        "B:",
-        {
-            " So": completion(" a", " b", " c", " a", " b", " d", ("x", 0.1)),
-        },
-    )
-    stream = answer_stream(
-        base, Watched("N:", {"": completion(" So", " then")}), "B:", "N:", settings, calls="streamed"
-    )
+    base = Watched("B:", {" So": completion(" a", " b", " c", " a", " b", " d", ("x", 0.1))})
+    nudging_model = Watched("N:", {"": completion(" So", " then")})
+    stream = answer_stream(base, nudging_model, "B:", "N:", settings, calls="streamed")
     assert [next(stream).text for _ in range(4)] == [" So", " a", " b", " c"]
     assert next(stream).text == " a" and base.streams[0].read == 6
     stream.close()
@@ -169,6 +155,8 @@ def test_another_criterion_is_an_entry_of_the_table(calls, monkeypatch):
     assert found == nudge(*pair(), *prompts, NudgingSettings(top_prob_thres=0.5), calls=calls)
 
 
-def test_each_criterion_names_its_paper():
-    assert all(criterion.paper and criterion.logprobs >= 1 for criterion in CRITERIA.values())
-    assert nudging.CRITERIA["top_prob"].logprobs == 1
+def test_the_criterion_of_the_paper():
+    assert all(criterion.paper for criterion in CRITERIA.values())
+    top_prob, (token,) = CRITERIA["top_prob"], completion((" a", 0.25)).tokens
+    assert top_prob.logprobs == 1  # as the published program asks
+    assert top_prob.certain(token, 0.25) and not top_prob.certain(token, 0.26)

@@ -159,7 +159,7 @@ def test_both_kinds_of_calls_bring_the_same_answer(loop, limit, monkeypatch):
 @pytest.mark.parametrize("limit", [None, "refuses", "cuts", "caps"])
 def test_many_more_random_models(limit, monkeypatch):
     """With rounds ahead too, of which the answer does not depend."""
-    for seed in range(200, 1700):
+    for seed in range(200, 2200):
         monkeypatch.setattr(proposals, "MOST_AHEAD", Either(seed))
         published = answers("nudging", seed, limit, "published")
         for rounds_ahead in (ROUNDS_AHEAD, seed % 4):
