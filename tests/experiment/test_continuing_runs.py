@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
-from doubles import ScriptedServer, completion_reply, free_port
+from doubles import NeverAnswers, ScriptedServer, free_port
 from runs import (
     REPOSITORY,
     Running,
@@ -20,7 +19,7 @@ from runs import (
     run_api_command,
     write_rows,
 )
-from waiting import HANG, wait_until
+from waiting import wait_until
 from whole_runs import plain_error, texts
 
 from experiment.result_files import ResultFiles
@@ -91,27 +90,21 @@ class TestContinuing:
 
     def test_the_second_interrupt_leaves_at_once(self, reply_server, data_dir, tmp_path):
         """While the replies that the first interrupt lets it wait for have not come, and do not come."""
-        asked, over = [], threading.Event()
-
-        def reply(path, body):
-            if path.endswith("completions") and body["max_tokens"] == 77:
-                asked.append(path)
-                over.wait(HANG)
-            return 200, {}, {"data": []} if path.endswith("models") else completion_reply()
+        reply = NeverAnswers(77)
 
         options = ["--exp", "base_only", "--base_model", "lm", "--base_host", reply_server(reply).host]
         options += ["--max_token_total", 77, "--num_threads", 2, "--data_dir", data_dir]
         command = run_api_command(*options, "--output_dir", tmp_path / "out")
         running = Running(tmp_path / "said", command)
         try:
-            wait_until(lambda: len(asked) == 2, "requests of both threads", running.process)
+            wait_until(lambda: len(reply.asked) == 2, "requests of both threads", running.process)
             running.process.send_signal(signal.SIGINT)
             running.until_it_says("interrupted")
             running.process.send_signal(signal.SIGINT)
             assert running.finish() == 130
         finally:
-            over.set()
-        assert len(asked) == 2
+            reply.over.set()
+        assert len(reply.asked) == 2
 
     def test_other_settings_are_refused_by_name(self, undisturbed, server):
         _, output, records = undisturbed

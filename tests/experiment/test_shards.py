@@ -6,7 +6,7 @@ import signal
 import threading
 
 import pytest
-from doubles import completion_reply
+from doubles import NeverAnswers
 from runs import Running, final_records, gsm8k_rows, nudging_options, one, run_api, run_api_command, write_rows
 from waiting import HANG, wait_until
 
@@ -173,24 +173,18 @@ class TestSigterm:
         assert texts(final_records(tmp_path)) == texts(final_records(runs[1]))
 
     def test_samples_in_flight_are_not_waited_for(self, runs, reply_server, tmp_path):
-        asked, over = [], threading.Event()
-
-        def reply(path, body):
-            if path.endswith("completions") and body["max_tokens"] == 77:
-                asked.append(path)
-                over.wait(HANG)
-            return 200, {}, {"data": []} if path.endswith("models") else completion_reply()
+        reply = NeverAnswers(77)
 
         host = reply_server(reply).host
         options = ["--exp", "base_only", "--base_model", "lm", "--base_host", host, "--max_token_total", 77]
         options += ["--data_dir", runs[0], "--output_dir", tmp_path]
         running = Running(tmp_path / "said", run_api_command(*options))
         try:
-            wait_until(lambda: asked, "a request", running.process)
+            wait_until(lambda: reply.asked, "a request", running.process)
             running.process.send_signal(signal.SIGTERM)
             assert running.finish() == 143 and "0 of 7 answers are saved" in running.stderr
         finally:
-            over.set()
+            reply.over.set()
 
     def test_before_the_first_sample(self, runs, reply_server, tmp_path):
         asked, over = [], threading.Event()

@@ -154,3 +154,18 @@ def completion_reply(text="hello", tokens=("hel", "lo"), finish_reason="length",
     found["top_logprobs"] = [{token: -0.1} for token in tokens]
     choice = {"index": 0, "text": text, "finish_reason": finish_reason, "logprobs": found | logprobs}
     return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": len(tokens)}}
+
+
+class NeverAnswers:
+    """For `reply_server`: a server that lets requests for a number of tokens wait until `over` is set; all others it answers."""
+
+    def __init__(self, max_tokens: int):
+        self._max_tokens = max_tokens
+        self.asked: list[str] = []
+        self.over = threading.Event()
+
+    def __call__(self, path: str, body: dict | None):
+        if path.endswith("completions") and body["max_tokens"] == self._max_tokens:
+            self.asked.append(path)
+            self.over.wait(HANG)
+        return 200, {}, {"data": []} if path.endswith("models") else completion_reply()
