@@ -1,6 +1,7 @@
 """scripts/serve_models.sh with a stand-in for vLLM: commands, waiting, messages, and that it leaves nothing behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -163,7 +164,9 @@ class TestHosting:
 
     def test_a_server_that_does_not_come_up(self, hosting):
         code, _, errors = hosting("hangs", "small", "--device", "cpu", "--start_timeout", "1").end()
-        assert code == 1 and "hangs does not answer after 1 s (--start_timeout)" in errors and "command:" in errors
+        # On a slow machine the other one may take more than a second, too.
+        assert code == 1 and re.search(r"(hangs|small) does not answer after 1 s \(--start_timeout\)", errors)
+        assert "command:" in errors
 
     def test_a_port_in_use(self, hosting):
         with socket.create_server(("127.0.0.1", 0)) as other:
