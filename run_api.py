@@ -53,28 +53,30 @@ def run(settings: RunSettings) -> int:
         note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
     files = ResultFiles(settings.result_folder, settings.result_name)
     with files.locked(), contextlib.ExitStack() as servers:
-        this = Run(settings, files, examples, writers)
-        this.read_earlier()
-        say_what_is_there(this)
-        models = connect(settings, data_set, examples, writers, servers) if this.todo else {}
+        the_run = Run(settings, files, examples, writers)
+        the_run.read_earlier()
+        say_what_is_there(the_run)
+        models = connect(settings, data_set, examples, writers, servers) if the_run.todo else {}
         calls = used_calls(settings, models)
         if settings.rerun:
             for path in files.set_aside():
                 note(f"moved aside: {path}")
         files.open_log()
-        return this.answer_and_score(models, calls)
+        return the_run.answer_and_score(models, calls)
 
 
-def say_what_is_there(this: Run) -> None:
+def say_what_is_there(the_run: Run) -> None:
     """Say which answers are there already, and why they will not be scored."""
-    if this.why_no_judge and this.todo:
+    if the_run.why_no_judge and the_run.todo:
         COMMAND.note(
-            f"{this.why_no_judge}; the answers are generated and saved, and scored later by: {this.scoring_command}"
+            f"{the_run.why_no_judge}; the answers are generated and saved, and scored later by: {the_run.scoring_command}"
         )
-    elif this.why_no_judge and not this.is_scored:
-        COMMAND.note(f"{this.why_no_judge}; score the answers by: {this.scoring_command}")
-    if this.todo and this.records:
-        COMMAND.note(f"{len(this.records)} of {len(this.wanted)} answers are there already, {len(this.todo)} to go")
+    elif the_run.why_no_judge and not the_run.is_scored:
+        COMMAND.note(f"{the_run.why_no_judge}; score the answers by: {the_run.scoring_command}")
+    if the_run.todo and the_run.records:
+        COMMAND.note(
+            f"{len(the_run.records)} of {len(the_run.wanted)} answers are there already, {len(the_run.todo)} to go"
+        )
 
 
 if __name__ == "__main__":

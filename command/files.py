@@ -18,6 +18,7 @@ try:
     import fcntl
 except ImportError:
     fcntl = None
+
 # What flock says where a file system has no locks.
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 # SoftFileLock takes the marker of a dead process over at its second look, a torn one when it has not changed for 2 s.

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from command.errors import UserError
 
+REPLACEMENT = "\ufffd"  # what stands in a text for bytes that are no whole character
+
 
 class ModelError(UserError):
     """A model could not answer, after all retries; the message says what, where and what to do.
@@ -220,6 +222,3 @@ class MeteredStream:
         if self._total is not None:
             self._total.add(self.stream.usage)
             self._total = None
-
-
-REPLACEMENT = "\ufffd"
