@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from language_models.interface import END_OF_SEQUENCE, ContextLengthError, LanguageModel, Token
+from language_models.interface import END_OF_SEQUENCE, ContextLengthError, LanguageModel, SamplingParams, Token
 from language_models.readers import READERS, Reader, Writer
 from utils import count_tokens
 
@@ -113,9 +113,9 @@ class _Turns:
 def _decode(
     models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, calls
 ) -> BaselineResult:
-    options = {"temperature": temperature, "logprobs": logprobs}
+    params = SamplingParams(TOKENS_PER_CALL, temperature, logprobs=logprobs)
     turns = [
-        _Turns(Writer(model, prompt, TOKENS_PER_CALL, max_token_total, options), calls)
+        _Turns(Writer(model, prompt, params, max_token_total), calls)
         for model, prompt in zip(models, prompts, strict=True)
     ]
     result = BaselineResult()

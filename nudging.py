@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from language_models.interface import ContextLengthError, LanguageModel, ModelError, Token
+from language_models.interface import ContextLengthError, LanguageModel, ModelError, SamplingParams, Token
 from language_models.proposals import Base, Nudger, Proposal, ProposalEndsAnswer, Run, all_but_last_word
 from language_models.readers import Writer
 from utils import clean_answer, count_tokens
@@ -297,13 +297,14 @@ def answer_stream(
         ModelError: a model did not answer, after all retries.
     """
     result = NudgingResult() if result is None else result
-    rule, length = CRITERIA[criterion], settings.max_token_total
-    options = {"temperature": settings.base_temperature, "top_p": settings.base_top_p, "logprobs": rule.logprobs}
-    writer = Writer(base, base_prompt, settings.completion_token_num, length, options)
-    proposed = settings.completion_token_num_nudging, settings.nudging_temperature
+    rule = CRITERIA[criterion]
+    base_params = SamplingParams(
+        settings.completion_token_num, settings.base_temperature, settings.base_top_p, rule.logprobs
+    )
+    nudging_params = SamplingParams(settings.completion_token_num_nudging, settings.nudging_temperature)
     with (
-        closing(Base(writer, calls)) as large,
-        closing(Nudger(nudging, nudging_prompt, *proposed, large, calls)) as small,
+        closing(Base(Writer(base, base_prompt, base_params, settings.max_token_total), calls)) as large,
+        closing(Nudger(nudging, nudging_prompt, nudging_params, large, calls)) as small,
     ):
 
         def events() -> Iterator[Piece | RoundOver]:

@@ -33,6 +33,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, load_examples  # noqa: E402
+from language_models.interface import SamplingParams  # noqa: E402
 from language_models.local.attention import PACKED_ATTENTION  # noqa: E402
 from language_models.local.loading import load_causal_lm  # noqa: E402
 from language_models.local.model import LocalModel  # noqa: E402
@@ -74,9 +75,9 @@ class FromScratch:
     def __init__(self, model: LocalModel):
         self.name, self._view = model.name, model.for_sample(0)
 
-    def complete(self, prompt: str, **options):
+    def complete(self, prompt: str, params: SamplingParams):
         self._view.sample.forget()
-        return self._view.complete(prompt, **options)
+        return self._view.complete(prompt, params)
 
 
 class Pair:
@@ -220,7 +221,7 @@ def identity(pair: Pair, prompts: list[tuple[str, str]]) -> None:
             f"\n...{ours[max(0, at - 40) : at]!r}\n  here      {ours[at : at + 40]!r}\n  published {published[at : at + 40]!r}"
         )
         for model, prompt in ((pair.base, base_prompt), (pair.nudging, nudging_prompt)):
-            token = model.complete(prompt + ours[:at], max_tokens=1, temperature=0.0, logprobs=2).tokens[0]
+            token = model.complete(prompt + ours[:at], SamplingParams(1, logprobs=2)).tokens[0]
             shown = ", ".join(f"{text!r} {math.exp(logprob):.4f}" for text, logprob in token.top)
             print(f"  {model.name}: {shown}")
 

@@ -33,7 +33,7 @@ from experiment.connect import connect  # noqa: E402
 from experiment.sample import prompt_writers, sample_prompts  # noqa: E402
 from experiment.settings import RunSettings  # noqa: E402
 from language_models.hosted.replicas import Replicas  # noqa: E402
-from language_models.interface import Metered  # noqa: E402
+from language_models.interface import Metered, SamplingParams  # noqa: E402
 from nudging import NudgingResult, nudge  # noqa: E402
 from utils import count_tokens  # noqa: E402
 
@@ -95,13 +95,13 @@ def measure(models: dict[str, Replicas], threads: int, jobs: list) -> Measured:
 
 
 def base_alone(prompt: str, tokens: int, settings: RunSettings):
-    """A job: the base model writes so many tokens, from the start again after an early end. Its requests: [(seconds, tokens)]."""
+    """A job: the base model writes that many tokens, from the start again after an early end. Its requests: [(seconds, tokens)]."""
 
     def job(views) -> list[tuple[float, int]]:
         left, requests = tokens, []
         while left > 0:
             before, began = views["base"].usage.completion_tokens, time.monotonic()
-            views["base"].complete(prompt, max_tokens=left, temperature=0.0, top_p=settings.base_top_p)
+            views["base"].complete(prompt, SamplingParams(left, top_p=settings.base_top_p))
             written = max(1, views["base"].usage.completion_tokens - before)
             requests.append((time.monotonic() - began, written))
             left -= written
@@ -192,7 +192,7 @@ def near_tie(models: dict[str, Replicas], texts: dict[str, str], found: dict) ->
     said = []
     for role, model in models.items():
         view = model.for_sample(0)
-        token = view.complete(texts[role] + found["before"], max_tokens=1, temperature=0.0, logprobs=2).tokens[0]
+        token = view.complete(texts[role] + found["before"], SamplingParams(1, logprobs=2)).tokens[0]
         top = ", ".join(f"{text!r} p={math.exp(logprob):.4f}" for text, logprob in token.top[:2])
         said.append(f"{role}: {top}")
     return "; ".join(said)

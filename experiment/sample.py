@@ -17,7 +17,7 @@ from experiment.rules import rule_score
 from experiment.settings import RunSettings, SettingsError
 from language_models.hosted.http import shorten
 from language_models.hosted.replicas import Replicas
-from language_models.interface import ContextLengthError, Metered, ModelError
+from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams
 from nudging import nudge
 from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
@@ -180,12 +180,8 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
     ((role, model),) = settings.models.items()
     try:
-        completion = models[role].complete(
-            prompts[role],
-            max_tokens=settings.max_token_total,
-            temperature=model.temperature,
-            top_p=model.top_p,
-        )
+        params = SamplingParams(settings.max_token_total, model.temperature, model.top_p)
+        completion = models[role].complete(prompts[role], params)
     except ContextLengthError:
         return {"raw_answer": "", "stop_reason": "context_length"}
     return {"raw_answer": completion.text, "stop_reason": completion.finish_reason}

@@ -60,6 +60,20 @@ class Token:
 END_OF_SEQUENCE = Token("", (("", 0.0),))
 
 
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a model is to continue a prompt.
+
+    `max_tokens`: most tokens to write, in the model's own. `temperature` and `top_p`: sampling; temperature 0 is greedy.
+    `logprobs`: how many of the most probable tokens to report at each position; None for no tokens at all.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    logprobs: int | None = None
+
+
 @dataclass
 class Usage:
     """What was asked of a model: requests that were answered, tokens in and out of them, and retries on the way."""
@@ -119,37 +133,24 @@ class LanguageModel(Protocol):
     name: str
     runs_ahead: bool
 
-    def complete(
-        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
-    ) -> Completion:
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
         """Continue a prompt.
 
         Args:
             prompt: the text before; the beginning-of-sequence token is the model's own business.
-            max_tokens: most tokens to write.
-            temperature, top_p: sampling; temperature 0 is greedy.
-            logprobs: how many of the most probable tokens to report at each position; None for no tokens at all.
+            params: how.
 
         Raises:
-            ContextLengthError: prompt and max_tokens do not fit into the context window.
+            ContextLengthError: the prompt and params.max_tokens do not fit into the context window.
             ModelError: no answer after all retries.
         """
         ...
 
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        logprobs: int | None = None,
-        draft: str = "",
-    ) -> TokenStream:
+    def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> TokenStream:
         """Continue a prompt token by token.
 
         Args:
-            prompt, max_tokens, temperature, top_p, logprobs: as for `complete`.
+            prompt, params: as for `complete`.
             draft: a text with which the continuation may well begin. A model that reads several tokens as fast as it writes one
                 can look at it; what is written does not depend on it.
 
@@ -170,9 +171,9 @@ class Metered:
     def name(self) -> str:
         return self.model.name
 
-    def complete(self, prompt: str, **options) -> Completion:
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
         """As the model's own `complete`, counted."""
-        completion = self.model.complete(prompt, **options)
+        completion = self.model.complete(prompt, params)
         self.usage.add(completion.usage)
         return completion
 
@@ -180,9 +181,9 @@ class Metered:
     def runs_ahead(self) -> bool:
         return self.model.runs_ahead
 
-    def stream(self, prompt: str, **options) -> "MeteredStream":
+    def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> "MeteredStream":
         """As the model's own `stream`, counted when it ends or is closed."""
-        return MeteredStream(self.model.stream(prompt, **options), self.usage)
+        return MeteredStream(self.model.stream(prompt, params, draft), self.usage)
 
 
 class MeteredStream:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from language_models.interface import END_OF_SEQUENCE, Completion, LanguageModel, Token, TokenStream
+from language_models.interface import END_OF_SEQUENCE, Completion, LanguageModel, SamplingParams, Token, TokenStream
 from language_models.readers import READERS, Reader, Writer
 
 # The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.
@@ -188,7 +188,7 @@ class Base:
     def __init__(self, writer: Writer, calls: str):
         """
         Args:
-            writer: the model; its options ask for as many log-probabilities as the criterion needs.
+            writer: the model; its params ask for as many log-probabilities as the criterion needs.
             calls: the request mode, a key of READERS.
         """
         self.writer = writer
@@ -213,7 +213,7 @@ class Base:
 
     def keep(self, run: Run) -> None:
         """Keep what has been read too much of a run that is over for this round, for the next one could begin with it."""
-        keep = self.writer.options["temperature"] == 0 and self.writer.most_calls > 1
+        keep = self.writer.params.temperature == 0 and self.writer.most_calls > 1
         too_slow = self.writer.model.runs_ahead and self._wait > MOST_AHEAD * self.writer.seconds_per_token
         if not keep or too_slow:
             run.close()
@@ -246,17 +246,15 @@ class Base:
 class Nudger:
     """The nudging model of one sample."""
 
-    def __init__(self, model: LanguageModel, prompt: str, call_tokens: int, temperature: float, base: Base, calls: str):
+    def __init__(self, model: LanguageModel, prompt: str, params: SamplingParams, base: Base, calls: str):
         """
         Args:
             model, prompt: the model, and its prompt before any answer text.
-            call_tokens: most tokens of a proposal, in the model's own.
-            temperature: 0 is greedy.
+            params: those of a proposal.
             base: the base model that the proposals are made for.
             calls: the request mode, a key of READERS.
         """
-        self._model, self._prompt, self._base = model, prompt, base
-        self._options = {"max_tokens": call_tokens, "temperature": temperature}
+        self._model, self._prompt, self._params, self._base = model, prompt, params, base
         self._ask = model.complete if calls == "published" else model.stream
         self._pace = Pace()
         self._proposals: list[Proposal] = []  # the last one, and those before that may still be being written
@@ -274,7 +272,7 @@ class Nudger:
             self._proposals[-1].read_all()
         if any(proposal.finish_reason == "stop" for proposal in self._proposals):
             raise ProposalEndsAnswer
-        proposal = Proposal(self._ask(self._prompt + answer, **self._options), self._pace)
+        proposal = Proposal(self._ask(self._prompt + answer, self._params), self._pace)
         self._proposals = [*(one for one in self._proposals if one.finish_reason is None), proposal]
         self._base.watch(proposal)
         return proposal

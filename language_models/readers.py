@@ -9,9 +9,9 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from language_models.interface import ContextLengthError, LanguageModel, Token, TokenStream
+from language_models.interface import Completion, ContextLengthError, LanguageModel, SamplingParams, Token, TokenStream
 from utils import count_tokens
 
 
@@ -19,18 +19,30 @@ from utils import count_tokens
 class Writer:
     """One model as one sample's loop reads it.
 
-    `call_tokens` is what a call asks for, in the model's own tokens; `max_token_total` is the length of the answer in cl100k_base
-    tokens; `options` go to the model with every request. `most_calls`: for how many calls' tokens the server has room in one
-    stream. `seconds_per_token` is measured.
+    `params` are those of one call; `max_token_total` is the length of the answer in cl100k_base tokens. `most_calls`: for how
+    many calls' tokens the server has room in one stream. `seconds_per_token` is measured.
     """
 
     model: LanguageModel
     prompt: str
-    call_tokens: int
+    params: SamplingParams
     max_token_total: int
-    options: dict
     most_calls: float = math.inf
     seconds_per_token: float = 0.0
+
+    @property
+    def call_tokens(self) -> int:
+        """How many tokens a call asks for, in the model's own."""
+        return self.params.max_tokens
+
+    def call(self, text: str) -> Completion:
+        """One call's tokens after the answer so far.
+
+        Raises:
+            ContextLengthError: they do not fit.
+            ModelError: the model did not answer, after all retries.
+        """
+        return self.model.complete(self.prompt + text, self.params)
 
     def open(self, text: str, draft: str) -> tuple[TokenStream, int]:
         """A stream of the rest of the answer, and how many tokens it was asked for.
@@ -51,7 +63,7 @@ class Writer:
         return self._stream(text, self.call_tokens, draft)
 
     def _stream(self, text: str, tokens: int, draft: str) -> tuple[TokenStream, int]:
-        return self.model.stream(self.prompt + text, max_tokens=tokens, draft=draft, **self.options), tokens
+        return self.model.stream(self.prompt + text, replace(self.params, max_tokens=tokens), draft), tokens
 
 
 class Reader(ABC):
@@ -110,8 +122,7 @@ class CallReader(Reader):
     _finish_reason: str | None = None
 
     def begin_call(self) -> None:
-        writer = self.writer
-        completion = writer.model.complete(writer.prompt + self.text, max_tokens=writer.call_tokens, **writer.options)
+        completion = self.writer.call(self.text)
         self._pending, self._finish_reason = deque(completion.tokens), completion.finish_reason
 
     def read(self) -> Token | None:

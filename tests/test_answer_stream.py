@@ -18,8 +18,8 @@ class Watched(Scripted):
         super().__init__(prompt, answers)
         self.streams: list[Streamed] = []
 
-    def stream(self, prompt, **options):
-        self.streams.append(super().stream(prompt, **options))
+    def stream(self, prompt, params, draft=""):
+        self.streams.append(super().stream(prompt, params, draft))
         return self.streams[-1]
 
     @property
@@ -137,13 +137,13 @@ def test_another_criterion_is_an_entry_of_the_table(calls, monkeypatch):
             for token in super().tokens(prompt, max_tokens):
                 yield type(token)(token.text, (*token.top, ("?", math.log(0.3))))
 
-        def stream(self, prompt, *, logprobs=None, **options):
-            asked.append(logprobs)
-            return super().stream(prompt, **options)
+        def stream(self, prompt, params, draft=""):
+            asked.append(params.logprobs)
+            return super().stream(prompt, params, draft)
 
-        def complete(self, prompt, *, logprobs=None, **options):
-            asked.append(logprobs)
-            return super().complete(prompt, **options)
+        def complete(self, prompt, params):
+            asked.append(params.logprobs)
+            return super().complete(prompt, params)
 
     def pair():
         return TwoLogprobs("base-lm", 2), InProcess("llama-2-chat", 2)

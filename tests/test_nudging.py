@@ -52,14 +52,14 @@ class Scripted:
     name = "scripted"
     runs_ahead = True
 
-    def stream(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None, draft=""):
-        answer = self.complete(prompt, max_tokens=max_tokens, temperature=temperature, logprobs=logprobs)
+    def stream(self, prompt, params, draft=""):
+        answer = self.complete(prompt, params)
         return Streamed(answer.tokens, answer.finish_reason)
 
     def __init__(self, prompt: str, answers: dict[str, Completion | Exception]):
         self.prompt, self.answers, self.asked = prompt, answers, []
 
-    def complete(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None):
+    def complete(self, prompt, params):
         self.asked.append(text := prompt.removeprefix(self.prompt))
         answer = self.answers[text]
         if isinstance(answer, Exception):
@@ -204,13 +204,13 @@ class InProcess:
             if token == EOS:
                 return
 
-    def complete(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None):
-        tokens = tuple(self.tokens(prompt, max_tokens))
+    def complete(self, prompt, params):
+        tokens = tuple(self.tokens(prompt, params.max_tokens))
         text = "".join(token.text for token in tokens)
         return Completion(text, tokens, "length" if tokens[-1].text else "stop", Usage(requests=1))
 
-    def stream(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None, draft=""):
-        return InProcessStream(self.tokens(prompt, max_tokens), max_tokens)
+    def stream(self, prompt, params, draft=""):
+        return InProcessStream(self.tokens(prompt, params.max_tokens), params.max_tokens)
 
 
 class InProcessStream:

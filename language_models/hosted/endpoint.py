@@ -1,6 +1,7 @@
 """A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
 
 import threading
+from dataclasses import asdict, replace
 
 import httpx2
 import openai
@@ -15,6 +16,7 @@ from language_models.interface import (
     ContextLengthError,
     LanguageModel,
     ModelError,
+    SamplingParams,
     TokenStream,
     TransientError,
     Usage,
@@ -68,80 +70,48 @@ class OpenAIEndpoint:
         self.stream_options: dict[str, bool] = {}
         self._lock = threading.Lock()
 
-    def complete(
-        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
-    ) -> Completion:
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
         """See LanguageModel."""
-        usage, options = Usage(), {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
+        usage = Usage()
         try:
-            return persist(lambda: self.attempt(prompt, usage, max_tokens=max_tokens, **options), self.patience, usage)
+            return persist(lambda: self.attempt(prompt, params, usage), self.patience, usage)
         finally:
             self.count(usage)
 
-    def attempt(
-        self,
-        prompt: str,
-        usage: Usage,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        logprobs: int | None = None,
-    ) -> Completion:
+    def attempt(self, prompt: str, params: SamplingParams, usage: Usage) -> Completion:
         """Continue a prompt (see LanguageModel) by one request, which is counted in `usage` alone.
 
         Raises:
             ContextLengthError, TransientError, ModelError: see http.request.
         """
-        body = self._body(prompt, max_tokens, temperature, top_p, logprobs)
+        body = self._body(prompt, params)
 
         def call():
             return checked(self.http.post(self.completions_url, json=body, headers=self.headers))
 
         def read(body: dict) -> Completion:
             text, finish_reason, choice = completion_choice(body)
-            tokens = () if logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
+            tokens = () if params.logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
             return Completion(text, tokens, finish_reason, usage)
 
         return request(call, read, where=self.where, client=self.client, usage=usage)
 
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        logprobs: int | None = None,
-        draft: str = "",
-    ) -> TokenStream:
+    def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> TokenStream:
         """See LanguageModel; a draft is not looked at."""
-        options = {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
 
         def open_at(text: str, read: int, usage: Usage) -> EventStream:
-            return persist(
-                lambda: self.attempt_stream(prompt + text, max_tokens=max_tokens - read, **options),
-                self.patience,
-                usage,
-            )
+            left = replace(params, max_tokens=params.max_tokens - read)
+            return persist(lambda: self.attempt_stream(prompt + text, left), self.patience, usage)
 
-        return ResumedStream(open_at, max_tokens, self.patience.retries)
+        return ResumedStream(open_at, params.max_tokens, self.patience.retries)
 
-    def attempt_stream(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        logprobs: int | None = None,
-    ) -> EventStream:
+    def attempt_stream(self, prompt: str, params: SamplingParams) -> EventStream:
         """Continue a prompt (see LanguageModel.stream) by one request.
 
         Raises:
             ContextLengthError, TransientError, ModelError: see http.request; here or while the stream is read.
         """
-        body = self._body(prompt, max_tokens, temperature, top_p, logprobs) | {"stream": True}
+        body = self._body(prompt, params) | {"stream": True}
         if self.stream_options:
             body["stream_options"] = self.stream_options
 
@@ -149,18 +119,12 @@ class OpenAIEndpoint:
             sent = self.http.build_request("POST", self.completions_url, json=body, headers=self.headers)
             return checked(self.http.send(sent, stream=True))
 
-        reader = None if logprobs is None else self.reader
+        reader = None if params.logprobs is None else self.reader
         return EventStream(respond, reader, where=self.where, client=self.client, count=self.count)
 
-    def _body(self, prompt: str, max_tokens: int, temperature: float, top_p: float, logprobs: int | None) -> dict:
-        body = {
-            "model": self.name,
-            "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-        }
-        return body | self.neutral_sampling | ({} if logprobs is None else {"logprobs": logprobs})
+    def _body(self, prompt: str, params: SamplingParams) -> dict:
+        asked = {name: value for name, value in asdict(params).items() if value is not None}
+        return {"model": self.name, "prompt": prompt} | asked | self.neutral_sampling
 
     def count(self, usage: Usage) -> None:
         """Add what was asked of the server to `self.usage`."""
@@ -249,7 +213,7 @@ class OpenAIEndpoint:
         for i, options in enumerate(NEUTRAL_SAMPLING):
             self.neutral_sampling = options
             try:
-                self.complete(PROBE_PROMPT, max_tokens=1, temperature=0.0)
+                self.complete(PROBE_PROMPT, SamplingParams(1))
             except ContextLengthError:
                 raise
             except ModelError as error:
@@ -296,4 +260,4 @@ class OpenAIEndpoint:
             report.end_names_seen = [shown[-1]]
         self.reader = TokenReader(self.reader.end_names | set(report.end_names_seen), report.prints_tokens_as)
         # A reply that cannot be read is found out here rather than in every sample.
-        self.complete(PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs)
+        self.complete(PROBE_PROMPT, SamplingParams(PROBE_TOKENS, logprobs=logprobs))

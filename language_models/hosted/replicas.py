@@ -7,14 +7,22 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import Patience, persist
 from language_models.hosted.probe import ServerReport
 from language_models.hosted.streams import EventStream, ResumedStream
-from language_models.interface import Completion, LanguageModel, ModelError, TokenStream, TransientError, Usage
+from language_models.interface import (
+    Completion,
+    LanguageModel,
+    ModelError,
+    SamplingParams,
+    TokenStream,
+    TransientError,
+    Usage,
+)
 
 T = TypeVar("T")
 
@@ -117,14 +125,14 @@ class Replicas:
         self.reports = reports
         return reports
 
-    def complete(self, order: list[int], prompt: str, **options) -> Completion:
+    def complete(self, order: list[int], prompt: str, params: SamplingParams) -> Completion:
         """Continue a prompt (see LanguageModel) on the first server of an order that answers."""
         usage = Usage()
 
         def ask(i: int) -> Completion:
             spent = Usage()
             try:
-                return self.endpoints[i].attempt(prompt, spent, **options)
+                return self.endpoints[i].attempt(prompt, params, spent)
             except TransientError:
                 spent.retries += 1
                 raise
@@ -135,7 +143,7 @@ class Replicas:
         completion = persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
         return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
 
-    def stream(self, order: list[int], prompt: str, *, max_tokens: int, draft: str = "", **options) -> TokenStream:
+    def stream(self, order: list[int], prompt: str, params: SamplingParams) -> TokenStream:
         """Continue a prompt token by token (see LanguageModel) on the first server of an order that answers.
 
         Where a stream breaks off, the next server in order goes on.
@@ -143,11 +151,13 @@ class Replicas:
         asked = order[0]
 
         def open_at(text: str, read: int, usage: Usage) -> EventStream:
+            left = replace(params, max_tokens=params.max_tokens - read)
+
             def ask(i: int) -> EventStream:
                 nonlocal asked
                 asked = i
                 try:
-                    return self.endpoints[i].attempt_stream(prompt + text, max_tokens=max_tokens - read, **options)
+                    return self.endpoints[i].attempt_stream(prompt + text, left)
                 except TransientError:
                     usage.retries += 1
                     self.endpoints[i].count(Usage(retries=1))
@@ -159,7 +169,7 @@ class Replicas:
             self.endpoints[asked].count(Usage(retries=1))
             self._failed(asked, error)
 
-        return ResumedStream(open_at, max_tokens, self.patience.retries, failed)
+        return ResumedStream(open_at, params.max_tokens, self.patience.retries, failed)
 
     def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
         for i in self._worth_asking(order):
@@ -239,8 +249,8 @@ class _SampleView:
     def runs_ahead(self) -> bool:
         return True
 
-    def complete(self, prompt: str, **options) -> Completion:
-        return self.replicas.complete(self.order, prompt, **options)
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
+        return self.replicas.complete(self.order, prompt, params)
 
-    def stream(self, prompt: str, **options) -> TokenStream:
-        return self.replicas.stream(self.order, prompt, **options)
+    def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> TokenStream:
+        return self.replicas.stream(self.order, prompt, params)

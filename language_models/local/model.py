@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from language_models.families import NEEDS_BOS
-from language_models.interface import Completion, LanguageModel, ModelError, Usage
+from language_models.interface import Completion, LanguageModel, ModelError, SamplingParams, Usage
 from language_models.local.blocked_weights import weight_bytes
 from language_models.local.cache import CacheRows
 from language_models.local.drafts import DraftRate
@@ -190,13 +190,13 @@ class LocalModel:
         """The model as one sample sees it, with a cache of its own, which is given back when the view is dropped."""
         return LocalView(self, sample_id)
 
-    def complete(self, prompt: str, **options) -> Completion:
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
         """See LanguageModel; each thread counts as a sample."""
-        return self._of_thread().complete(prompt, **options)
+        return self._of_thread().complete(prompt, params)
 
-    def stream(self, prompt: str, **options) -> "LocalStream":
+    def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> LocalStream:
         """See LanguageModel; each thread counts as a sample."""
-        return self._of_thread().stream(prompt, **options)
+        return self._of_thread().stream(prompt, params, draft)
 
     def _of_thread(self) -> "LocalView":
         if not hasattr(self._own, "view"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from language_models.interface import Completion, ContextLengthError, ModelError, Token, Usage
+from language_models.interface import Completion, ContextLengthError, ModelError, SamplingParams, Token, Usage
 from language_models.local.attention import Sampling
 from language_models.local.cache import CachedSample
 from language_models.local.drafts import CERTAIN, DraftRate, look_up
@@ -32,15 +32,14 @@ class LocalStream:
         prompt: str,
         ids: list[int],
         drafted: list[int],
-        max_tokens: int,
-        sampling: Sampling | None,
-        logprobs: int | None,
+        params: SamplingParams,
     ):
         self.finish_reason: str | None = None
         self.usage = Usage(requests=1, prompt_tokens=len(ids))
         self._view, self._text, self._ids, self._drafted = view, prompt, list(ids), drafted
-        self._left, self._sampling, self._logprobs = max_tokens, sampling, logprobs
-        self._top = 0 if logprobs is None else max(1, logprobs)
+        self._left, self._logprobs = params.max_tokens, params.logprobs
+        self._top = 0 if params.logprobs is None else max(1, params.logprobs)
+        self._sampling = Sampling(params.temperature, params.top_p, view.chance) if params.temperature else None
         self._growing = GrowingText(view.model.vocabulary, ids)
         self._counted = Usage()
         self._closed = False
@@ -145,26 +144,14 @@ class LocalView:
     def name(self) -> str:
         return self.model.name
 
-    def complete(
-        self, prompt: str, *, max_tokens: int, temperature: float, top_p: float = 1.0, logprobs: int | None = None
-    ) -> Completion:
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
         """See LanguageModel."""
-        options = {"temperature": temperature, "top_p": top_p, "logprobs": logprobs}
-        stream = self.stream(prompt, max_tokens=max_tokens, **options)
+        stream = self.stream(prompt, params)
         tokens = tuple(stream)
         text = "".join(token.text for token in tokens)
-        return Completion(text, tokens if logprobs is not None else (), stream.finish_reason, stream.usage)
+        return Completion(text, tokens if params.logprobs is not None else (), stream.finish_reason, stream.usage)
 
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float = 1.0,
-        logprobs: int | None = None,
-        draft: str = "",
-    ) -> "LocalStream":
+    def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> LocalStream:
         """See LanguageModel. A token is computed when it is read, at the latest."""
         encode = self.model.vocabulary.encode
         ids = encode(prompt)
@@ -177,16 +164,15 @@ class LocalView:
                 f"{self.name}: the prompt has the token {self.model.vocabulary.decode([highest], names=True)!r} (id {highest}), "
                 f"for which the model, of {size} tokens, has no embedding"
             )
-        if len(ids) + max_tokens > self.model.context_length:
+        if len(ids) + params.max_tokens > self.model.context_length:
             raise ContextLengthError(
-                f"{self.name}: a prompt of {len(ids)} tokens and {max_tokens} more do not fit into the context window of "
+                f"{self.name}: a prompt of {len(ids)} tokens and {params.max_tokens} more do not fit into the context window of "
                 f"{self.model.context_length} tokens"
             )
         drafted = []
-        if draft and not temperature:
+        if draft and not params.temperature:
             longer = encode(prompt + draft)
             # Where the words of the draft change how the prompt is cut into tokens, the prompt goes alone.
             if longer[: len(ids)] == ids and max(longer) < size:
                 drafted = longer[len(ids) :]
-        sampling = Sampling(temperature, top_p, self.chance) if temperature else None
-        return LocalStream(self, prompt, ids, drafted, max_tokens, sampling, logprobs)
+        return LocalStream(self, prompt, ids, drafted, params)

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from test_nudging import InProcess, InProcessStream
@@ -58,8 +59,8 @@ class MadeUp(InProcess):
                 return
             text += token
 
-    def stream(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None, draft=""):
-        self.open.append(WatchedStream(self.tokens(prompt, max_tokens), max_tokens))
+    def stream(self, prompt, params, draft=""):
+        self.open.append(WatchedStream(self.tokens(prompt, params.max_tokens), params.max_tokens))
         return self.open[-1]
 
 
@@ -132,8 +133,9 @@ class Cutting(MadeUp):
             raise ContextLengthError("full")
         return self._tokens(prompt, min(max_tokens, self.room - len(prompt)))
 
-    def stream(self, prompt, *, max_tokens, **options):
-        return super().stream(prompt, max_tokens=min(max_tokens, max(1, self.room - len(prompt))), **options)
+    def stream(self, prompt, params, draft=""):
+        fitting = min(params.max_tokens, max(1, self.room - len(prompt)))
+        return super().stream(prompt, replace(params, max_tokens=fitting), draft)
 
 
 @pytest.mark.parametrize("room", [30, 50, 80])

@@ -8,7 +8,7 @@ import pytest
 
 from baselines import average_ensemble, proxy_tuning
 from language_models import proposals
-from language_models.interface import Completion, ContextLengthError, Token, Usage
+from language_models.interface import Completion, ContextLengthError, SamplingParams, Token, Usage
 from language_models.readers import StreamReader, Writer
 from nudging import ROUNDS_AHEAD, NudgingResult, NudgingSettings, answer_stream, nudge
 
@@ -63,13 +63,13 @@ class RandomModel:
         most = {"cuts": self.room - used, "caps": 32}.get(self.limit, max_tokens)
         return min(max_tokens, most)
 
-    def complete(self, prompt, *, max_tokens, **_):
-        tokens, ended = zip(*self.tokens(prompt, self._allowed(prompt, max_tokens)), strict=True)
+    def complete(self, prompt, params):
+        tokens, ended = zip(*self.tokens(prompt, self._allowed(prompt, params.max_tokens)), strict=True)
         return Completion("".join(t.text for t in tokens), tokens, "stop" if ended[-1] else "length", Usage())
 
-    def stream(self, prompt, *, max_tokens, **_):
+    def stream(self, prompt, params, draft=""):
         assert sum(not stream.over for stream in self.streams) < self.connections, "too many for a sample"
-        allowed = self._allowed(prompt, max_tokens)
+        allowed = self._allowed(prompt, params.max_tokens)
         self.streams.append(Stream(self.tokens(prompt, allowed), allowed))
         return self.streams[-1]
 
@@ -170,20 +170,20 @@ def test_many_more_random_models(limit, monkeypatch):
 
 def test_streams_without_a_token_are_not_asked_for_for_ever():
     class Silent(RandomModel):
-        def stream(self, prompt, **options):
+        def stream(self, prompt, params, draft=""):
             stream = Stream(iter(()), 0)
             stream.finish_reason = "length"
             return stream
 
-    reader = StreamReader(Writer(Silent(0, "base", None), "", 16, 10, {}), "")
+    reader = StreamReader(Writer(Silent(0, "base", None), "", SamplingParams(16), 10), "")
     reader.begin_call()
     assert reader.read() is None
 
 
 def test_a_failure_while_a_run_begins_leaves_no_stream_open():
     class Odd(RandomModel):
-        def stream(self, prompt, **options):
-            stream = super().stream(prompt, **options)
+        def stream(self, prompt, params, draft=""):
+            stream = super().stream(prompt, params, draft)
             stream.tokens = iter(())  # next() of it fails in a way that nobody foresees
             stream.__class__ = Failing
             return stream

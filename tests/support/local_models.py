@@ -11,7 +11,7 @@ from transformers import (
     Gemma3TextConfig,
 )
 
-from language_models.interface import Completion, Token, Usage
+from language_models.interface import Completion, SamplingParams, Token, Usage
 from language_models.local.model import LocalModel
 from language_models.local.vocabulary import Vocabulary
 
@@ -90,14 +90,15 @@ class TokenByToken:
     def ids(self, prompt: str, max_tokens: int) -> list[int]:
         return [token for token, _ in self.written(prompt, max_tokens)]
 
-    def stream(self, prompt, *, max_tokens, temperature, top_p=1.0, logprobs=None, draft=""):
-        return Reading(self.written(prompt, max_tokens, logprobs or 1), self.end_ids, max_tokens)
+    def stream(self, prompt, params, draft=""):
+        written = self.written(prompt, params.max_tokens, params.logprobs or 1)
+        return Reading(written, self.end_ids, params.max_tokens)
 
-    def complete(self, prompt, *, logprobs=None, **options) -> Completion:
-        stream = self.stream(prompt, logprobs=logprobs, **options)
+    def complete(self, prompt, params) -> Completion:
+        stream = self.stream(prompt, params)
         tokens = tuple(stream)
         text = "".join(token.text for token in tokens)
-        return Completion(text, tokens if logprobs else (), stream.finish_reason, Usage(requests=1))
+        return Completion(text, tokens if params.logprobs else (), stream.finish_reason, Usage(requests=1))
 
 
 class Reading:
@@ -129,5 +130,5 @@ def ids_of(stream) -> list[int]:
     return stream._ids[stream.usage.prompt_tokens :]
 
 
-def greedy(model, prompt=PROMPT, n=40, **options):
-    return model.stream(prompt, max_tokens=n, temperature=0.0, **options)
+def greedy(model, prompt=PROMPT, n=40, draft="", logprobs=None):
+    return model.stream(prompt, SamplingParams(n, logprobs=logprobs), draft)

@@ -9,7 +9,7 @@ from waiting import HANG, in_threads
 
 from language_models.hosted.endpoint import NEUTRAL_SAMPLING, OpenAIEndpoint
 from language_models.hosted.http import Patience
-from language_models.interface import ContextLengthError, ModelError
+from language_models.interface import ContextLengthError, ModelError, SamplingParams
 
 MODELS = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 0, "owned_by": "us"}]}
 
@@ -32,7 +32,7 @@ def endpoint(server, **options) -> OpenAIEndpoint:
 
 
 def complete(model, **options):
-    return model.complete("Hi", **{"max_tokens": 2, "temperature": 0.0, "logprobs": 1} | options)
+    return model.complete("Hi", SamplingParams(2, logprobs=1, **options))
 
 
 def test_request_and_reply(reply_server):

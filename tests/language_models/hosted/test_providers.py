@@ -6,7 +6,7 @@ import pytest
 from waiting import HANG
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.interface import ModelError
+from language_models.interface import ModelError, SamplingParams
 
 MODELS = {"object": "list", "data": []}
 
@@ -157,7 +157,7 @@ def endpoint(reply_server, reply) -> OpenAIEndpoint:
 def test_the_same_tokens_from_every_server(name, reply_server):
     model = endpoint(reply_server, REPLIES[name])
     model.probe(1)
-    found = model.complete("Hi", max_tokens=3, temperature=0.0, logprobs=1)
+    found = model.complete("Hi", SamplingParams(3, logprobs=1))
     assert (found.text, found.finish_reason) == (" Paris.", "stop")
     assert [token.text for token in found.tokens] == [" Paris", ".", ""]
     expected = [math.exp(logprob) for logprob in (-0.25, -0.5, -0.75)]
@@ -170,7 +170,7 @@ def test_offsets_that_say_nothing_are_not_believed(reply_server):
     model = endpoint(reply_server, completion("ab", "length", logprobs))
     model.patience = type(model.patience)(0)
     with pytest.raises(ModelError, match="do not fit its text"):
-        model.complete("Hi", max_tokens=2, temperature=0.0, logprobs=1)
+        model.complete("Hi", SamplingParams(2, logprobs=1))
 
 
 def test_top_lists_that_are_shorter_than_the_tokens_are_no_crash(reply_server):
@@ -178,7 +178,7 @@ def test_top_lists_that_are_shorter_than_the_tokens_are_no_crash(reply_server):
     model = endpoint(reply_server, completion("ab", "length", logprobs))
     model.patience = type(model.patience)(0)
     with pytest.raises(ModelError, match="cannot be read"):
-        model.complete("Hi", max_tokens=2, temperature=0.0, logprobs=1)
+        model.complete("Hi", SamplingParams(2, logprobs=1))
 
 
 def test_tgi_has_no_log_probabilities_there(reply_server):
@@ -186,12 +186,12 @@ def test_tgi_has_no_log_probabilities_there(reply_server):
     with pytest.raises(ModelError, match="no log-probabilities on /v1/completions"):
         model.probe(1)
     assert model.probe(None).max_logprobs == 0
-    assert model.complete("Hi", max_tokens=3, temperature=0.0).finish_reason == "stop"
+    assert model.complete("Hi", SamplingParams(3)).finish_reason == "stop"
 
 
 @pytest.mark.parametrize("value", [-math.inf, -9999.0])
 def test_a_probability_of_0(value, reply_server):
     logprobs = {"tokens": ["ab"], "token_logprobs": [value], "top_logprobs": [{"ab": value, "c": value}]}
     model = endpoint(reply_server, completion("ab", "length", logprobs))
-    (token,) = model.complete("Hi", max_tokens=1, temperature=0.0, logprobs=1).tokens
+    (token,) = model.complete("Hi", SamplingParams(1, logprobs=1)).tokens
     assert token.top_prob == 0

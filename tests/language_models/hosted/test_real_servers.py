@@ -23,7 +23,7 @@ from waiting import HANG, wait_until
 from demo.catalogue import demo_cache_dir
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.token_texts import END_NAMES
-from language_models.interface import REPLACEMENT
+from language_models.interface import REPLACEMENT, SamplingParams
 from nudging import REPETITION_WORDS
 
 pytestmark = [
@@ -148,7 +148,7 @@ def ask(host: str, **body: object) -> dict:
 
 def streamed_texts(model: OpenAIEndpoint, prompt: str, max_tokens: int) -> list[str]:
     """The tokens of a greedy completion as they are streamed."""
-    return [token.text for token in model.stream(prompt, max_tokens=max_tokens, temperature=0.0, logprobs=5)]
+    return [token.text for token in model.stream(prompt, SamplingParams(max_tokens, logprobs=5))]
 
 
 def answers(options: tuple, data_dir: Path, output: Path) -> list[dict]:
@@ -241,7 +241,7 @@ class TestLlama2Tokenizer:
     def test_slices(self, hosts, prompt):
         model = OpenAIEndpoint(STORIES, hosts.stories)
         model.probe(logprobs=5)
-        completion = model.complete(prompt, max_tokens=64, temperature=0.0, logprobs=5)
+        completion = model.complete(prompt, SamplingParams(64, logprobs=5))
         texts = [token.text for token in completion.tokens]
         assert texts == streamed_texts(model, prompt, 64)
         assert completion.text.strip() and "".join(texts) == completion.text
@@ -273,7 +273,7 @@ class TestOddText:
         beyond_ascii = 0
         for prompt in self.PROMPTS:
             for length in (1, 2, 3, 15):
-                completion = endpoint.complete(prompt, max_tokens=length, temperature=0.0, logprobs=5)
+                completion = endpoint.complete(prompt, SamplingParams(length, logprobs=5))
                 assert "".join(token.text for token in completion.tokens) == completion.text
                 assert REPLACEMENT not in completion.text
                 assert "".join(streamed_texts(endpoint, prompt, length)) == completion.text

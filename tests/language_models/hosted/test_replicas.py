@@ -15,10 +15,10 @@ from command.options import split_hosts
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import LONGEST_WAIT, Patience, seconds_to_wait
 from language_models.hosted.replicas import Replicas, preference
-from language_models.interface import ContextLengthError, ModelError, TransientError
+from language_models.interface import ContextLengthError, ModelError, SamplingParams, TransientError
 
 HOSTS = ["http://a:1/v1", "http://b:1/v1", "http://c:1/v1"]
-ASK = {"max_tokens": 2, "temperature": 0.0}
+ASK = SamplingParams(2)
 MODELS = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 0, "owned_by": "us"}]}
 
 
@@ -70,7 +70,7 @@ def test_one_server_more_moves_only_its_share():
 def test_every_request_of_a_sample_goes_to_its_server(reply_server):
     farm = Farm(reply_server)
     for _ in range(5):
-        assert farm.sample_of(1).complete("Hi", **ASK).text == "hello"
+        assert farm.sample_of(1).complete("Hi", ASK).text == "hello"
     assert farm.asked == [0, 5] and farm.model.usage.requests == 5
     assert farm.model.usage_by_host[farm.model.endpoints[1].host]["requests"] == 5
 
@@ -78,10 +78,10 @@ def test_every_request_of_a_sample_goes_to_its_server(reply_server):
 def test_a_server_that_is_gone_is_left_out_at_once_with_one_warning(reply_server):
     farm = Farm(reply_server)
     farm.status[0] = 0
-    completion = farm.sample_of(0).complete("Hi", **ASK)
+    completion = farm.sample_of(0).complete("Hi", ASK)
     assert completion.text == "hello" and completion.usage.retries == 1
     for _ in range(5):
-        farm.sample_of(0).complete("Hi", **ASK)
+        farm.sample_of(0).complete("Hi", ASK)
     assert farm.asked == [1, 6]
     (warning,) = farm.warnings
     assert "cannot be reached" in warning and "its samples go to the other replicas" in warning
@@ -91,7 +91,7 @@ def test_it_is_tried_again_by_one_request_after_30_seconds_then_60(reply_server)
     farm = Farm(reply_server)
     farm.status[0] = 0
     sample = farm.sample_of(0)
-    sample.complete("Hi", **ASK)
+    sample.complete("Hi", ASK)
     for second, tries in (
         (29, 1),
         (31, 2),
@@ -105,12 +105,12 @@ def test_it_is_tried_again_by_one_request_after_30_seconds_then_60(reply_server)
         (755, 6),
     ):
         farm.now = second
-        sample.complete("Hi", **ASK)
+        sample.complete("Hi", ASK)
         assert farm.asked[0] == tries, second
     farm.status[0] = 200
     farm.now = 1100
     for _ in range(3):
-        sample.complete("Hi", **ASK)
+        sample.complete("Hi", ASK)
     assert farm.asked[0] == 9 and farm.warnings[1:] == [f"{farm.model.endpoints[0].where} answers again"]
 
 
@@ -118,7 +118,7 @@ def test_a_server_that_answers_503_is_left_out_after_three_in_a_row(reply_server
     farm = Farm(reply_server)
     farm.status[0] = 503
     for _ in range(6):
-        assert farm.sample_of(0).complete("Hi", **ASK).text == "hello"
+        assert farm.sample_of(0).complete("Hi", ASK).text == "hello"
     assert farm.asked == [3, 6] and "status 503: down" in farm.warnings[0]
 
 
@@ -126,9 +126,9 @@ def test_a_cut_connection_alone_does_not_leave_a_server_out(reply_server):
     farm = Farm(reply_server)
     farm.status[0] = 0
     farm.model.endpoints[0].answers = lambda: True
-    farm.sample_of(0).complete("Hi", **ASK)
+    farm.sample_of(0).complete("Hi", ASK)
     farm.status[0] = 200
-    farm.sample_of(0).complete("Hi", **ASK)
+    farm.sample_of(0).complete("Hi", ASK)
     assert farm.asked == [2, 1] and not farm.warnings
 
 
@@ -136,7 +136,7 @@ def test_all_down_is_the_usual_error_after_the_usual_retries(reply_server):
     farm = Farm(reply_server, retries=2)
     farm.status = [503, 503]
     with pytest.raises(ModelError, match="status 503: down"):
-        farm.sample_of(0).complete("Hi", **ASK)
+        farm.sample_of(0).complete("Hi", ASK)
     assert farm.asked == [3, 3]
 
 
@@ -145,7 +145,7 @@ def test_a_refusal_is_no_outage(reply_server):
     farm.status[0] = 403
     for _ in range(4):
         with pytest.raises(ModelError, match="status 403"):
-            farm.sample_of(0).complete("Hi", **ASK)
+            farm.sample_of(0).complete("Hi", ASK)
     assert farm.asked == [4, 0] and not farm.warnings
 
 
@@ -154,7 +154,7 @@ def test_a_prompt_that_does_not_fit_is_asked_once(reply_server):
     servers = [reply_server(lambda path, body: (400, {}, long)) for _ in range(2)]
     model = Replicas([OpenAIEndpoint("lm", server.host) for server in servers], Patience(), print)
     with pytest.raises(ContextLengthError):
-        model.for_sample(0).complete("Hi", **ASK)
+        model.for_sample(0).complete("Hi", ASK)
     assert sum(len(server.requests) for server in servers) == 1
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_is_not_up_yet_is_left_out_at_the_start(reply_server):
     reports = model.probe(1)
     assert "no server answers there" in reports[0].warnings[0] and reports[1].served_models == ["lm"]
     assert model.endpoints[0].neutral_sampling == model.endpoints[1].neutral_sampling
-    assert all(model.for_sample(n).complete("Hi", **ASK).text == "hello" for n in range(6))
+    assert all(model.for_sample(n).complete("Hi", ASK).text == "hello" for n in range(6))
     assert [report["host"] for report in model.report] == hosts
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from doubles import ScriptedServer
@@ -12,11 +13,11 @@ from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import Patience
 from language_models.hosted.streams import data_lines
 from language_models.hosted.token_texts import TokenReader
-from language_models.interface import ContextLengthError, Metered, ModelError
+from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams
 from nudging import NudgingSettings, nudge
 
 END_FORMS = [("--eos_token_text", ""), ("--eos_token_text", "</s>"), ("--omit_eos_token",)]
-ASKED = {"max_tokens": 40, "temperature": 0.0, "logprobs": 1}
+ASKED = SamplingParams(40, logprobs=1)
 
 
 def chunk(text: str, *tokens: str, finish: str | None = None, **fields) -> dict:
@@ -53,8 +54,8 @@ def test_a_stream_has_the_tokens_of_the_completion(form, start_server):
     model.name = "base-lm"
     for i in range(12):
         prompt = f"Question: what are {i} and {i + 1}?\n"
-        whole = model.complete(prompt, **ASKED)
-        stream = model.stream(prompt, **ASKED)
+        whole = model.complete(prompt, ASKED)
+        stream = model.stream(prompt, ASKED)
         tokens = []
         assert stream.finish_reason is None
         for token in stream:
@@ -68,7 +69,7 @@ def test_a_closed_stream_costs_what_was_read_of_it(start_server):
     server = start_server("--seed", "2", "--latency_ms", "20")
     model = endpoint(server.host)
     model.name = "base-lm"
-    stream = Metered(model).stream("Question: what is 1 and 2?\n", **ASKED | {"max_tokens": 400})
+    stream = Metered(model).stream("Question: what is 1 and 2?\n", replace(ASKED, max_tokens=400))
     for _ in range(3):
         next(stream)
     stream.close()
@@ -82,7 +83,7 @@ def test_without_log_probabilities_there_is_text(reply_server):
     body = events(*({"choices": [{"text": text, "finish_reason": None}]} for text in (" a", "", " b")))
     end = events({"choices": [{"text": "", "finish_reason": "stop"}]}, {"choices": [], "usage": {"prompt_tokens": 7}})
     model, _ = streaming(reply_server, body.removesuffix(events()) + end)
-    stream = model.stream("x", max_tokens=9, temperature=0.0)
+    stream = model.stream("x", SamplingParams(9))
     assert [(token.text, token.top) for token in stream] == [(" a", ()), (" b", ())]
     assert (stream.finish_reason, stream.usage.prompt_tokens) == ("stop", 7)
 
@@ -99,21 +100,21 @@ def test_texts_that_come_later_than_their_tokens(reply_server):
             chunk("", finish="stop"),
         ),
     )
-    stream = model.stream("x", **ASKED)
+    stream = model.stream("x", ASKED)
     assert [token.text for token in stream] == [" late", " on", "", "é", " two", " more", ""]
     assert stream.finish_reason == "stop" and stream.usage.prompt_tokens == 4
 
 
 def test_an_end_by_name_is_a_token_without_text(reply_server):
     model, _ = streaming(reply_server, events(chunk(" a", " a"), chunk("", "</s>", finish="stop")))
-    tokens = list(model.stream("x", **ASKED))
+    tokens = list(model.stream("x", ASKED))
     assert [token.text for token in tokens] == [" a", ""] and tokens[1].top == (("", -0.1),)
 
 
 def test_a_broken_stream_goes_on_where_it_broke(reply_server):
     first, rest = events(chunk(" a", " a"), chunk(" b", " b"), done=False), events(chunk(" c", " c", finish="length"))
     model, server = streaming(reply_server, first, rest)
-    stream = model.stream("x", max_tokens=3, temperature=0.0, logprobs=1)
+    stream = model.stream("x", SamplingParams(3, logprobs=1))
     assert [token.text for token in stream] == [" a", " b", " c"]
     bodies = [body for _, body in server.requests]
     assert [(body["prompt"], body["max_tokens"]) for body in bodies] == [("x", 3), ("x a b", 1)]
@@ -123,7 +124,7 @@ def test_a_broken_stream_goes_on_where_it_broke(reply_server):
 
 def test_a_stream_that_breaks_after_its_last_token_is_whole(reply_server):
     model, server = streaming(reply_server, events(chunk(" a", " a"), chunk(" b", " b"), done=False))
-    stream = model.stream("x", max_tokens=2, temperature=0.0, logprobs=1)
+    stream = model.stream("x", SamplingParams(2, logprobs=1))
     assert [token.text for token in stream] == [" a", " b"] and stream.finish_reason == "length"
     assert len(server.requests) == 1
 
@@ -131,7 +132,7 @@ def test_a_stream_that_breaks_after_its_last_token_is_whole(reply_server):
 def test_a_stream_counts_for_its_sample_once_its_last_token_is_read(reply_server):
     model, _ = streaming(reply_server, events(chunk(" a", " a", finish="length")))
     sample = Metered(model)
-    stream = sample.stream("x", max_tokens=1, temperature=0.0, logprobs=1)
+    stream = sample.stream("x", SamplingParams(1, logprobs=1))
     next(stream)
     assert (sample.usage.requests, sample.usage.completion_tokens) == (1, 1)
     stream.close()
@@ -154,7 +155,7 @@ def test_a_stream_that_never_works_is_a_failure(body, reply_server, monkeypatch)
     monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
     model, server = streaming(reply_server, body)
     with pytest.raises(ModelError) as failure:
-        list(model.stream("x", **ASKED))
+        list(model.stream("x", ASKED))
     assert "lm at http" in str(failure.value)
     assert len(server.requests) == 3
 
@@ -163,7 +164,7 @@ def test_refusals(reply_server):
     too_long = {"error": {"message": "This model's maximum context length is 9 tokens", "code": 400}}
     server = reply_server(lambda path, body: (400, {}, too_long))
     with pytest.raises(ContextLengthError):
-        endpoint(server.host).stream("x", **ASKED)
+        endpoint(server.host).stream("x", ASKED)
     assert len(server.requests) == 1
 
 
@@ -171,7 +172,7 @@ def test_whole_streams_share_one_connection(start_server):
     server = start_server("--seed", "2")
     model = endpoint(server.host)
     for _ in range(4):
-        list(model.stream("a b c", **ASKED))
+        list(model.stream("a b c", ASKED))
     connections = {id(connection) for connection in model.http._transport._pool.connections}
     assert len(connections) == 1
 
@@ -190,7 +191,7 @@ def test_the_key_goes_with_every_request(reply_server):
         answer(self)
 
     handler.do_POST = watching
-    list(model.stream("x", **ASKED))
+    list(model.stream("x", ASKED))
     assert seen == ["Bearer sk-secret"]
 
 

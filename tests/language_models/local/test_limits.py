@@ -16,7 +16,7 @@ from transformers import (  # noqa: E402
     GptOssForCausalLM,
 )
 
-from language_models.interface import ContextLengthError, ModelError  # noqa: E402
+from language_models.interface import ContextLengthError, ModelError, SamplingParams  # noqa: E402
 from language_models.local.model import LocalModel  # noqa: E402
 
 
@@ -26,7 +26,7 @@ def test_the_context_window():
     assert len(list(greedy(model, n=room, draft=DRAFT * 9))) == room
     for ask in (model.complete, model.stream):
         with pytest.raises(ContextLengthError, match=f"{64 - room} tokens and {room + 1} more .* 64 tokens"):
-            ask(PROMPT, max_tokens=room + 1, temperature=0.0)
+            ask(PROMPT, SamplingParams(room + 1))
 
 
 def test_architectures_that_cannot_be_run_here():

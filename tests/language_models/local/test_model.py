@@ -16,7 +16,7 @@ from hypothesis import strategies as st  # noqa: E402
 from local_models import BYTE_FALLBACK, BYTE_LEVEL, DRAFT, KINDS, OTHER, PROMPT, TokenByToken, greedy, ids_of, local  # noqa: E402
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
-from language_models.interface import Usage  # noqa: E402
+from language_models.interface import SamplingParams, Usage  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
 
 
@@ -62,15 +62,15 @@ def test_a_proposal_is_looked_at_once(kind):
     for i in range(1, len(words)):
         head = " ".join(["", *words[:i]])
         stream = greedy(view, PROMPT + head, draft=DRAFT[len(head) :], logprobs=1)
-        expected = plain.complete(PROMPT + head, max_tokens=1, temperature=0.0, logprobs=1).tokens[0]
+        expected = plain.complete(PROMPT + head, SamplingParams(1, logprobs=1)).tokens[0]
         token = next(stream)
         stream.close()
         assert token.text == expected.text and token.top_prob == pytest.approx(expected.top_prob, abs=1e-4)
         assert list(stream) == [] and stream.finish_reason is None
     assert model.engine.passes == 1 and model.usage.requests == len(words) - 1
     for text in (" Use a pan", " Use a pan with the moon", " Use", "", " Use a pan with a lid, and"):
-        completion = view.complete(PROMPT + text, max_tokens=7, temperature=0.0, logprobs=1)
-        expected = plain.complete(PROMPT + text, max_tokens=7, temperature=0.0, logprobs=1)
+        completion = view.complete(PROMPT + text, SamplingParams(7, logprobs=1))
+        expected = plain.complete(PROMPT + text, SamplingParams(7, logprobs=1))
         assert [t.text for t in completion.tokens] == [t.text for t in expected.tokens]
         assert [t.top_prob for t in completion.tokens] == pytest.approx([t.top_prob for t in expected.tokens], abs=1e-4)
 
@@ -101,7 +101,7 @@ def test_the_end_at_every_place(tokenizer):
     for end in dict.fromkeys(written):
         plain = TokenByToken(KINDS["llama"](5), tokenizer, frozenset({end}))
         for max_tokens in (written.index(end) + 1, 12):
-            expected = plain.complete(PROMPT, max_tokens=max_tokens, temperature=0.0, logprobs=1)
+            expected = plain.complete(PROMPT, SamplingParams(max_tokens, logprobs=1))
             for text in ("", draft):
                 model = local(seed=5, tokenizer=tokenizer, end_ids=frozenset({end}))
                 stream = greedy(model, n=max_tokens, draft=text, logprobs=2)
@@ -109,7 +109,7 @@ def test_the_end_at_every_place(tokenizer):
                 assert [t.text for t in tokens] == [t.text for t in expected.tokens]
                 assert stream.finish_reason == "stop" and tokens[-1].text == tokens[-1].top[0][0] == ""
                 assert list(stream) == []
-            completion = model.complete(PROMPT, max_tokens=max_tokens, temperature=0.0)
+            completion = model.complete(PROMPT, SamplingParams(max_tokens))
             assert completion.text == expected.text and completion.tokens == () and completion.finish_reason == "stop"
 
 
@@ -192,7 +192,7 @@ def test_what_is_drawn_follows_the_probabilities():
     nucleus = int((scaled[order].cumsum(-1) - scaled[order] < 0.5).sum())
     drawn: list[int] = []
     for i in range(400):
-        stream = model.for_sample(i).stream(PROMPT, max_tokens=1, temperature=3.0, top_p=0.5, logprobs=2)
+        stream = model.for_sample(i).stream(PROMPT, SamplingParams(1, temperature=3.0, top_p=0.5, logprobs=2))
         token = next(stream)
         drawn += ids_of(stream)
         # The log-probabilities are those of temperature 1.
@@ -201,9 +201,9 @@ def test_what_is_drawn_follows_the_probabilities():
     share = drawn.count(int(order[0])) / len(drawn)
     expected = (scaled[order[0]] / scaled[order[:nucleus]].sum()).item()
     assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / len(drawn)) ** 0.5)
-    again = model.for_sample(7).stream(PROMPT, max_tokens=9, temperature=1.0)
+    again = model.for_sample(7).stream(PROMPT, SamplingParams(9, temperature=1.0))
     assert [t.text for t in again] == [
-        t.text for t in model.for_sample(7).stream(PROMPT, max_tokens=9, temperature=1.0)
+        t.text for t in model.for_sample(7).stream(PROMPT, SamplingParams(9, temperature=1.0))
     ]
 
 
