@@ -68,8 +68,8 @@ def walk_proxy_tuning(base: Iterable[Token], chat: Iterable[Token], proxy_base: 
 class _Turns:
     """One model's tokens, turn by turn; those of a turn are the tokens of one call, read as far as the walk looks at them."""
 
-    def __init__(self, writer: Writer, calls: str):
-        self._writer, self._kind = writer, READERS[calls]
+    def __init__(self, writer: Writer, request_mode: str):
+        self._writer, self._kind = writer, READERS[request_mode]
         self._reader: Reader | None = None
         self._read: list[Token] = []
 
@@ -111,11 +111,11 @@ class _Turns:
 
 
 def _decode(
-    models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, calls
+    models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, request_mode
 ) -> BaselineResult:
     params = SamplingParams(TOKENS_PER_CALL, temperature, logprobs=logprobs)
     turns = [
-        _Turns(Writer(model, prompt, params, max_token_total), calls)
+        _Turns(Writer(model, prompt, params, max_token_total), request_mode)
         for model, prompt in zip(models, prompts, strict=True)
     ]
     result = BaselineResult()
@@ -158,7 +158,7 @@ def average_ensemble(
     *,
     max_token_total: int = 512,
     temperature: float = 0.0,
-    calls: str = "published",
+    request_mode: str = "published",
 ) -> BaselineResult:
     """Answer one prompt with the average of two models' token probabilities (nudging paper, section 4.1).
 
@@ -167,7 +167,7 @@ def average_ensemble(
         base_prompt, chat_prompt: the prompt in each model's own template, before any answer text.
         max_token_total: length of the answer in cl100k_base tokens.
         temperature: of every call.
-        calls: "published" or "streamed", how the models are asked; the answer does not depend on it.
+        request_mode: "published" or "streamed", how the models are asked; the answer does not depend on it.
 
     Returns:
         The answer; stop_reason is one of chat_model_stop, length, no_new_text, context_length.
@@ -176,7 +176,7 @@ def average_ensemble(
         ModelError: a model did not answer, after all retries.
     """
     prompts = [base_prompt, chat_prompt]
-    return _decode([base, chat], prompts, walk_ensemble, ENSEMBLE_LOGPROBS, max_token_total, temperature, calls)
+    return _decode([base, chat], prompts, walk_ensemble, ENSEMBLE_LOGPROBS, max_token_total, temperature, request_mode)
 
 
 def proxy_tuning(
@@ -189,7 +189,7 @@ def proxy_tuning(
     *,
     max_token_total: int = 512,
     temperature: float = 0.0,
-    calls: str = "published",
+    request_mode: str = "published",
 ) -> BaselineResult:
     """Answer one prompt by proxy tuning: the base model shifted by what tuning did to a small model (Liu et al. 2024, section 2).
 
@@ -198,7 +198,7 @@ def proxy_tuning(
         base_prompt, chat_prompt, proxy_base_prompt: the prompt in each model's own template, before any answer text.
         max_token_total: length of the answer in cl100k_base tokens.
         temperature: of every call.
-        calls: "published" or "streamed", how the models are asked; the answer does not depend on it.
+        request_mode: "published" or "streamed", how the models are asked; the answer does not depend on it.
 
     Returns:
         The answer; stop_reason as for `average_ensemble`.
@@ -207,4 +207,6 @@ def proxy_tuning(
         ModelError: a model did not answer, after all retries.
     """
     models, prompts = [base, chat, proxy_base], [base_prompt, chat_prompt, proxy_base_prompt]
-    return _decode(models, prompts, walk_proxy_tuning, PROXY_TUNING_LOGPROBS, max_token_total, temperature, calls)
+    return _decode(
+        models, prompts, walk_proxy_tuning, PROXY_TUNING_LOGPROBS, max_token_total, temperature, request_mode
+    )

@@ -196,7 +196,7 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
 
 
 def hub_rows(name: str, data_set: DataSet, split: str):
-    """The rows of a split on the hub, and where they are; DataError if they cannot be had."""
+    """The rows of a split on the hub, and where they are; DataError if they cannot be loaded."""
     if split not in data_set.splits:
         raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data_set.splits)}")
     where = f"{data_set.hub_id} ({split})"
@@ -207,6 +207,6 @@ def hub_rows(name: str, data_set: DataSet, split: str):
     except Exception as error:  # requests', huggingface_hub's and datasets' errors share no base class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{where} cannot be had from the Hugging Face hub ({reason}); without a connection, name a folder with "
+            f"{where} cannot be loaded from the Hugging Face hub ({reason}); without a connection, name a folder with "
             f"{name}/{split}.jsonl[.gz] by --data_dir"
         ) from None

@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--judge_api_key_env", default=DEFAULT_KEY_ENV, metavar="VAR", help="holds its API key")
     group.add_argument("--judge_criterion", choices=CRITERIA, default="overall")
     group.add_argument("--judge_log", metavar="FILE", help="keeps its replies; what is in it is not asked again")
-    group.add_argument("--n", type=int, metavar="N", help="at most so many prompts, drawn by --seed (default: all)")
+    group.add_argument("--n", type=int, metavar="N", help="at most N prompts, drawn by --seed (default: all)")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--num_threads", type=int, default=8)
     group.add_argument("--request_timeout", type=float, default=600.0)

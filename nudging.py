@@ -266,7 +266,7 @@ def answer_stream(
     nudging_prompt: str,
     settings: NudgingSettings,
     on_round: Callable[[int, str, str], None] | None = None,
-    calls: str = "published",
+    request_mode: str = "published",
     *,
     result: NudgingResult | None = None,
     criterion: str = "top_prob",
@@ -280,7 +280,7 @@ def answer_stream(
         base_prompt, nudging_prompt: the prompt in each model's own template, before any answer text.
         settings: see NudgingSettings.
         on_round: called after every round with (round number from 1, nudging words, piece of this round).
-        calls: the request mode, "published" or "streamed" (language_models/readers.py); the answer does not depend on it.
+        request_mode: "published" or "streamed" (language_models/readers.py); the answer does not depend on it.
         result: an empty record, to be filled with what has been yielded.
         criterion: a key of CRITERIA.
         rounds_ahead: see `settle`; the answer does not depend on it.
@@ -303,8 +303,8 @@ def answer_stream(
     )
     nudging_params = SamplingParams(settings.completion_token_num_nudging, settings.nudging_temperature)
     with (
-        closing(Base(Writer(base, base_prompt, base_params, settings.max_token_total), calls)) as large,
-        closing(Nudger(nudging, nudging_prompt, nudging_params, large, calls)) as small,
+        closing(Base(Writer(base, base_prompt, base_params, settings.max_token_total), request_mode)) as large,
+        closing(Nudger(nudging, nudging_prompt, nudging_params, large, request_mode)) as small,
     ):
 
         def events() -> Iterator[Piece | RoundOver]:
@@ -335,13 +335,13 @@ def nudge(
     nudging_prompt: str,
     settings: NudgingSettings,
     on_round: Callable[[int, str, str], None] | None = None,
-    calls: str = "published",
+    request_mode: str = "published",
     **more,
 ) -> NudgingResult:
     """Answer one prompt by nudging, at one go. All arguments, the result and the errors are those of `answer_stream`."""
     result = NudgingResult()
     for _ in answer_stream(
-        base, nudging, base_prompt, nudging_prompt, settings, on_round, calls, result=result, **more
+        base, nudging, base_prompt, nudging_prompt, settings, on_round, request_mode, result=result, **more
     ):
         pass
     return result

@@ -15,7 +15,7 @@ from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect
 from experiment.result_files import ResultFiles
 from experiment.run import Run
-from experiment.sample import describe, prompt_writers, used_calls
+from experiment.sample import describe, prompt_builders, used_request_mode
 from experiment.settings import RunSettings, SettingsError
 
 
@@ -38,7 +38,7 @@ def run(settings: RunSettings) -> int:
         UserError: it cannot start, or not go on.
     """
     note, data_set = COMMAND.note, DATA_SETS[settings.dataset_name]
-    writers = prompt_writers(settings)
+    builders = prompt_builders(settings)
     examples = load_examples(
         settings.dataset_name, split=settings.split, num_samples=settings.num_samples, data_dir=settings.data_dir
     )
@@ -47,22 +47,22 @@ def run(settings: RunSettings) -> int:
             f"--shard {settings.shard} has no samples, since there are {len(examples)} in all; use fewer shards"
         )
     if settings.dry_run:
-        print(describe(settings, data_set, examples, writers))
+        print(describe(settings, data_set, examples, builders))
         return 0
     if not all(example.gold for example in examples):
         note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
     files = ResultFiles(settings.result_folder, settings.result_name)
     with files.locked(), contextlib.ExitStack() as servers:
-        the_run = Run(settings, files, examples, writers)
+        the_run = Run(settings, files, examples, builders)
         the_run.read_earlier()
         say_what_is_there(the_run)
-        models = connect(settings, data_set, examples, writers, servers) if the_run.todo else {}
-        calls = used_calls(settings, models)
+        models = connect(settings, data_set, examples, builders, servers) if the_run.todo else {}
+        request_mode = used_request_mode(settings, models)
         if settings.rerun:
             for path in files.set_aside():
                 note(f"moved aside: {path}")
         files.open_log()
-        return the_run.answer_and_score(models, calls)
+        return the_run.answer_and_score(models, request_mode)
 
 
 def say_what_is_there(the_run: Run) -> None:

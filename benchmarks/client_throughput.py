@@ -124,7 +124,7 @@ def drive(host: str, calls: str, threads: int, seconds: float) -> dict:
     def work() -> None:
         while time.monotonic() < until:
             views = [Metered(model, Usage()) for model in models]
-            nudge(*views, "Question: how many?\n", "[INST] How many? [/INST]", settings, calls=calls)
+            nudge(*views, "Question: how many?\n", "[INST] How many? [/INST]", settings, request_mode=calls)
             with lock:
                 totals["answers"] += 1
                 totals["requests"] += sum(view.usage.requests for view in views)
@@ -137,7 +137,7 @@ def drive(host: str, calls: str, threads: int, seconds: float) -> dict:
     for worker in workers:
         worker.join()
     took = time.monotonic() - began
-    found = {"calls": calls, "threads": threads} | {f"{name}/s": total / took for name, total in totals.items()}
+    found = {"request_mode": calls, "threads": threads} | {f"{name}/s": total / took for name, total in totals.items()}
     return found | {"client CPU": (time.process_time() - cpu) / took}
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/cpu_passes.py --model FOLDER [--dtype bfloat16] [--context 100]
 
-For passes over so many new tokens behind a cached context: milliseconds by transformers' own forward pass with the layers as they
-are loaded; with linear layers of torch.utils.mkldnn.to_mkldnn, the documented way to weights in oneDNN's order; with blocked
+Milliseconds of passes over new tokens behind a cached context: by transformers' own forward pass with the layers as they are
+loaded; with linear layers of torch.utils.mkldnn.to_mkldnn, the documented way to weights in oneDNN's order; with blocked
 weights (blocked_weights.py); and the latter on another thread while the first, which has computed before, only waits, as it would
 be if models were loaded on the main thread and run on another one (see Worker.call in local/worker.py). The best of some passes.
 """

@@ -123,7 +123,7 @@ def uncached_args(lm, classifier, prompt: Prompt, config: DecodingConfig, new: i
 
 
 def timed(device: torch.device, run: Callable, new: int) -> tuple[float, list[list[int]]]:
-    """Seconds that a run of so many new tokens takes, and its tokens."""
+    """Seconds that a run of that many new tokens takes, and its tokens."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     started = time.perf_counter()
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, default=None, help="of the CPU (default: torch's own)")
-    parser.add_argument("--repeats", type=int, default=2, help="the best of so many runs counts")
+    parser.add_argument("--repeats", type=int, default=2, help="the best of that many runs counts")
     parser.add_argument("--uncached_args", action="store_true", help="also ARGS without a cache, which takes long")
     parser.add_argument("--long_prompt", type=int, default=1000, help="of a second comparison of ARGS (0: none)")
     parser.add_argument("--long_new", type=int, default=24, help="new tokens there")

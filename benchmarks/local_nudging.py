@@ -7,7 +7,7 @@
 The first command prints, for each way to answer and number of answers at a time: tokens of the answers (in the base model's
 tokens) per second, and forward passes per answer token of both models, each sample's part in a pass counted. On a busy machine
 the comparison by processor time says more than the one by the clock. "base" is transformers' generate with its cache, in
-batches of so many; "base, blocked weights" is the same on the layers that the engine here gives the model on a CPU.
+batches of that many; "base, blocked weights" is the same on the layers that the engine here gives the model on a CPU.
 "published" sends the published program's requests, each computed from its first token on. The second command compares the
 texts of "nudging" and "published" and shows where they part.
 modelco (PyPI) is run by a Python of its own that has it: with its key-value cache, and without, which is its default.
@@ -93,7 +93,7 @@ class Pair:
         self.settings = NudgingSettings(top_prob_thres=options.top_prob_thres, max_token_total=options.max_token_total)
 
     def measure(self, method: str, prompts: list[tuple[str, str]], threads: int) -> Measured:
-        """Answer all prompts, so many at a time."""
+        """Answer all prompts, that many at a time."""
         if method in GENERATED:
             # On the thread that has run passes before: see Worker.call.
             return self.base.rows.worker.call(lambda: self.generate(method, [prompt for prompt, _ in prompts], threads))
@@ -118,15 +118,15 @@ class Pair:
 
     def nudged(self, base_prompt: str, nudging_prompt: str) -> str:
         views = self.base.for_sample(base_prompt), self.nudging.for_sample(base_prompt)
-        return nudge(*views, base_prompt, nudging_prompt, self.settings, calls="streamed").text
+        return nudge(*views, base_prompt, nudging_prompt, self.settings, request_mode="streamed").text
 
     def published(self, base_prompt: str, nudging_prompt: str) -> str:
         models = FromScratch(self.base), FromScratch(self.nudging)
-        return nudge(*models, base_prompt, nudging_prompt, self.settings, calls="published").text
+        return nudge(*models, base_prompt, nudging_prompt, self.settings, request_mode="published").text
 
     def baseline(self, loop, models: list[LocalModel], prompts: list[str]) -> str:
         views = [model.for_sample(prompts[0]) for model in models]
-        return loop(*views, *prompts, max_token_total=self.options.max_token_total, calls="streamed").text
+        return loop(*views, *prompts, max_token_total=self.options.max_token_total, request_mode="streamed").text
 
     @torch.inference_mode()
     def generate(self, method: str, prompts: list[str], batch: int) -> Measured:

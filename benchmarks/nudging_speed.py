@@ -30,7 +30,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/support")]
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, Example, load_examples  # noqa: E402
 from experiment.connect import connect  # noqa: E402
-from experiment.sample import prompt_writers, sample_prompts  # noqa: E402
+from experiment.sample import prompt_builders, sample_prompts  # noqa: E402
 from experiment.settings import RunSettings  # noqa: E402
 from language_models.hosted.replicas import Replicas  # noqa: E402
 from language_models.interface import Metered, SamplingParams  # noqa: E402
@@ -123,9 +123,9 @@ def without_restarts(alone: Measured, lengths: list[int]) -> Measured:
 def answer_job(prompts: dict[str, str], settings: RunSettings, calls: str):
     """A job: the loop of the experiment, by one pattern."""
     if settings.exp == "nudging":
-        return lambda views: nudge(*views.values(), *prompts.values(), settings.nudging_settings, calls=calls)
+        return lambda views: nudge(*views.values(), *prompts.values(), settings.nudging_settings, request_mode=calls)
     loop = proxy_tuning if settings.baseline_method == "proxy_tuning" else average_ensemble
-    rest = {"max_token_total": settings.max_token_total, "calls": calls}
+    rest = {"max_token_total": settings.max_token_total, "request_mode": calls}
     return lambda views: loop(*views.values(), *prompts.values(), **rest)
 
 
@@ -235,10 +235,10 @@ def scripted(options: argparse.Namespace) -> None:
 def run_all(settings: RunSettings, examples: list[Example], threads: list[int], title: str) -> None:
     """Compare the patterns for each number of threads."""
     data_set = DATA_SETS[settings.dataset_name]
-    writers = prompt_writers(settings)
-    prompts = [sample_prompts(data_set, example, writers) for example in examples]
+    builders = prompt_builders(settings)
+    prompts = [sample_prompts(data_set, example, builders) for example in examples]
     with contextlib.ExitStack() as stack:
-        models = connect(settings, data_set, examples, writers, stack)
+        models = connect(settings, data_set, examples, builders, stack)
         for n in threads:
             found = compare(settings, models, prompts, n)
             show(f"{title}: {len(prompts)} answers, {n} threads", found["rows"])

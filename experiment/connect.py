@@ -8,10 +8,10 @@ from command.errors import OptionError
 from command.options import NEUTRAL_API_KEY, api_key, split_hosts
 from datasets_loader import DataSet, Example
 from experiment.command_line import COMMAND
-from experiment.sample import PromptWriter, family_name, sample_prompts
+from experiment.sample import PromptBuilder, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import Patience
+from language_models.hosted.http import RetryPolicy
 from language_models.hosted.llama_cpp import is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ModelError
@@ -30,7 +30,7 @@ def connect(
     settings: RunSettings,
     data_set: DataSet,
     examples: list[Example],
-    writers: dict[str, PromptWriter],
+    builders: dict[str, PromptBuilder],
     servers: contextlib.ExitStack,
 ) -> "dict[str, Replicas | LocalModel]":
     """The run's models, each server probed for what is needed of it; by role.
@@ -44,8 +44,8 @@ def connect(
     """
     in_process = [model for model in settings.models.values() if model.in_process]
     loaded = local_models(settings, in_process, servers) if in_process else {}
-    served_here = embedded_hosts(settings, data_set, examples, writers, servers)
-    patience = Patience(settings.max_retries, settings.max_outage)
+    served_here = embedded_hosts(settings, data_set, examples, builders, servers)
+    retry_policy = RetryPolicy(settings.max_retries, settings.max_outage)
     models = {}
     for role, model in settings.models.items():
         if role in loaded:
@@ -59,12 +59,12 @@ def connect(
                 api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
                 max_connections=STREAMS_PER_SAMPLE * settings.num_threads,
                 request_timeout=settings.request_timeout,
-                patience=patience,
+                retry_policy=retry_policy,
                 end_names=settings.end_tokens,
             )
             for host in split_hosts(model.host or served_here[model.name], option)
         ]
-        replicas = Replicas(endpoints, patience, COMMAND.note)
+        replicas = Replicas(endpoints, retry_policy, COMMAND.note)
         try:
             reports = replicas.probe(model.logprobs, family_name(model.name))
         except ModelError as error:
@@ -123,7 +123,7 @@ def embedded_hosts(
     settings: RunSettings,
     data_set: DataSet,
     examples: list[Example],
-    writers: dict[str, PromptWriter],
+    builders: dict[str, PromptBuilder],
     servers: contextlib.ExitStack,
 ) -> dict[str, str]:
     """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
@@ -132,7 +132,7 @@ def embedded_hosts(
     )
     if not names:
         return {}
-    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, writers).values())
+    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, builders).values())
     longest = max(map(count_tokens, prompts)) + settings.max_token_total
     hosts = {}
     for name in names:

@@ -17,7 +17,7 @@ from command.errors import OptionError
 from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url, without_password
 from command.pool import as_finished
 from datasets_loader import DataSet
-from language_models.hosted.http import Patience, make_client, make_http, persist, request
+from language_models.hosted.http import RetryPolicy, make_client, make_http, persist, request
 from language_models.hosted.token_texts import UnreadableReply
 from language_models.interface import ModelError, Usage
 from language_models.json_replies import FENCE, UNREADABLE_TRIES
@@ -90,7 +90,7 @@ class Judge:
         self.model = model
         self.where = f"judge {model} at {without_password(host) if host else 'OpenAI'}"
         self.client = make_client(host, api_key, make_http(num_threads, request_timeout))
-        self.patience = Patience(max_retries)
+        self.retry_policy = RetryPolicy(max_retries)
 
     def score(self, record: dict, scoring: str | tuple[str, ...]) -> dict:
         """Scores of one record, with the judge's reasons and name.
@@ -136,7 +136,7 @@ class Judge:
         def send() -> str:
             return request(call, content, where=self.where, client=self.client, usage=Usage())
 
-        return persist(send, self.patience, Usage())
+        return persist(send, self.retry_policy, Usage())
 
 
 @dataclass(frozen=True)

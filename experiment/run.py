@@ -19,7 +19,7 @@ from experiment.command_line import COMMAND
 from experiment.judge import Judge, is_scored, judge_for, judge_records
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import score_by_rule
-from experiment.sample import PromptWriter, answer_one
+from experiment.sample import PromptBuilder, answer_one
 from experiment.settings import RunSettings
 from experiment.summary import Summary, summarise
 from language_models.hosted.replicas import Replicas
@@ -37,7 +37,7 @@ class Run:
     settings: RunSettings
     files: ResultFiles
     examples: list[Example]
-    prompt_writers: dict[str, PromptWriter]
+    prompt_builders: dict[str, PromptBuilder]
     records: dict[int, dict] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
 
@@ -122,12 +122,12 @@ class Run:
         self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}
         self.records = records
 
-    def answer_and_score(self, models: dict[str, Replicas], calls: str) -> int:
+    def answer_and_score(self, models: dict[str, Replicas], request_mode: str) -> int:
         """Answer what is to do, score, write and summarise.
 
         Args:
             models: by role; none where all is answered.
-            calls: the request mode.
+            request_mode: see READERS.
 
         Returns:
             The exit code: 0, 1 (samples failed or could not be scored), or that of the signal that stopped it.
@@ -141,7 +141,7 @@ class Run:
             "versions": versions(),
             "git_commit": git_commit(),
             "command": sys.argv,
-            "calls": calls,
+            "calls": request_mode,
             "servers": {role: model.report for role, model in models.items()},
         }
         if todo:
@@ -150,7 +150,7 @@ class Run:
         started, stopped, failure, total = time.monotonic(), 0, "", len(self.records) + len(todo)
         try:
             if todo:
-                stopped = self._answer(todo, models, calls)
+                stopped = self._answer(todo, models, request_mode)
             if self.data_set.scoring == "rule":
                 score_by_rule(self.ordered)
             elif self.judge is not None and not stopped:
@@ -172,7 +172,7 @@ class Run:
             return stopped
         return self._finish(failure)
 
-    def _answer(self, todo: list[int], models: dict[str, Replicas], calls: str) -> int:
+    def _answer(self, todo: list[int], models: dict[str, Replicas], request_mode: str) -> int:
         """Answer samples over a thread pool, adding to the records and the log; the exit code of what stopped it, or 0."""
         settings, rule = self.settings, self.data_set.scoring == "rule"
         stop = StopSignals(COMMAND.note)
@@ -182,7 +182,9 @@ class Run:
         label = f"{settings.exp} {settings.dataset_name}"
         bar = tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30)
         answers = as_finished(
-            lambda i: answer_one(settings, self.data_set, i, self.examples[i], self.prompt_writers, models, calls),
+            lambda i: answer_one(
+                settings, self.data_set, i, self.examples[i], self.prompt_builders, models, request_mode
+            ),
             todo,
             settings.num_threads,
             stop=stop,

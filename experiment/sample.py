@@ -21,7 +21,7 @@ from language_models.interface import ContextLengthError, Metered, ModelError, S
 from nudging import nudge
 from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
-PromptWriter = Callable[[str, str], str]
+PromptBuilder = Callable[[str, str], str]
 
 
 def family_name(model_name: str) -> str:
@@ -29,23 +29,23 @@ def family_name(model_name: str) -> str:
     return DEMO_MODELS[model_name].file if model_name in DEMO_MODELS else model_name
 
 
-def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
+def prompt_builders(settings: RunSettings) -> dict[str, PromptBuilder]:
     """For each model of the run a function (system, user) -> prompt before any answer text.
 
     Raises:
-        SettingsError: a template cannot be had.
+        SettingsError: a template cannot be loaded.
     """
 
-    def writer(name: str, template: str) -> PromptWriter:
+    def builder(name: str, template: str) -> PromptBuilder:
         if template.split(":")[0] == "tokenizer":
             return chat_template_prompt(template.partition(":")[2] or name)
         return lambda system, user: apply_instruct_template(name, system, user, family=template)
 
-    writers = {}
+    builders = {}
     for role, model in settings.models.items():
         name = family_name(model.name)
         try:
-            writers[role] = writer(name, model.template)
+            builders[role] = builder(name, model.template)
         except ValueError as error:
             raise SettingsError(str(error)) from None
         aligned = role in ("nudging", "proxy_chat")
@@ -54,17 +54,17 @@ def prompt_writers(settings: RunSettings) -> dict[str, PromptWriter]:
                 f"warning: the name {model.name!r} speaks for no instruct template that is known here, so it gets plain text; "
                 "name one by --nudging_template"
             )
-    return writers
+    return builders
 
 
-def sample_prompts(data_set: DataSet, example: Example, writers: dict[str, PromptWriter]) -> dict[str, str]:
+def sample_prompts(data_set: DataSet, example: Example, builders: dict[str, PromptBuilder]) -> dict[str, str]:
     """The prompt of each model for one question."""
     user = example.context + data_set.question_prefix + example.question
-    return {role: write(data_set.system_prompt, user) for role, write in writers.items()}
+    return {role: build(data_set.system_prompt, user) for role, build in builders.items()}
 
 
 def describe(
-    settings: RunSettings, data_set: DataSet, examples: list[Example], writers: dict[str, PromptWriter]
+    settings: RunSettings, data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]
 ) -> str:
     """What --dry_run prints: the run, and the first sample's prompts."""
     method = f" ({settings.baseline_method})" if settings.exp == "baseline" else ""
@@ -73,7 +73,7 @@ def describe(
         f"{settings.num_threads} threads",
         f"results: {settings.result_folder}/{settings.result_name}.txt",
     ]
-    prompts = sample_prompts(data_set, examples[0], writers)
+    prompts = sample_prompts(data_set, examples[0], builders)
     for role, model in settings.models.items():
         where = f"at {without_password(model.host)}" if model.host else "served by this process"
         template = (
@@ -84,7 +84,7 @@ def describe(
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 
 
-def used_calls(settings: RunSettings, models: dict[str, Replicas]) -> str:
+def used_request_mode(settings: RunSettings, models: dict[str, Replicas]) -> str:
     """How the models of a run are asked: "streamed" or "published".
 
     Raises:
@@ -105,16 +105,16 @@ def answer_one(
     data_set: DataSet,
     index: int,
     example: Example,
-    writers: dict[str, PromptWriter],
+    builders: dict[str, PromptBuilder],
     models: dict[str, Replicas],
-    calls: str,
+    request_mode: str,
 ) -> dict:
     """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer.
 
-    `calls` is the request mode.
+    `request_mode`: see READERS.
     """
     started = time.monotonic()
-    prompts = sample_prompts(data_set, example, writers)
+    prompts = sample_prompts(data_set, example, builders)
     metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
     record = {
         "index": index,
@@ -127,7 +127,7 @@ def answer_one(
     for role, prompt in prompts.items():
         record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
     try:
-        record |= decode(settings, prompts, metered, index, calls)
+        record |= decode(settings, prompts, metered, index, request_mode)
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except ModelError as error:
@@ -139,7 +139,9 @@ def answer_one(
     return record
 
 
-def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int, calls: str) -> dict:
+def decode(
+    settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int, request_mode: str
+) -> dict:
     """The part of a record that the experiment's decoding loop writes.
 
     Raises:
@@ -160,7 +162,7 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
             prompts["nudging"],
             settings.nudging_settings,
             on_round,
-            calls,
+            request_mode,
         )
         return {
             "raw_answer": result.answer,
@@ -175,7 +177,7 @@ def decode(settings: RunSettings, prompts: dict[str, str], models: dict[str, Met
             *prompts.values(),
             max_token_total=settings.max_token_total,
             temperature=settings.base_temperature,
-            calls=calls,
+            request_mode=request_mode,
         )
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
     ((role, model),) = settings.models.items()

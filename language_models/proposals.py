@@ -185,14 +185,14 @@ class Run:
 class Base:
     """The base model of one sample."""
 
-    def __init__(self, writer: Writer, calls: str):
+    def __init__(self, writer: Writer, request_mode: str):
         """
         Args:
             writer: the model; its params ask for as many log-probabilities as the criterion needs.
-            calls: the request mode, a key of READERS.
+            request_mode: a key of READERS.
         """
         self.writer = writer
-        self._reader = READERS[calls]
+        self._reader = READERS[request_mode]
         self._reading: Reader | None = None
         self._tail: Reader | None = None  # what a run that is over for its round leaves to the next one
         self._wait = 0.0  # seconds that the nudging model needed for its first token, the last time
@@ -246,16 +246,16 @@ class Base:
 class Nudger:
     """The nudging model of one sample."""
 
-    def __init__(self, model: LanguageModel, prompt: str, params: SamplingParams, base: Base, calls: str):
+    def __init__(self, model: LanguageModel, prompt: str, params: SamplingParams, base: Base, request_mode: str):
         """
         Args:
             model, prompt: the model, and its prompt before any answer text.
             params: those of a proposal.
             base: the base model that the proposals are made for.
-            calls: the request mode, a key of READERS.
+            request_mode: a key of READERS.
         """
         self._model, self._prompt, self._params, self._base = model, prompt, params, base
-        self._ask = model.complete if calls == "published" else model.stream
+        self._ask = model.complete if request_mode == "published" else model.stream
         self._pace = Pace()
         self._proposals: list[Proposal] = []  # the last one, and those before that may still be being written
 

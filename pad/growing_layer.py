@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-# Room for at least so many positions more, and for an eighth of those that are there.
+# Room for at least that many positions more, and for an eighth of those that are there.
 LEAST_ROOM, ROOM = 64, 8
 
 

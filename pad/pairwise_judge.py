@@ -117,7 +117,7 @@ def compare(
     Args:
         ask: (instructions, question) -> reply; raises ModelError.
         judge: the judge's name.
-        n, seed: at most so many of the common prompts, drawn by the seed.
+        n, seed: at most n of the common prompts, drawn by the seed.
 
     Returns:
         Counts; shares among the pairs that were read in both orders, with Wilson's interval of the wins; mean marks.

@@ -64,11 +64,11 @@ def load_prompts(
         dataset: a key of PROMPT_SETS, or a file: .json or .jsonl (also .gz) of strings or objects with "prompt", .txt of lines.
         split: None for the set's own.
         data_dir: read `data_dir/dataset/split.jsonl[.gz]`, in the hub's schema, instead of the hub.
-        run_percent: of the prompts, the first so many per cent, at least one.
-        limit: at most so many.
+        run_percent: of the prompts, the first P per cent, at least one.
+        limit: at most that many.
 
     Raises:
-        DataError: the data cannot be had, or are something else.
+        DataError: the data cannot be loaded, or are something else.
     """
     if dataset in PROMPT_SETS:
         prompts = _named_set(dataset, split, data_dir, say)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHAT_TEMPLATES = ("auto", "on", "off")
-CONTEXT_TOKENS = 8  # so many tokens before an answer say how its first one is written
+CONTEXT_TOKENS = 8  # that many tokens before an answer say how its first one is written
 _PRINCIPLES = re.compile(r"(\[Principles\]\s*)(.*?)(\s*\[Instruction\])", re.DOTALL)
 
 

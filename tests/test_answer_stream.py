@@ -41,7 +41,7 @@ def test_pieces_say_who_wrote_them_and_are_the_answer(calls):
         assert result.text == "".join(piece.text for piece in pieces)
     by_whom = [(" So", "nudging"), (" now", "base"), (" we", "base"), (" end", "nudging")]
     assert pieces == [Piece(*piece) for piece in by_whom]
-    assert result == nudge(*a_pair(), "B:", "N:", SETTINGS, calls=calls)
+    assert result == nudge(*a_pair(), "B:", "N:", SETTINGS, request_mode=calls)
     assert (result.pieces, result.base_tokens) == ([" So now we", " end"], 2)
     assert rounds == [(1, " So", " So now we"), (2, " end", " end")]
 
@@ -65,7 +65,7 @@ def test_the_generator_returns_the_record():
 def test_tokens_come_as_soon_as_they_are_no_repetition():
     base = Watched("B:", {" So": completion(" now", " we", " go", " on", " and", " on", " and", " on")})
     nudging_model = Watched("N:", {"": completion(" So", " then")})
-    stream = answer_stream(base, nudging_model, "B:", "N:", SETTINGS, calls="streamed")
+    stream = answer_stream(base, nudging_model, "B:", "N:", SETTINGS, request_mode="streamed")
     read = []
     for piece in stream:
         if piece.by == "base":
@@ -81,7 +81,7 @@ def test_a_text_that_may_be_a_repetition_is_held_back():
     settings = NudgingSettings(0.4, completion_token_num=3)
     base = Watched("B:", {" So": completion(" a", " b", " c", " a", " b", " d", ("x", 0.1))})
     nudging_model = Watched("N:", {"": completion(" So", " then")})
-    stream = answer_stream(base, nudging_model, "B:", "N:", settings, calls="streamed")
+    stream = answer_stream(base, nudging_model, "B:", "N:", settings, request_mode="streamed")
     assert [next(stream).text for _ in range(4)] == [" So", " a", " b", " c"]
     assert next(stream).text == " a" and base.streams[0].read == 6
     stream.close()
@@ -90,7 +90,7 @@ def test_a_text_that_may_be_a_repetition_is_held_back():
 @pytest.mark.parametrize("how", ["close", "let go", "leave the loop"])
 def test_who_stops_reading_ends_the_writing(how):
     pair = a_pair()
-    stream = answer_stream(*pair, "B:", "N:", SETTINGS, calls="streamed")
+    stream = answer_stream(*pair, "B:", "N:", SETTINGS, request_mode="streamed")
     if how == "leave the loop":
         for _ in stream:
             break
@@ -107,17 +107,24 @@ def test_a_failure_after_a_proposal_that_ends_the_answer_does_not_count():
     """The published program would not have asked the base model."""
     base = Watched("B:", {" The": ModelError("gone")})
     nudging_model = Watched("N:", {"": completion(" The", " end", " is near", stop=True)})
-    result = nudge(base, nudging_model, "B:", "N:", SETTINGS, calls="streamed")
+    result = nudge(base, nudging_model, "B:", "N:", SETTINGS, request_mode="streamed")
     assert (result.text, result.stop_reason, base.asked) == (" The end is near", "nudging_model_stop", [" The"])
     with pytest.raises(ModelError, match="gone"):
-        nudge(base, Watched("N:", {"": completion(" The", " end", " is near")}), "B:", "N:", SETTINGS, calls="streamed")
+        nudge(
+            base,
+            Watched("N:", {"": completion(" The", " end", " is near")}),
+            "B:",
+            "N:",
+            SETTINGS,
+            request_mode="streamed",
+        )
 
 
 def test_what_follows_a_proposal_that_ends_the_answer_is_not_read_on():
     """The base model writes on and on; how long the proposal takes is known after the first."""
     base = Watched("B:", {" So": completion(*[f" {n}" for n in range(16)])})
     nudging_model = Watched("N:", {"": completion(" So", " then", stop=True)})
-    result = nudge(base, nudging_model, "B:", "N:", SETTINGS, calls="streamed")
+    result = nudge(base, nudging_model, "B:", "N:", SETTINGS, request_mode="streamed")
     assert result.text == " So then" and result.base_tokens == 0
     assert base.streams[0].read == 1 and base.streams[0].closed
 
@@ -149,10 +156,10 @@ def test_another_criterion_is_an_entry_of_the_table(calls, monkeypatch):
         return TwoLogprobs("base-lm", 2), InProcess("llama-2-chat", 2)
 
     prompts = ["Question: what are 3 and 4?\n"] * 2
-    found = nudge(*pair(), *prompts, NudgingSettings(top_prob_thres=0.2), calls=calls, criterion="margin")
+    found = nudge(*pair(), *prompts, NudgingSettings(top_prob_thres=0.2), request_mode=calls, criterion="margin")
     assert set(asked) == {2} and len(found.pieces) > 2
     # With a fixed second, a lead of 0.2 is a top probability of 0.5.
-    assert found == nudge(*pair(), *prompts, NudgingSettings(top_prob_thres=0.5), calls=calls)
+    assert found == nudge(*pair(), *prompts, NudgingSettings(top_prob_thres=0.5), request_mode=calls)
 
 
 def test_the_criterion_of_the_paper():

@@ -53,7 +53,7 @@ def test_stop_reasons(loop, calls):
     count = 2 if loop is average_ensemble else 3
 
     def run(answers: dict, **options):
-        return loop(*[Scripted("P:", answers)] * count, *["P:"] * count, calls=calls, **options)
+        return loop(*[Scripted("P:", answers)] * count, *["P:"] * count, request_mode=calls, **options)
 
     ended = run({"": completion(" a", " b"), " a b": completion(" c", "", stop=True)})
     assert (ended.text, ended.stop_reason) == (" a b c", "chat_model_stop")
@@ -71,6 +71,6 @@ def test_an_empty_choice_gives_way_to_the_first_text(calls):
         Scripted("C:", {"": chat, " b": completion("")}),
         "B:",
         "C:",
-        calls=calls,
+        request_mode=calls,
     )
     assert (result.text, result.stop_reason) == (" b", "no_new_text")

@@ -347,7 +347,7 @@ class TestHubErrors:
         hub.error = error
         message = error_of()
         reason = "no route" if error.args else "RuntimeError"
-        assert message.startswith(f"gsm8k (test) cannot be had from the Hugging Face hub ({reason})")
+        assert message.startswith(f"gsm8k (test) cannot be loaded from the Hugging Face hub ({reason})")
         assert message.endswith("name a folder with gsm8k/test.jsonl[.gz] by --data_dir")
 
     def test_no_rows(self, hub):

@@ -98,7 +98,7 @@ def answer(correct: int | None = None, **more) -> dict:
 
 
 def nudged(correct: int, nudges: int, words: int) -> dict:
-    """An answered record of so many words, of which so many are nudged."""
+    """An answered record of n words, of which the first are nudged."""
     pieces = ["w"] + [" w"] * (words - 1)
     return answer(correct, all_nudging_words=[*pieces[:nudges], "ending"], all_completions=pieces, stop_reason="length")
 

@@ -236,6 +236,8 @@ def test_recorded_cases_without_a_server(name, calls):
     settings = NudgingSettings(**{option: case[option] for option in options})
     for record in case["records"][:6]:
         prompts = [apply_instruct_template(m.name, system, "Question: " + record["question"]) for m in (base, nudging)]
-        result = nudge(base, nudging, *prompts, settings, calls="published" if calls == "published" else "streamed")
+        result = nudge(
+            base, nudging, *prompts, settings, request_mode="published" if calls == "published" else "streamed"
+        )
         assert (result.answer, result.stop_reason) == (record["raw_answer"], record["stop_reason"])
         assert (result.nudging_words, result.pieces) == (record["all_nudging_words"], record["all_completions"])

@@ -7,7 +7,7 @@ import httpx2
 import openai
 
 from command.options import without_password
-from language_models.hosted.http import Patience, answers, checked, make_client, make_http, persist, request, shorten
+from language_models.hosted.http import RetryPolicy, answers, checked, make_client, make_http, persist, request, shorten
 from language_models.hosted.probe import PROBE_PROMPT, ServerReport, find_abilities
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
@@ -49,13 +49,13 @@ class OpenAIEndpoint:
         api_key: str = "EMPTY",
         max_connections: int = 20,
         request_timeout: float = 600.0,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         end_names: tuple[str, ...] = (),
     ):
         self.name = name
         self.host = host.rstrip("/")
         self.shown_host = without_password(self.host)
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self.probe_timeout = min(request_timeout, PROBE_SECONDS)
         self.usage = Usage()
         self.where = f"{name} at {self.shown_host}"
@@ -74,7 +74,7 @@ class OpenAIEndpoint:
         """See LanguageModel."""
         usage = Usage()
         try:
-            return persist(lambda: self.attempt(prompt, params, usage), self.patience, usage)
+            return persist(lambda: self.attempt(prompt, params, usage), self.retry_policy, usage)
         finally:
             self.count(usage)
 
@@ -101,9 +101,9 @@ class OpenAIEndpoint:
 
         def open_at(text: str, read: int, usage: Usage) -> EventStream:
             left = replace(params, max_tokens=params.max_tokens - read)
-            return persist(lambda: self.attempt_stream(prompt + text, left), self.patience, usage)
+            return persist(lambda: self.attempt_stream(prompt + text, left), self.retry_policy, usage)
 
-        return ResumedStream(open_at, params.max_tokens, self.patience.retries)
+        return ResumedStream(open_at, params.max_tokens, self.retry_policy.retries)
 
     def attempt_stream(self, prompt: str, params: SamplingParams) -> EventStream:
         """Continue a prompt (see LanguageModel.stream) by one request.
@@ -247,7 +247,9 @@ class OpenAIEndpoint:
 
         try:
             text, finish_reason, shown = persist(
-                lambda: request(call, read, where=self.where, client=self.client, usage=Usage()), self.patience, Usage()
+                lambda: request(call, read, where=self.where, client=self.client, usage=Usage()),
+                self.retry_policy,
+                Usage(),
             )
         except ModelError as error:
             if "logprobs" in str(error) and error.status in (400, 422):

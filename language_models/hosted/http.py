@@ -30,7 +30,7 @@ _CONTEXT_LENGTH = re.compile(
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a failed request is sent again.
 
     `retries`: how often, where the server answers with a failure or too late. `outage_seconds`: for how long at least, where it
@@ -78,8 +78,8 @@ def checked(response: httpx2.Response) -> httpx2.Response:
     return response
 
 
-def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
-    """Call a function again and again until it does not raise TransientError; its last error where patience ends.
+def persist(attempt: Callable[[], T], retry_policy: RetryPolicy, usage: Usage) -> T:
+    """Call a function again and again until it does not raise TransientError; its last error where the policy gives up.
 
     Between tries pass 0.5 s doubling up to 8 s, with jitter, or the seconds that the server asks for. `usage` counts the retries.
     """
@@ -92,12 +92,12 @@ def persist(attempt: Callable[[], T], patience: Patience, usage: Usage) -> T:
             if error.unreachable:
                 misses += 1
                 outage_began = outage_began or time.monotonic()
-                waiting = patience.retries > 0 and time.monotonic() - outage_began < patience.outage_seconds
-                if misses > patience.retries and not waiting:
+                waiting = retry_policy.retries > 0 and time.monotonic() - outage_began < retry_policy.outage_seconds
+                if misses > retry_policy.retries and not waiting:
                     raise
             else:
                 failures, misses, outage_began = failures + 1, 0, None
-                if failures > patience.retries:
+                if failures > retry_policy.retries:
                     raise
             usage.retries += 1
             time.sleep(seconds_to_wait(error, failures + misses))

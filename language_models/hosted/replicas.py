@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import Patience, persist
+from language_models.hosted.http import RetryPolicy, persist
 from language_models.hosted.probe import ServerReport
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.interface import (
@@ -55,19 +55,19 @@ class Replicas:
     """One model on one or several servers; safe to use from many threads.
 
     A server that does not answer is left out, with one warning, and tried again by a single request after 30 s, then after
-    twice that, up to 5 minutes. Where all are left out, all are asked, for as long as `patience` says.
+    twice that, up to 5 minutes. Where all are left out, all are asked, for as long as `retry_policy` says.
     """
 
     def __init__(
         self,
         endpoints: list[OpenAIEndpoint],
-        patience: Patience,
+        retry_policy: RetryPolicy,
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
         self.endpoints = endpoints
         self.name = endpoints[0].name
-        self.patience = patience
+        self.retry_policy = retry_policy
         self.reports: list[ServerReport] = []
         self._warn = warn
         self._clock = clock
@@ -140,7 +140,7 @@ class Replicas:
                 self.endpoints[i].count(spent)
                 usage.add(spent)
 
-        completion = persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
+        completion = persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage())
         return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
 
     def stream(self, order: list[int], prompt: str, params: SamplingParams) -> TokenStream:
@@ -163,13 +163,13 @@ class Replicas:
                     self.endpoints[i].count(Usage(retries=1))
                     raise
 
-            return persist(lambda: self._ask_in_turn(order, ask), self.patience, Usage())
+            return persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage())
 
         def failed(error: TransientError) -> None:
             self.endpoints[asked].count(Usage(retries=1))
             self._failed(asked, error)
 
-        return ResumedStream(open_at, params.max_tokens, self.patience.retries, failed)
+        return ResumedStream(open_at, params.max_tokens, self.retry_policy.retries, failed)
 
     def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
         for i in self._worth_asking(order):

@@ -194,9 +194,9 @@ class ResumedStream:
         """Open the stream.
 
         Args:
-            open_at: opens a stream after a text that has been written, of so many tokens; tries again by itself, and counts
-                the retries in the usage that it is given.
-            max_tokens: of the whole; a stream that breaks off after so many is over.
+            open_at: opens a stream after a text that has been written, of as many tokens as are missing; tries again by itself, and
+                counts the retries in the usage that it is given.
+            max_tokens: of the whole; a stream that breaks off after that many is over.
             retries: how often in a row a stream may fail without a token more.
             failed: is told of each failure after the opening.
 

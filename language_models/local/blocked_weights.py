@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-# For so many rows the order is chosen; it was found to be a good one from 1 to 512.
+# For that many rows the order is chosen; it was found to be a good one from 1 to 512.
 ROWS = 16
 # Share of the largest value by which others may differ: they are sums in another order.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}

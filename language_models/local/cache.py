@@ -10,40 +10,40 @@ from language_models.local.engine import Engine, NextToken
 from language_models.local.worker import Worker
 
 
-class CacheRows:
-    """The rows of a model's cache: each is one sample's, until the sample ends or another one needs the row more."""
+class CacheSlots:
+    """The slots of a model's cache: each is one sample's, until the sample ends or another one needs the slot more."""
 
     def __init__(self, engine: Engine, worker: Worker):
         self.engine, self.worker = engine, worker
-        self._rows: OrderedDict[CachedSample, int] = OrderedDict()  # the longest unused first
+        self._taken: OrderedDict[CachedSample, int] = OrderedDict()  # the longest unused first
         # Not a plain lock: a sample may be dropped by the thread that holds it.
         self._changed = threading.Condition(threading.RLock())
 
     def take(self, sample: "CachedSample") -> int:
-        """The row of a sample, kept for it until it is put down; where all are taken, the longest unused one becomes its own."""
+        """The slot of a sample, kept for it until it is put down; where all are taken, the longest unused one becomes its own."""
         with self._changed:
             while True:
-                if sample in self._rows:
-                    self._rows.move_to_end(sample)
-                elif len(self._rows) < self.engine.cache.slots:
-                    taken = set(self._rows.values())
-                    self._rows[sample] = next(i for i in range(self.engine.cache.slots) if i not in taken)
-                elif idle := next((other for other in self._rows if not other.busy), None):
-                    self._rows[sample] = self._rows.pop(idle)
+                if sample in self._taken:
+                    self._taken.move_to_end(sample)
+                elif len(self._taken) < self.engine.cache.slots:
+                    taken = set(self._taken.values())
+                    self._taken[sample] = next(i for i in range(self.engine.cache.slots) if i not in taken)
+                elif idle := next((other for other in self._taken if not other.busy), None):
+                    self._taken[sample] = self._taken.pop(idle)
                     idle.forget()
                 else:
                     self._changed.wait()
                     continue
                 sample.busy = True
-                return self._rows[sample]
+                return self._taken[sample]
 
     @property
     def taken(self) -> int:
-        """How many rows samples have."""
-        return len(self._rows)
+        """How many slots samples have."""
+        return len(self._taken)
 
     def put_down(self, sample: "CachedSample") -> None:
-        """The sample's pass is over; its row may be given to another one from now on."""
+        """The sample's pass is over; its slot may be given to another one from now on."""
         with self._changed:
             sample.busy = False
             self._changed.notify_all()
@@ -51,7 +51,7 @@ class CacheRows:
     def release(self, sample: "CachedSample") -> None:
         """The sample has ended."""
         with self._changed:
-            self._rows.pop(sample, None)
+            self._taken.pop(sample, None)
             self._changed.notify_all()
 
 
@@ -61,8 +61,8 @@ class CachedSample:
     `known[n]` is what follows the first n of `tokens`.
     """
 
-    def __init__(self, rows: CacheRows):
-        self.rows = rows
+    def __init__(self, slots: CacheSlots):
+        self.slots = slots
         self.busy = False
         self.tokens: list[int] = []
         self.known: dict[int, NextToken] = {}
@@ -71,7 +71,7 @@ class CachedSample:
         self._draft: tuple[DraftRate, int, int, int] | None = None  # source, its beginning, length, how far it was used
 
     def forget(self) -> None:
-        """The row of the cache is another sample's now."""
+        """The slot of the cache is another sample's now."""
         self.tokens, self.known = [], {}
 
     def next_token(
@@ -92,7 +92,7 @@ class CachedSample:
                 return found
             self._judge_draft()
             rate, drafted = (None, []) if sampling else draft()
-            row = self.rows.take(self)
+            slot = self.slots.take(self)
             try:
                 same = _common(self.tokens, ids)
                 start = min(same, n - 1)
@@ -100,15 +100,15 @@ class CachedSample:
                     self.cut_off = self.tokens[max(0, same - 2) :]
                 self._cut(start)
                 new = ids[start:] + drafted
-                found = self.rows.worker.run(
-                    self.rows.engine, Segment(row, start, new, len(drafted) + 1, top, sampling)
+                found = self.slots.worker.run(
+                    self.slots.engine, Segment(slot, start, new, len(drafted) + 1, top, sampling)
                 )
                 self.tokens = ids + drafted
                 if sampling:
                     return found[0]
                 self.known.update(zip(range(n, n + len(found)), found, strict=True))
             finally:
-                self.rows.put_down(self)
+                self.slots.put_down(self)
             if rate and drafted:
                 self._draft = rate, n, len(drafted), n
             return found[0]

@@ -35,18 +35,18 @@ class DraftRate:
             self.used = 0.98**offered * self.used + used
             self.offered = 0.98**offered * self.offered + min(offered, used + 1)
 
-    def length(self, most: int, cost, rows: float, seconds_each: float = 0.0) -> int:
+    def length(self, most: int, cost, samples: float, seconds_each: float = 0.0) -> int:
         """The length of a draft that gives the most tokens per second, 0 to `most`.
 
         Args:
             cost: a function of new tokens in a pass -> seconds.
-            rows: how many samples share a pass.
+            samples: how many samples share a pass.
             seconds_each: what it takes to draft one token, for all of them.
         """
-        best, best_speed, expected = 0, 1 / cost(rows), 1.0
+        best, best_speed, expected = 0, 1 / cost(samples), 1.0
         for length in range(1, most + 1):
             expected += self.rate**length
-            speed = expected / (cost(rows * (1 + length)) + length * seconds_each)
+            speed = expected / (cost(samples * (1 + length)) + length * seconds_each)
             if speed > best_speed:
                 best, best_speed = length, speed
         if best or not most:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Of a logit that another kernel computed: float32 differs by 1e-5 or less, bfloat16 by a few hundredths.
 LOOSE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 CHECK_TOKENS = 24
-# Passes of up to so many new tokens are told apart in what they cost; the first estimates come from some of them.
+# Passes of up to that many new tokens are told apart in what they cost; the first estimates come from some of them.
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MEASURED_SIZES = (1, 4, 16)
 
@@ -44,7 +44,7 @@ class Engine:
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.passes = self.sample_passes = self.tokens = 0
         self.seconds = 0.0
-        self.rows = 1.0  # samples per pass, running mean
+        self.samples_per_pass = 1.0  # running mean
         self._costs: dict[int, float] = {}
         self._adopt()
 
@@ -114,7 +114,7 @@ class Engine:
         self.sample_passes += samples
         self.tokens += tokens
         self.seconds += seconds
-        self.rows += 0.1 * (samples - self.rows)
+        self.samples_per_pass += 0.1 * (samples - self.samples_per_pass)
         size = next((size for size in SIZES if size >= tokens), 0)
         if size:
             before = self._costs.get(size, seconds)
@@ -174,4 +174,4 @@ class Engine:
             self._costs.pop(size, None)
             self.run([Segment(0, 0, [11] * size, 1)])
         self.passes = self.sample_passes = self.tokens = 0
-        self.seconds, self.rows = 0.0, 1.0
+        self.seconds, self.samples_per_pass = 0.0, 1.0

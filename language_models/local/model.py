@@ -16,7 +16,7 @@ import torch
 from language_models.families import NEEDS_BOS
 from language_models.interface import Completion, LanguageModel, ModelError, SamplingParams, Usage
 from language_models.local.blocked_weights import weight_bytes
-from language_models.local.cache import CacheRows
+from language_models.local.cache import CacheSlots
 from language_models.local.drafts import DraftRate
 from language_models.local.engine import Engine
 from language_models.local.loading import (
@@ -55,7 +55,7 @@ class LocalModel:
         model, tokenizer: in transformers' form; the model on its device.
         end_ids: the ids that end an answer.
         context_length: most tokens of prompt and answer together.
-        samples: how many samples are answered at the same time; each has a row of the cache.
+        samples: how many samples are answered at the same time; each has a slot of the cache.
         draft_ahead: look ahead of the text where nobody names a draft, by what stood in it before and by the `drafter`.
         drafter: a small model that drafts for this one, where that pays.
     """
@@ -79,7 +79,7 @@ class LocalModel:
         self.context_length = context_length
         worker = _worker_of(model.device)
         self.engine = worker.call(lambda: Engine(model, slots=samples, longest=context_length))
-        self.rows = CacheRows(self.engine, worker)
+        self.slots = CacheSlots(self.engine, worker)
         self.usage = Usage()
         self.draft_ahead, self.drafter = draft_ahead, drafter
         self.same_tokens = drafter is not None and tokenizer.get_vocab() == drafter.vocabulary.tokenizer.get_vocab()

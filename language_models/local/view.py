@@ -87,19 +87,19 @@ class LocalStream:
         rates, engine = model.draft_rates, model.engine
         if self._drafted:
             rate, most = rates["caller"], min(LONGEST_PROPOSAL, len(self._drafted), self._left - 1)
-            return rate, self._drafted[: rate.length(most, engine.cost, engine.rows)]
+            return rate, self._drafted[: rate.length(most, engine.cost, engine.samples_per_pass)]
         most = min(LONGEST_DRAFT, self._left - 1)
         if not model.draft_ahead:
             return None, []
         if guess := look_up(self._ids, self._view.sample.cut_off):
             rate = rates["lookup"]
-            if length := rate.length(min(most, len(guess)), engine.cost, engine.rows):
+            if length := rate.length(min(most, len(guess)), engine.cost, engine.samples_per_pass):
                 return rate, guess[:length]
         if self._view.drafting:
             rate, small = rates["drafter"], model.drafter.engine
             # The draft model's passes are shared by fewer samples than this model's, so that a token for all takes several.
-            each = small.cost(small.rows) * engine.rows / small.rows
-            if length := rate.length(most, engine.cost, engine.rows, each):
+            each = small.cost(small.samples_per_pass) * engine.samples_per_pass / small.samples_per_pass
+            if length := rate.length(most, engine.cost, engine.samples_per_pass, each):
                 return rate, self._guess(length)
         return None, []
 
@@ -132,13 +132,13 @@ class LocalView:
 
     def __init__(self, model: "LocalModel", sample_id: object):
         self.model = model
-        self.sample = CachedSample(model.rows)
-        self.drafting = CachedSample(model.drafter.rows) if model.drafter else None
+        self.sample = CachedSample(model.slots)
+        self.drafting = CachedSample(model.drafter.slots) if model.drafter else None
         # A seed for each sample: what is drawn does not depend on what other samples do.
         seed = f"{model.name}\n{sample_id}"  # two models' chances have nothing to do with each other
         self.chance = torch.Generator().manual_seed(zlib.crc32(seed.encode("utf-8", "surrogatepass")))
         for sample in filter(None, (self.sample, self.drafting)):
-            weakref.finalize(self, sample.rows.release, sample)
+            weakref.finalize(self, sample.slots.release, sample)
 
     @property
     def name(self) -> str:

@@ -30,7 +30,7 @@ class Worker:
     that were just answered are waited for a moment, so that they do not miss the pass by a hair.
     """
 
-    PATIENCE = 0.1  # of the time of the next pass
+    WAIT_SHARE = 0.1  # of the time of the next pass, that samples are waited for
 
     def __init__(self):
         self._changed = threading.Condition()
@@ -95,8 +95,8 @@ class Worker:
 
     def _next_batch(self) -> list[_Request]:
         with self._changed:
-            patience = self.PATIENCE * self._cost(self._best())
-            self._changed.wait_for(lambda: not self._expected, timeout=patience)
+            longest = self.WAIT_SHARE * self._cost(self._best())
+            self._changed.wait_for(lambda: not self._expected, timeout=longest)
             return self._waiting.pop(self._best())
 
     def _best(self) -> Engine:

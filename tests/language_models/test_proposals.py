@@ -103,7 +103,7 @@ def test_nudging(room, most_ahead, monkeypatch):
             pair = models(("base", "chat"), seed, threshold, room, True)
             for model, ahead in zip(pair, runs_ahead, strict=True):
                 model.runs_ahead = ahead
-            answers.append(nudge(*pair, "B:", "N:", settings, calls=calls))
+            answers.append(nudge(*pair, "B:", "N:", settings, request_mode=calls))
             assert nothing_left_open(pair)
         assert all(answer == answers[0] for answer in answers), seed
         reasons.add(answers[0].stop_reason)
@@ -120,7 +120,7 @@ def test_baselines(loop, room):
         answers = []
         for calls in ("published", "streamed"):
             found = models(roles, seed, 0.4, room, True)
-            answers.append(loop(*found, *["P:"] * len(roles), max_token_total=length, calls=calls))
+            answers.append(loop(*found, *["P:"] * len(roles), max_token_total=length, request_mode=calls))
             assert nothing_left_open(found)
         assert answers[0] == answers[1], seed
 
@@ -150,10 +150,10 @@ def test_completions_that_end_where_the_context_window_does(loop, room, monkeypa
         for calls in ("published", "streamed"):
             pair = models(("base", "chat"), seed, 0.4, room, True)
             if loop is nudge:
-                answers.append(nudge(*pair, "B:", "N:", settings, calls=calls))
+                answers.append(nudge(*pair, "B:", "N:", settings, request_mode=calls))
             else:
                 answers.append(
-                    average_ensemble(*pair, "B:", "N:", max_token_total=settings.max_token_total, calls=calls)
+                    average_ensemble(*pair, "B:", "N:", max_token_total=settings.max_token_total, request_mode=calls)
                 )
             assert nothing_left_open(pair)
         assert answers[0] == answers[1], seed

@@ -119,12 +119,12 @@ def answers(loop: str, seed: int, limit: str | None, calls: str, rounds_ahead: i
         )
         models[1].connections = rounds_ahead + 1
         rounds, found = [], NudgingResult()
-        asked = {"result": found, "calls": calls, "rounds_ahead": rounds_ahead}
+        asked = {"result": found, "request_mode": calls, "rounds_ahead": rounds_ahead}
         stream = answer_stream(*models[:2], "B:", "N:", settings, lambda *told: rounds.append(told), **asked)
         assert "".join(piece.text for piece in stream) == found.text
         result = found, rounds
     else:
-        options = {"max_token_total": draw.choice([1, 10, 30]), "calls": calls}
+        options = {"max_token_total": draw.choice([1, 10, 30]), "request_mode": calls}
         if loop == "ensemble":
             found = average_ensemble(*models[:2], "B:", "C:", **options)
         else:
@@ -195,5 +195,5 @@ def test_a_failure_while_a_run_begins_leaves_no_stream_open():
     base, nudging = Odd(0, "base", None), RandomModel(1, "chat", None)
     nudging.end, nudging.vocabulary = 0, (b" a", b" b")
     with pytest.raises(ValueError, match="odd"):
-        nudge(base, nudging, "B:", "N:", NudgingSettings(), calls="streamed")
+        nudge(base, nudging, "B:", "N:", NudgingSettings(), request_mode="streamed")
     assert base.streams and all(stream.over for stream in base.streams)

@@ -123,5 +123,5 @@ class TestPrompts:
             raise ConnectionError("no route")
 
         monkeypatch.setattr(datasets, "load_dataset", no_hub)
-        with pytest.raises(DataError, match="nvidia/HelpSteer2 .*cannot be had .*no route.*--data_dir"):
+        with pytest.raises(DataError, match="nvidia/HelpSteer2 .*cannot be loaded .*no route.*--data_dir"):
             load_prompts("steers", say=ignore)

@@ -8,7 +8,7 @@ from doubles import completion_reply, free_port
 from waiting import HANG, in_threads
 
 from language_models.hosted.endpoint import NEUTRAL_SAMPLING, OpenAIEndpoint
-from language_models.hosted.http import Patience
+from language_models.hosted.http import RetryPolicy
 from language_models.interface import ContextLengthError, ModelError, SamplingParams
 
 MODELS = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 0, "owned_by": "us"}]}
@@ -28,7 +28,7 @@ def scripted(completion):
 
 def endpoint(server, **options) -> OpenAIEndpoint:
     retries = options.pop("max_retries", 2)
-    return OpenAIEndpoint("lm", server.host, patience=Patience(retries), **{"request_timeout": HANG} | options)
+    return OpenAIEndpoint("lm", server.host, retry_policy=RetryPolicy(retries), **{"request_timeout": HANG} | options)
 
 
 def complete(model, **options):
@@ -179,7 +179,7 @@ def test_as_many_requests_at_once_as_threads(reply_server):
 
 
 def test_probe_no_server():
-    model = OpenAIEndpoint("lm", f"http://127.0.0.1:{free_port()}/v1", patience=Patience(0))
+    model = OpenAIEndpoint("lm", f"http://127.0.0.1:{free_port()}/v1", retry_policy=RetryPolicy(0))
     with pytest.raises(ModelError, match="no server answers there.*is it running"):
         model.probe(1)
 
@@ -188,7 +188,7 @@ def test_probe_another_model_is_served(reply_server):
     def completion(body, n):
         return 404, {}, {"object": "error", "message": "The model `other` does not exist."}
 
-    model = OpenAIEndpoint("other", reply_server(scripted(completion)).host, patience=Patience(0))
+    model = OpenAIEndpoint("other", reply_server(scripted(completion)).host, retry_policy=RetryPolicy(0))
     with pytest.raises(ModelError, match="does not exist.*it serves: lm"):
         model.probe(1)
 

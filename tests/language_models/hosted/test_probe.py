@@ -7,7 +7,7 @@ from doubles import completion_reply
 from waiting import HANG
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import Patience
+from language_models.hosted.http import RetryPolicy
 from language_models.interface import ModelError
 
 MODELS = {"object": "list", "data": []}
@@ -45,7 +45,7 @@ def strict_server(body: dict):
 
 def probed(reply_server, completion, logprobs=1, name="lm"):
     server = reply_server(lambda path, body: (200, {}, MODELS) if path.endswith("/models") else completion(body))
-    return server, OpenAIEndpoint(name, server.host, patience=Patience(1), request_timeout=HANG).probe(logprobs)
+    return server, OpenAIEndpoint(name, server.host, retry_policy=RetryPolicy(1), request_timeout=HANG).probe(logprobs)
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_the_version_that_a_server_tells(path, told, found, reply_server):
             return (200, {}, MODELS) if asked == "/v1/models" else (404, {}, {})
         return able_server(body)
 
-    endpoint = OpenAIEndpoint("lm", reply_server(reply).host, patience=Patience(1), request_timeout=HANG)
+    endpoint = OpenAIEndpoint("lm", reply_server(reply).host, retry_policy=RetryPolicy(1), request_timeout=HANG)
     assert endpoint.probe(1).version == found

@@ -168,7 +168,7 @@ def test_offsets_that_say_nothing_are_not_believed(reply_server):
     """SGLang's -1 throughout would make the whole text the last token's."""
     logprobs = {"tokens": ["\ufffd?", "\ufffd?"], "text_offset": [-1, -1], "token_logprobs": [-0.1, -0.1]}
     model = endpoint(reply_server, completion("ab", "length", logprobs))
-    model.patience = type(model.patience)(0)
+    model.retry_policy = type(model.retry_policy)(0)
     with pytest.raises(ModelError, match="do not fit its text"):
         model.complete("Hi", SamplingParams(2, logprobs=1))
 
@@ -176,7 +176,7 @@ def test_offsets_that_say_nothing_are_not_believed(reply_server):
 def test_top_lists_that_are_shorter_than_the_tokens_are_no_crash(reply_server):
     logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.1], "top_logprobs": [{"a": -0.1}]}
     model = endpoint(reply_server, completion("ab", "length", logprobs))
-    model.patience = type(model.patience)(0)
+    model.retry_policy = type(model.retry_policy)(0)
     with pytest.raises(ModelError, match="cannot be read"):
         model.complete("Hi", SamplingParams(2, logprobs=1))
 

@@ -13,7 +13,7 @@ from waiting import HANG, wait_until
 from command.errors import OptionError
 from command.options import split_hosts
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import LONGEST_WAIT, Patience, seconds_to_wait
+from language_models.hosted.http import LONGEST_WAIT, RetryPolicy, seconds_to_wait
 from language_models.hosted.replicas import Replicas, preference
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, TransientError
 
@@ -25,14 +25,14 @@ MODELS = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 
 class Farm:
     """Two servers whose answers a test can switch, the replicas over them, what they warned of, and a clock to set."""
 
-    def __init__(self, reply_server, count=2, **patience):
+    def __init__(self, reply_server, count=2, **retry_policy):
         self.status = [200] * count
         self.asked = [0] * count
         servers = [reply_server(lambda path, body, i=i: self.reply(i, path)) for i in range(count)]
         self.warnings: list[str] = []
         self.now = 0.0
         endpoints = [OpenAIEndpoint("lm", server.host, request_timeout=HANG) for server in servers]
-        self.model = Replicas(endpoints, Patience(**patience), self.warnings.append, lambda: self.now)
+        self.model = Replicas(endpoints, RetryPolicy(**retry_policy), self.warnings.append, lambda: self.now)
 
     def reply(self, i, path):
         if path.endswith("/models"):
@@ -152,7 +152,7 @@ def test_a_refusal_is_no_outage(reply_server):
 def test_a_prompt_that_does_not_fit_is_asked_once(reply_server):
     long = {"error": {"code": "context_length_exceeded", "message": "too long"}}
     servers = [reply_server(lambda path, body: (400, {}, long)) for _ in range(2)]
-    model = Replicas([OpenAIEndpoint("lm", server.host) for server in servers], Patience(), print)
+    model = Replicas([OpenAIEndpoint("lm", server.host) for server in servers], RetryPolicy(), print)
     with pytest.raises(ContextLengthError):
         model.for_sample(0).complete("Hi", ASK)
     assert sum(len(server.requests) for server in servers) == 1
@@ -163,7 +163,7 @@ def test_a_server_that_is_not_up_yet_is_left_out_at_the_start(reply_server):
         lambda path, body: (200, {}, MODELS if path.endswith("/models") else completion_reply(tokens=["hello"]))
     )
     hosts = [f"http://127.0.0.1:{free_port()}/v1", server.host]
-    model = Replicas([OpenAIEndpoint("lm", host) for host in hosts], Patience(), print)
+    model = Replicas([OpenAIEndpoint("lm", host) for host in hosts], RetryPolicy(), print)
     reports = model.probe(1)
     assert "no server answers there" in reports[0].warnings[0] and reports[1].served_models == ["lm"]
     assert model.endpoints[0].neutral_sampling == model.endpoints[1].neutral_sampling

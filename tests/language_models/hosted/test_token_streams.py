@@ -10,7 +10,7 @@ from waiting import wait_until
 
 from baselines import average_ensemble, proxy_tuning
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import Patience
+from language_models.hosted.http import RetryPolicy
 from language_models.hosted.streams import data_lines
 from language_models.hosted.token_texts import TokenReader
 from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams
@@ -32,7 +32,7 @@ def events(*chunks: dict | str, done: bool = True) -> bytes:
 
 
 def endpoint(host: str, retries: int = 2, **options) -> OpenAIEndpoint:
-    return OpenAIEndpoint("lm", host, patience=Patience(retries), **options)
+    return OpenAIEndpoint("lm", host, retry_policy=RetryPolicy(retries), **options)
 
 
 def streaming(reply_server, *bodies: bytes):
@@ -217,11 +217,11 @@ def test_the_end_of_the_context_window_is_the_same_place(loop, start_server: Scr
             models = [OpenAIEndpoint(name, server.host) for name in ("base-lm", "llama-2-chat", "proxy-lm")]
             prompts = [f"Question: what are {seed} and 4?\n"] * 3
             if loop == "nudging":
-                found = nudge(*models[:2], *prompts[:2], settings, calls=calls)
+                found = nudge(*models[:2], *prompts[:2], settings, request_mode=calls)
             elif loop == "ensemble":
-                found = average_ensemble(*models[:2], *prompts[:2], max_token_total=200, calls=calls)
+                found = average_ensemble(*models[:2], *prompts[:2], max_token_total=200, request_mode=calls)
             else:
-                found = proxy_tuning(*models, *prompts, max_token_total=200, calls=calls)
+                found = proxy_tuning(*models, *prompts, max_token_total=200, request_mode=calls)
             answers.append((found.text, found.stop_reason))
         assert answers[0] == answers[1]
         reasons.add(answers[0][1])

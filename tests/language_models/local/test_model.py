@@ -130,7 +130,7 @@ def test_samples_side_by_side(kind):
         found = list(pool.map(answer, range(8)))
     assert found == [plain.ids(prompt, 12 + i) for i, prompt in enumerate(prompts)]
     assert model.engine.passes < model.engine.sample_passes
-    assert model.rows.taken == 0  # all are finished
+    assert model.slots.taken == 0  # all are finished
     assert model.usage.completion_tokens == sum(range(12, 20))
 
 
@@ -175,7 +175,7 @@ def test_a_draft_model_that_is_right_saves_passes(monkeypatch):
 def test_drafting_costs_more_where_the_draft_models_passes_are_not_shared():
     """Of eight samples two share a pass of the draft model: a drafted token for all of them takes four passes."""
     model = local("llama", 9, drafter=local("llama", 10), draft_ahead=True)
-    model.engine.rows, model.drafter.engine.rows = 8.0, 2.0
+    model.engine.samples_per_pass, model.drafter.engine.samples_per_pass = 8.0, 2.0
     model.drafter.engine.cost = lambda tokens: 0.01 if tokens == 2 else 1.0
     asked = []
     model.draft_rates["drafter"].length = lambda most, cost, rows, seconds_each: asked.append(seconds_each) or 0
@@ -237,10 +237,10 @@ def test_the_nudging_loop_and_the_baselines(tokenizers):
         prompts = row["question"], f"<|eot|>{row['question']}", row["question"]
         # Text of random models is seldom cut into the tokens that wrote it, so that more depends on how they are asked.
         for calls in ("published", "streamed"):
-            expected = nudge(*plain[:2], *prompts[:2], settings, calls=calls)
-            found = nudge(*(model.for_sample(calls) for model in fast[:2]), *prompts[:2], settings, calls=calls)
+            expected = nudge(*plain[:2], *prompts[:2], settings, request_mode=calls)
+            found = nudge(*(model.for_sample(calls) for model in fast[:2]), *prompts[:2], settings, request_mode=calls)
             assert found == expected and len(found.pieces) > 1
             for loop, n in ((average_ensemble, 2), (proxy_tuning, 3)):
                 models = [model.for_sample(calls) for model in fast[:n]]
-                options = {"max_token_total": 8, "calls": calls}
+                options = {"max_token_total": 8, "request_mode": calls}
                 assert loop(*models, *prompts[:n], **options) == loop(*plain[:n], *prompts[:n], **options)
