@@ -13,7 +13,7 @@ from pathlib import Path
 from command.console import Command, visible
 from command.files import ResultsError
 from datasets_loader import DATA_SETS, DataSet
-from experiment.judge import JudgeSettings, judge_for, judge_records
+from experiment.judge_settings import JudgeSettings
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
@@ -59,7 +59,9 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings) -> int:
     records = files.records() or read_records(path)
     if not all("gold_answer" in record for record in records):
         raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
-    judge, why_not = judge_for(data_set, settings)
+    from experiment.judge import judge_for, judge_records  # here: it takes a second, and is of no use to --help
+
+    judge, why_not = judge_for(data_set, settings), settings.why_none(data_set)
     failure = ""
     with files.locked():
         if data_set.scoring == "rule":

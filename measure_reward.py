@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -21,12 +22,15 @@ from command.errors import OptionError
 from command.files import ResultsError, write_atomically
 from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url
 from datasets_loader import DataError
-from experiment.judge import DEFAULT_KEY_ENV, Judge
+from experiment.judge_settings import DEFAULT_KEY_ENV
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, ReplyLog, compare
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, table
+
+if TYPE_CHECKING:
+    from experiment.judge import Judge
 
 FORMATS = ("native", "upstream")
 
@@ -228,8 +232,12 @@ def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: 
     log = ReplyLog(Path(options.judge_log) if options.judge_log else None)
 
     @functools.cache
-    def judge() -> Judge:
-        # A judge of one's own needs no key, unless a variable is named for it; a log that holds all replies needs no judge.
+    def judge() -> "Judge":
+        from experiment.judge import (
+            Judge,  # here: the client takes a second, and a log that holds all replies needs none
+        )
+
+        # A judge of one's own needs no key, unless a variable is named for it.
         variable = options.judge_api_key_env
         free = options.judge_host and variable == DEFAULT_KEY_ENV and not os.environ.get(variable)
         key = NEUTRAL_API_KEY if free else api_key(variable, "--judge_api_key_env")

@@ -11,8 +11,8 @@ from command.errors import OptionError
 from command.files import ResultsError
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
-from experiment.judge import is_scored, judge_for
 from experiment.result_files import ResultFiles
+from experiment.rules import is_scored
 from experiment.settings import RunSettings
 
 # What a config calls an experiment: run_api.py's options, and the roles of the pair's models in them.
@@ -255,7 +255,7 @@ def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     data_set = DATA_SETS[task.settings.dataset_name]
     unscored = sum(not is_scored(record, data_set.scoring) for record in records)
     if unscored and data_set.scoring != "rule":
-        no_judge = judge_for(data_set, task.settings.judge_settings)[1]
+        no_judge = task.settings.judge_settings.why_none(data_set)
         return f"done, {unscored} of {answered} unscored" + (f" ({no_judge})" if no_judge else ""), bool(no_judge)
     return "done", True
 

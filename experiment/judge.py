@@ -6,23 +6,20 @@ Lin et al., "The Unlocking Spell on Base LLMs", ICLR 2024 (arXiv 2312.01552). Th
 
 import contextlib
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from command.errors import OptionError
-from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url, without_password
+from command.options import NEUTRAL_API_KEY, without_password
 from command.pool import as_finished
 from datasets_loader import DataSet
+from experiment.judge_settings import JudgeSettings
+from experiment.rules import is_scored
 from language_models.hosted.http import RetryPolicy, make_client, make_http, persist, request
 from language_models.hosted.token_texts import UnreadableReply
 from language_models.interface import ModelError, Usage
 from language_models.json_replies import FENCE, UNREADABLE_TRIES
-
-DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 
 _JUDGE_INSTRUCTIONS = """\
 You grade answers to questions. You are given a question, the answer of a model, and the gold answer.
@@ -139,47 +136,11 @@ class Judge:
         return persist(send, self.retry_policy, Usage())
 
 
-@dataclass(frozen=True)
-class JudgeSettings:
-    """The options of run_api.py and eval_utils.py that concern the judge, with their defaults; see RunSettings.
-
-    Raises:
-        OptionError: at construction, if one of them cannot work.
-    """
-
-    judge: str = "auto"
-    judge_model: str | None = None
-    judge_host: str | None = None
-    judge_api_key_env: str = DEFAULT_KEY_ENV
-    num_threads: int = 20
-    request_timeout: float = 600.0
-    max_retries: int = 8
-
-    def __post_init__(self):
-        if self.judge not in ("auto", "none"):
-            raise OptionError(f"--judge has no choice {self.judge!r}; choose one of: auto, none")
-        if self.judge_host:
-            check_url(self.judge_host, "--judge_host")
-        if self.key:  # without a key there is no judge, which is no error
-            api_key(self.judge_api_key_env, "--judge_api_key_env")
-        check_requests(self.num_threads, self.request_timeout, self.max_retries)
-
-    @property
-    def key(self) -> str:
-        """The API key in the environment, "" for none."""
-        return os.environ.get(self.judge_api_key_env, "").strip()
-
-
-def judge_for(data_set: DataSet, settings: JudgeSettings) -> tuple[Judge | None, str]:
-    """The judge of a data set and "", or None and why there is none."""
-    if data_set.scoring == "rule":
-        return None, ""
-    if settings.judge == "none":
-        return None, "--judge none: the answers stay unscored"
-    # A judge of one's own needs no key, unless a variable is named for it.
-    if not settings.key and not (settings.judge_host and settings.judge_api_key_env == DEFAULT_KEY_ENV):
-        return None, f"no judge: the environment variable {settings.judge_api_key_env} holds no API key"
-    judge = Judge(
+def judge_for(data_set: DataSet, settings: JudgeSettings) -> Judge | None:
+    """The judge of a data set; None where there is none (see JudgeSettings.why_none)."""
+    if data_set.scoring == "rule" or settings.why_none(data_set):
+        return None
+    return Judge(
         settings.judge_model or data_set.judge_model,
         settings.judge_host,
         settings.key or NEUTRAL_API_KEY,
@@ -187,17 +148,6 @@ def judge_for(data_set: DataSet, settings: JudgeSettings) -> tuple[Judge | None,
         request_timeout=settings.request_timeout,
         max_retries=settings.max_retries,
     )
-    return judge, ""
-
-
-def is_scored(record: dict, scoring: str | tuple[str, ...], judge_model: str | None = None) -> bool:
-    """Whether a record has the scores that its data set's scoring gives: by this judge, where one is named."""
-    scores = record.get("scores")
-    if not isinstance(scores, dict) or (judge_model and scores.get("judge") != judge_model):
-        return False
-    if isinstance(scoring, str):
-        return scores.get("correct") in (0, 1)
-    return "mean" in scores and all(isinstance(scores.get(a), dict) and "score" in scores[a] for a in scoring)
 
 
 def judge_records(

@@ -1,4 +1,4 @@
-"""Scores by rule, as the nudging paper's program gives them (arXiv 2410.09300)."""
+"""Scores by rule, as the nudging paper's program gives them (arXiv 2410.09300), and whether a record has its scores."""
 
 import re
 
@@ -22,3 +22,13 @@ def score_by_rule(records: list[dict]) -> None:
     for record in records:
         if "error" not in record:
             record["scores"] = rule_score(record["raw_answer"], str(record.get("gold_answer", "")))
+
+
+def is_scored(record: dict, scoring: str | tuple[str, ...], judge_model: str | None = None) -> bool:
+    """Whether a record has the scores that its data set's scoring gives: by this judge, where one is named."""
+    scores = record.get("scores")
+    if not isinstance(scores, dict) or (judge_model and scores.get("judge") != judge_model):
+        return False
+    if isinstance(scoring, str):
+        return scores.get("correct") in (0, 1)
+    return "mean" in scores and all(isinstance(scores.get(a), dict) and "score" in scores[a] for a in scoring)

@@ -16,9 +16,9 @@ from command.provenance import git_commit, now, versions
 from command.stopping import StopSignals
 from datasets_loader import DATA_SETS, DataSet, Example
 from experiment.command_line import COMMAND
-from experiment.judge import Judge, is_scored, judge_for, judge_records
+from experiment.judge import Judge, judge_for, judge_records
 from experiment.result_files import ResultFiles, readable_text
-from experiment.rules import score_by_rule
+from experiment.rules import is_scored, score_by_rule
 from experiment.sample import PromptBuilder, answer_one
 from experiment.settings import RunSettings
 from experiment.summary import Summary, summarise
@@ -43,7 +43,8 @@ class Run:
 
     def __post_init__(self):
         self.judge: Judge | None
-        self.judge, self.why_no_judge = judge_for(self.data_set, self.settings.judge_settings)
+        judge_settings = self.settings.judge_settings
+        self.judge, self.why_no_judge = judge_for(self.data_set, judge_settings), judge_settings.why_none(self.data_set)
 
     @property
     def data_set(self) -> DataSet:

@@ -12,7 +12,7 @@ from command.errors import OptionError
 from command.options import api_key, split_hosts
 from datasets_loader import DATA_SETS
 from demo.catalogue import DEMO_MODELS
-from experiment.judge import JudgeSettings
+from experiment.judge_settings import JudgeSettings
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.loading import DTYPES, is_transformers_model
 from nudging import NudgingSettings

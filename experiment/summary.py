@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from command.intervals import mean_interval, wilson_interval
-from experiment.judge import is_scored
+from experiment.rules import is_scored
 from language_models.interface import Usage
 
 HIGHEST_USUAL_INTERVENTION = 0.2

@@ -137,6 +137,36 @@ def test_a_command_starts_without_torch(command):
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 0
 
 
+# What takes longest to import, and who may do without it: an import of a room costs that room alone.
+HEAVY = ("torch", "transformers", "openai", "datasets", "pandas", "matplotlib", "pydantic", "numpy")
+NEEDED = {
+    "command.console": (),
+    "command.json_log": (),
+    "demo.catalogue": (),
+    "utils": (),
+    "language_models.interface": (),
+    "language_models.local.loading": (),
+    "nudging": (),
+    "baselines": (),
+    "datasets_loader": ("numpy",),
+    "experiment.result_files": (),
+    "experiment.settings": ("numpy",),
+    "eval_utils": ("numpy",),
+    "cluster.serve_models": (),
+    "cluster.sweep_config": ("numpy", "pydantic"),
+    "cluster.sweep": ("numpy", "pandas", "pydantic"),
+    "reporting.table": ("numpy", "pandas", "pydantic"),
+    "pad.settings": ("numpy", "pydantic"),
+}
+
+
+@pytest.mark.parametrize("module", NEEDED)
+def test_an_import_costs_its_room_alone(module):
+    program = f"import sys, {module}; print(*({{*{HEAVY}}} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert set(found.stdout.split()) <= set(NEEDED[module])
+
+
 def test_few_files_at_the_top_and_none_too_long():
     assert len([module for module, path in MODULES.items() if len(path.parts) == 1]) <= 10
     long = {str(path) for path in MODULES.values() if len((REPOSITORY / path).read_text().splitlines()) > LINES}

@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,14 @@ import eval_utils
 from datasets_loader import DATA_SETS
 from experiment.judge import (
     Judge,
-    JudgeSettings,
-    is_scored,
     judge_for,
     judge_records,
     just_eval_instructions,
     read_judgement,
     unreadable_score,
 )
+from experiment.judge_settings import JudgeSettings
+from experiment.rules import is_scored
 from language_models.hosted.token_texts import UnreadableReply
 from language_models.interface import ModelError
 
@@ -240,16 +241,17 @@ class TestJudgeRecords:
 
 class TestJudgeFor:
     def test_rules_need_none(self):
-        assert judge_for(DATA_SETS["gsm8k"], JudgeSettings()) == (None, "")
+        settings = JudgeSettings(judge="none")
+        assert judge_for(DATA_SETS["gsm8k"], settings) is None and not settings.why_none(DATA_SETS["gsm8k"])
 
     def test_switched_off(self):
-        judge, why = judge_for(DATA_SETS["date"], JudgeSettings(judge="none", judge_host="http://127.0.0.1:1/v1"))
-        assert judge is None and "--judge none" in why
+        settings = JudgeSettings(judge="none", judge_host="http://127.0.0.1:1/v1")
+        assert judge_for(DATA_SETS["date"], settings) is None and "--judge none" in settings.why_none(DATA_SETS["date"])
 
     def test_no_key_and_no_host(self, monkeypatch):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge, why = judge_for(DATA_SETS["date"], JudgeSettings())
-        assert judge is None and "OPENAI_API_KEY holds no API key" in why
+        assert judge_for(DATA_SETS["date"], JudgeSettings()) is None
+        assert "OPENAI_API_KEY holds no API key" in JudgeSettings().why_none(DATA_SETS["date"])
 
     @pytest.mark.parametrize(
         "name, model",
@@ -257,15 +259,14 @@ class TestJudgeFor:
     )
     def test_model_of_the_data_set_or_the_one_named(self, monkeypatch, name, model):
         monkeypatch.setenv("MY_KEY", "secret")
-        judge, why = judge_for(DATA_SETS[name], JudgeSettings(judge_api_key_env="MY_KEY"))
-        assert (judge.model, judge.client.api_key, why) == (model, "secret", "")
-        assert (
-            judge_for(DATA_SETS[name], JudgeSettings(judge_api_key_env="MY_KEY", judge_model="mine"))[0].model == "mine"
-        )
+        data_set, settings = DATA_SETS[name], JudgeSettings(judge_api_key_env="MY_KEY")
+        judge = judge_for(data_set, settings)
+        assert (judge.model, judge.client.api_key, settings.why_none(data_set)) == (model, "secret", "")
+        assert judge_for(data_set, replace(settings, judge_model="mine")).model == "mine"
 
     def test_a_host_needs_no_key(self, server, monkeypatch):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge, _ = judge_for(DATA_SETS["date"], JudgeSettings(judge_host=server.host))
+        judge = judge_for(DATA_SETS["date"], JudgeSettings(judge_host=server.host))
         assert judge.score(record(), "judge")["correct"] == 1
 
 
