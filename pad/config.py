@@ -2,12 +2,15 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from command.errors import OptionError
+from command.schema import Count, Finite, Number, Rule, TextOrNull, WholeOrNull, closed_table, read_as, shown
 
 # ARGS' README names its chunked greedy search both ways; here it is greedy, whose result it equals.
 MODES = {"greedy": "greedy", "topk": "topk", "greedy_large": "greedy", "greedy-large": "greedy"}
@@ -16,7 +19,7 @@ _HALF_QUOTED_KEY = re.compile(r"""([{,]\s*)(?!"\w+"\s*:)["']?(\w+)["']?(\s*:)"""
 _BETWEEN_VALUES = re.compile(r"(?:\s|,|#[^\n]*)*")
 
 
-@dataclass(frozen=True)
+@closed_table
 class DecodingConfig:
     """How tokens are chosen: among the base LM's `topk` by logit + rm_weight x reward.
 
@@ -27,33 +30,14 @@ class DecodingConfig:
         ValueError: at construction, if a value cannot work.
     """
 
-    rm_weight: float
-    topk: int
-    mode: str = "greedy"
-    sample_temp: float | None = None
-    perspective: str | None = None
-    chunk_size: int | str | None = None
-    seed: int | None = None
-    name: str | None = None
-
-    def __post_init__(self):
-        _check(_is_number(self.rm_weight), "rm_weight is a finite number", self.rm_weight)
-        _check(_is_count(self.topk), "topk is a whole number from 1", self.topk)
-        _check(
-            self.mode in MODES if isinstance(self.mode, str) else False, f"mode is one of {', '.join(MODES)}", self.mode
-        )
-        positive = self.sample_temp is None or (_is_number(self.sample_temp) and self.sample_temp > 0)
-        _check(positive, "sample_temp is a number above 0, or null", self.sample_temp)
-        for field in ("perspective", "name"):
-            value = getattr(self, field)
-            _check(value is None or isinstance(value, str), f"{field} is a text or null", value)
-        _check(
-            self.chunk_size in (None, "auto") or _is_count(self.chunk_size),
-            'chunk_size is a whole number from 1, "auto" or null',
-            self.chunk_size,
-        )
-        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool) and self.seed >= 0
-        _check(self.seed is None or whole, "seed is a whole number from 0, or null", self.seed)
+    rm_weight: Number
+    topk: Count
+    mode: Annotated[Literal[tuple(MODES)], Rule(f"is one of {', '.join(MODES)}")] = "greedy"
+    sample_temp: Annotated[Finite | None, Field(gt=0), Rule("is a number above 0, or null")] = None
+    perspective: TextOrNull = None
+    chunk_size: Annotated[Count | Literal["auto"] | None, Rule('is a whole number from 1, "auto" or null')] = None
+    seed: WholeOrNull = None
+    name: TextOrNull = None
 
     @property
     def samples(self) -> bool:
@@ -122,29 +106,8 @@ def _mended(text: str, error: json.JSONDecodeError, path: Path, say: Callable[[s
     return text[:start] + mended + text[end:]
 
 
-def _config(entry, where: str) -> DecodingConfig:
-    known = [field.name for field in fields(DecodingConfig)]
+def _config(entry: object, where: str) -> DecodingConfig:
     if not isinstance(entry, dict):
-        raise OptionError(f"{where}: a configuration is a JSON object, not {json.dumps(entry)[:60]}")
-    if unknown := [name for name in entry if name not in known]:
-        raise OptionError(f"{where}: {unknown[0]!r} is no key of a configuration; there are: {', '.join(known)}")
-    if missing := [name for name in ("rm_weight", "topk") if name not in entry]:
-        raise OptionError(f"{where}: {missing[0]!r} is missing")
-    try:
-        return DecodingConfig(**({"mode": "greedy"} | entry))
-    except ValueError as error:
-        raise OptionError(f"{where}: {error}") from None
-
-
-def _check(holds: bool, rule: str, value) -> None:
-    if not holds:
-        raise ValueError(f"{rule}; it is {json.dumps(value)}")
-
-
-def _is_number(value) -> bool:
-    # Compared before it is converted: a whole number can be too large for a float.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        raise OptionError(f"{where}: a configuration is a JSON object, not {shown(entry)}")
+    unknown = ": {key} is no key of a configuration; there are: {known}{hint}"
+    return read_as(DecodingConfig, entry, where, OptionError, unknown=unknown)
