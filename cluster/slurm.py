@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.sweep_config import Sweep, Task
 from command.errors import UserError
+from command.schema import Text, open_table, read_as
 
 ROOT = Path(__file__).resolve().parent.parent
 ARRAY = ROOT / "scripts/slurm/sweep_array.sbatch"
@@ -43,8 +44,8 @@ def submit(sweep: Sweep, tasks: list[Task], more_options: list[str]) -> tuple[st
         folder.chmod(0o700)  # hosts may hold a password
         (folder / "tasks.jsonl").write_text("".join(_task_line(task) for task in tasks))
         (folder / "serve.txt").write_text("".join(_serve_line(task) + "\n" for task in tasks))
-        if setup := sweep.slurm.get("setup"):
-            (folder / "setup.sh").write_text(setup + "\n")
+        if sweep.slurm.setup:
+            (folder / "setup.sh").write_text(sweep.slurm.setup + "\n")
         array = folder / "sweep_array.sbatch"
         array.write_text(_array_script(sweep, folder, len(tasks)))
         table = folder / "table.sbatch"
@@ -89,13 +90,13 @@ def _directives(script: str, options: dict[str, object]) -> str:
 
 
 def _array_script(sweep: Sweep, folder: Path, n: int) -> str:
-    at_once = sweep.slurm.get("max_at_once")
+    at_once = sweep.slurm.max_at_once
     ours = {
         "array": f"1-{n}" + (f"%{at_once}" if at_once else ""),
         "output": f'"{folder}/%a.log"',
         "chdir": f'"{Path.cwd()}"',
     }
-    script = _directives(ARRAY.read_text(), ours | sweep.slurm.get("sbatch", {}))
+    script = _directives(ARRAY.read_text(), ours | sweep.slurm.sbatch)
     values = {"NUDGING_ROOT": ROOT, "SWEEP_FOLDER": folder, "SWEEP_PYTHON": sys.executable}
     exports = "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in values.items())
     return script.replace("set -euo pipefail\n", f"set -euo pipefail\n{exports}", 1)
@@ -103,9 +104,7 @@ def _array_script(sweep: Sweep, folder: Path, n: int) -> str:
 
 def _table_script(sweep: Sweep, folder: Path, more_options: list[str]) -> str:
     """A small job: of the config's options it takes those that say where and on whose account."""
-    kept = {
-        name: value for name, value in sweep.slurm.get("sbatch", {}).items() if name in ("partition", "account", "qos")
-    }
+    kept = {name: value for name, value in sweep.slurm.sbatch.items() if name in ("partition", "account", "qos")}
     ours = {"job-name": "sweep-table", "time": "1:00:00", "output": f'"{folder}/table.log"', "chdir": f'"{Path.cwd()}"'}
     command = [sys.executable, ROOT / "scripts/sweep.py", sweep.path.absolute(), "--table_only", *more_options]
     return _directives("#!/usr/bin/env bash\n", ours | kept) + shlex.join(map(str, command)) + "\n"
@@ -129,13 +128,24 @@ def _sbatch(*arguments: str) -> str:
     return done.stdout.strip().split(";")[0]
 
 
+@open_table
+class _TaskLine:
+    """A line of a task list; its label is for readers."""
+
+    options: list[Text]
+
+
 def read_task(path: Path, number: int) -> list[str]:
     """The options of run_api.py in a line, from 1, of a task list.
 
     Raises:
-        SlurmError: there is no such line.
+        SlurmError: there is no such line, or it is no task.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8").splitlines()[number - 1])["options"]
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if not 1 <= number <= len(lines):
+            raise ValueError(f"it has {len(lines)} lines")
+        line = json.loads(lines[number - 1])
+    except (OSError, ValueError, RecursionError) as error:
         raise SlurmError(f"{path} has no task {number} ({type(error).__name__}: {error})") from None
+    return read_as(_TaskLine, line, f"{path}, line {number}", SlurmError, remedy="submit the sweep again").options

@@ -4,11 +4,13 @@ import os
 import re
 import shlex
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cluster.sweep_tables import ROLES, ConfigTable, PairTable, SlurmTable
 from command.errors import OptionError
 from command.files import ResultsError
+from command.schema import read_as
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
 from experiment.result_files import ResultFiles
@@ -30,15 +32,9 @@ EXPERIMENTS = {
         {"base": "base", "nudging": "proxy_chat", "proxy_base": "proxy_base"},
     ),
 }
-ROLES = ("base", "nudging", "aligned", "proxy_base")
 # The options of a role go to another one's: the small aligned model is the proxy of the baselines.
 _TEMPLATES = {"base": "base_template", "nudging": "nudging_template", "proxy_chat": "nudging_template"}
 _KEYS = {"base": "base_api_key_env", "nudging": "nudging_api_key_env", "proxy_chat": "proxy_api_key_env"}
-_PAIR_KEYS = {f"{role}_{what}" for role in ROLES for what in ("model", "host", "template", "api_key_env")}
-_PAIR_KEYS |= {"name", "thresholds", "experiments", "data_sets", "options", "serve"}
-_TOP_KEYS = {"output_dir", "data_sets", "experiments", "thresholds", "num_samples", "data_dir", "shards"}
-_TOP_KEYS |= {"options", "pairs", "slurm"}
-_SLURM_KEYS = {"sbatch", "max_at_once", "setup", "serve"}
 _OURS = {"dataset_name", "exp", "baseline_method", "top_prob_thres", "num_samples", "data_dir", "output_dir", "shard"}
 _NOT_SET = "http://not-set-yet:1"
 
@@ -83,7 +79,7 @@ class Sweep:
     path: Path
     output_dir: Path
     tasks: list[Task]
-    slurm: dict
+    slurm: SlurmTable
 
 
 def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> Sweep:
@@ -97,22 +93,22 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
         ConfigError: it cannot be read, or the runs that it makes cannot work.
     """
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error})") from None
-    _check_keys(path, "the file", config, _TOP_KEYS)
-    _check_keys(path, "[slurm]", config.get("slurm", {}), _SLURM_KEYS)
-    pairs = config.get("pairs") or []
-    if not isinstance(pairs, list) or not pairs:
+    config = read_as(ConfigTable, content, path, ConfigError)
+    slurm_table = read_as(SlurmTable, config.slurm, f"{path}: [slurm]", ConfigError)
+    if not config.pairs:
         raise ConfigError(f"{path}: no [[pairs]] in it; name at least one pair of models")
     tasks: list[Task] = []
     names = []
-    for number, pair in enumerate(pairs, 1):
-        name = pair.get("name") or f"pair {number}"
+    for number, table in enumerate(config.pairs, 1):
+        name = table.get("name") or f"pair {number}"
         names.append(name)
-        _check_keys(path, f"[[pairs]] {name}", pair, _PAIR_KEYS)
+        pair = read_as(PairTable, table, f"{path}: [[pairs]] {name}", ConfigError)
         if only in (None, name):
-            tasks += _tasks_of(path, config, name, pair, slurm)
+            serve = slurm_table.serve if pair.serve is None else pair.serve
+            tasks += _tasks_of(path, config, replace(pair, name=name, serve=serve), slurm)
     if only is not None and only not in names:
         raise ConfigError(f"{path}: no pair is called {only!r}; there are: {', '.join(names)}")
     by_name: dict[tuple, Task] = {}
@@ -122,80 +118,61 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
             raise ConfigError(
                 f"{path}: {other.label} and {task.label} have the same result files; give one of them an exp_prefix in its options"
             )
-    return Sweep(
-        path, Path(config.get("output_dir", RunSettings.output_dir)), list(by_name.values()), config.get("slurm", {})
-    )
+    return Sweep(path, Path(config.output_dir), list(by_name.values()), slurm_table)
 
 
-def _check_keys(path: Path, where: str, table: dict, known: set[str]) -> None:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: {where} is not a table")
-    if unknown := sorted(set(table) - known):
-        raise ConfigError(f"{path}: {where} has an unknown key {unknown[0]!r}; known are: {', '.join(sorted(known))}")
-
-
-def _listed(path: Path, name: str, tables: tuple[dict, dict], default: list, kinds: type | tuple) -> list:
-    found = next((table[name] for table in tables if name in table), default)
-    found = found if isinstance(found, list) else [found]
-    if not found or not all(isinstance(value, kinds) and not isinstance(value, bool) for value in found):
-        raise ConfigError(f"{path}: {name} is not a list of {'numbers' if kinds == (int, float) else 'names'}")
-    return found
-
-
-def _tasks_of(path: Path, config: dict, name: str, pair: dict, slurm: bool) -> list[Task]:
-    tables = pair, config
-    data_sets = _listed(path, "data_sets", tables, ["gsm8k"], str)
+def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> list[Task]:
+    data_sets = pair.data_sets or config.data_sets
     data_sets = list(DATA_SETS) if data_sets == ["all"] else data_sets
-    experiments = _listed(path, "experiments", tables, ["nudging"], str)
-    thresholds = _listed(path, "thresholds", tables, [RunSettings.top_prob_thres], (int, float))
-    shards = config.get("shards", 1)
-    if not isinstance(shards, int) or shards < 1:
-        raise ConfigError(f"{path}: shards is a number, at least 1")
+    experiments = pair.experiments or config.experiments
     if unknown := [experiment for experiment in experiments if experiment not in EXPERIMENTS]:
         raise ConfigError(f"{path}: no experiment is called {unknown[0]!r}; there are: {', '.join(EXPERIMENTS)}")
-    common = ["--output_dir", str(config.get("output_dir", RunSettings.output_dir))]
+    common = ["--output_dir", config.output_dir]
     for option in ("num_samples", "data_dir"):
-        if option in config:
-            common += [f"--{option}", str(config[option])]
-    more = _further_options(path, config.get("options", {}) | pair.get("options", {}))
-    serve = pair.get("serve", config.get("slurm", {}).get("serve"))
-    if serve is not None and not (pair.get("base_model") and pair.get("nudging_model")):
-        raise ConfigError(f"{path}: pair {name} is to be served, and needs a base_model and a nudging_model for it")
-    models = {role: pair[f"{role}_model"] for role in ROLES if pair.get(f"{role}_model")}
+        if (value := getattr(config, option)) is not None:
+            common += [f"--{option}", str(value)]
+    more = _further_options(path, config.options | pair.options)
+    if pair.serve is not None and not (pair.base_model and pair.nudging_model):
+        raise ConfigError(
+            f"{path}: pair {pair.name} is to be served, and needs a base_model and a nudging_model for it"
+        )
+    models = {role: model for role in ROLES if (model := getattr(pair, f"{role}_model"))}
     tasks = []
     for data_set in data_sets:
         for experiment in experiments:
             options = ["--dataset_name", data_set, *EXPERIMENTS[experiment][0]]
-            options += _model_options(path, name, pair, slurm and serve is not None, experiment)
-            for threshold in thresholds if experiment == "nudging" else [None]:
+            options += _model_options(path, pair, slurm and pair.serve is not None, experiment)
+            for threshold in pair.thresholds or config.thresholds if experiment == "nudging" else [None]:
                 chosen = [] if threshold is None else ["--top_prob_thres", str(float(threshold))]
-                for i in range(1, shards + 1):
-                    shard = ["--shard", f"{i}/{shards}"] if shards > 1 else []
+                for i in range(1, config.shards + 1):
+                    shard = ["--shard", f"{i}/{config.shards}"] if config.shards > 1 else []
                     line = tuple([*options, *chosen, *common, *more, *shard])
-                    tasks.append(Task(name, experiment, line, _settings(path, name, line), serve, models))
+                    settings = _settings(path, pair.name, line)
+                    tasks.append(Task(pair.name, experiment, line, settings, pair.serve, models))
     return tasks
 
 
-def _model_options(path: Path, name: str, pair: dict, served: bool, experiment: str) -> list[str]:
+def _model_options(path: Path, pair: PairTable, served: bool, experiment: str) -> list[str]:
     options, roles = [], EXPERIMENTS[experiment][1]
     for role, theirs in roles.items():
-        if not pair.get(f"{role}_model"):
-            raise ConfigError(f"{path}: pair {name} has no {role}_model, which {experiment} needs")
-        options += [f"--{theirs}_model", str(pair[f"{role}_model"])]
+        told = {what: getattr(pair, f"{role}_{what}") for what in ("model", "host", "template", "api_key_env")}
+        if not told["model"]:
+            raise ConfigError(f"{path}: pair {pair.name} has no {role}_model, which {experiment} needs")
+        options += [f"--{theirs}_model", told["model"]]
         # Servers that an array task starts itself say in the environment where they are.
-        host = f"${role.upper()}_HOST" if served else pair.get(f"{role}_host", f"${role.upper()}_HOST")
+        host = f"${role.upper()}_HOST" if served or told["host"] is None else told["host"]
         if host:
-            options += [f"--{theirs}_host", str(host)]
+            options += [f"--{theirs}_host", host]
         for key, names in (("template", _TEMPLATES), ("api_key_env", _KEYS)):
-            if theirs in names and pair.get(f"{role}_{key}"):
-                options += [f"--{names[theirs]}", str(pair[f"{role}_{key}"])]
+            if theirs in names and told[key]:
+                options += [f"--{names[theirs]}", told[key]]
     return options
 
 
 def _further_options(path: Path, options: dict) -> list[str]:
     line = []
     for name, value in options.items():
-        if name in ("rerun", "dry_run"):
+        if name in ("rerun", "dry_run", "help"):
             raise ConfigError(
                 f"{path}: {name} cannot stand in a sweep, which continues what is there; give it to run_api.py"
             )

@@ -1,0 +1,85 @@
+"""What may stand in the config file of a sweep (see scripts/sweep_example.toml): its tables, with the default of each key."""
+
+import shlex
+from dataclasses import field, make_dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from command.schema import Count, Finite, Rule, Text, Whole, closed_table
+from experiment.settings import RunSettings
+
+ROLES = ("base", "nudging", "aligned", "proxy_base")
+# --shard takes no longer numbers.
+_MOST_SHARDS = 999_999
+
+
+def _with_closed_quotes(text: str) -> str:
+    shlex.split(text)
+    return text
+
+
+_Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+_Option = Annotated[_Scalar | list[_Scalar], Rule("is a text, a number, true, false, or a list of them")]
+_Directive = Annotated[_Scalar, Rule("is a text, a number, true or false")]
+_ListOrOne = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+_Names = Annotated[list[StrictStr], Field(min_length=1), _ListOrOne, Rule("is not a list of names")]
+_Numbers = Annotated[list[Finite], Field(min_length=1), _ListOrOne, Rule("is not a list of numbers")]
+_Words = Annotated[StrictStr, AfterValidator(_with_closed_quotes), Rule("is a text of options, its quotes closed")]
+_Shards = Annotated[
+    StrictInt, Field(ge=1, le=_MOST_SHARDS), Rule(f"is a number, at least 1 and at most {_MOST_SHARDS}")
+]
+
+# Without a host a model's is taken from the environment; an empty one means that the model needs none.
+_ModelKeys = make_dataclass(
+    "_ModelKeys",
+    [
+        (f"{role}_{what}", kind, default)
+        for role in ROLES
+        for what, kind, default in (
+            ("model", Text, ""),
+            ("host", Text | None, None),
+            ("template", Text, ""),
+            ("api_key_env", Text, ""),
+        )
+    ],
+    frozen=True,
+)
+
+
+@closed_table
+class PairTable(_ModelKeys):
+    """A table [[pairs]]: its lists stand before the file's, its options are added to the file's."""
+
+    name: Text = ""
+    data_sets: _Names | None = None
+    experiments: _Names | None = None
+    thresholds: _Numbers | None = None
+    options: dict[str, _Option] = field(default_factory=dict)
+    serve: _Words | None = None
+
+
+@closed_table
+class SlurmTable:
+    """The table [slurm]."""
+
+    sbatch: dict[str, _Directive] = field(default_factory=dict)
+    max_at_once: Whole = 0
+    setup: Text = ""
+    serve: _Words | None = None
+
+
+@closed_table
+class ConfigTable:
+    """The file; `pairs` and `slurm` are still to be read."""
+
+    output_dir: Text = RunSettings.output_dir
+    data_sets: _Names = field(default_factory=lambda: ["gsm8k"])
+    experiments: _Names = field(default_factory=lambda: ["nudging"])
+    thresholds: _Numbers = field(default_factory=lambda: [RunSettings.top_prob_thres])
+    num_samples: Count | None = None
+    data_dir: Text | None = None
+    shards: _Shards = 1
+    options: dict[str, _Option] = field(default_factory=dict)
+    pairs: list[dict] = field(default_factory=list)
+    slurm: dict = field(default_factory=dict)
