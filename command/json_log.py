@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from command.files import ResultsError, not_writable, write_atomically
+from command.schema import read_as
 
 
 def json_lines(entries: Iterable[dict]) -> str:
@@ -23,7 +24,7 @@ def whole_lines(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             yield number, json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield number, None
 
 
@@ -84,19 +85,27 @@ class JsonLog:
             self._file = None
 
 
-def read_json(path: Path, remedy: str) -> dict:
+def read_json(path: Path, remedy: str, kind: type | None = None) -> dict:
     """What a JSON file holds; empty if there is none.
 
+    Args:
+        remedy: what to do where it cannot be used, for messages.
+        kind: the table (see command.schema) that the object has to fit in.
+
     Raises:
-        ResultsError: it cannot be read, or holds no object.
+        ResultsError: it cannot be read, or holds no object, or another one than it should.
     """
+    if not path.exists():
+        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not a JSON object")
-        return found
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read ({error}); {remedy}") from None
+    if kind is not None:
+        read_as(kind, found, path, ResultsError, remedy=remedy)
+    return found
 
 
 def write_json(path: Path, content: dict, hide: Callable[[str], str] = lambda text: text) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from command.console import visible
 from command.files import ResultsError, exclusively, not_writable, write_atomically
 from command.json_log import JsonLog, json_lines, read_json, whole_lines, write_json
+from command.schema import read_as
+from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, Story
 
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 
@@ -26,32 +28,35 @@ def read_records(path: Path) -> list[dict]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix != ".jsonl":
-            records = json.loads(text)
-            if not isinstance(records, list) or not all(map(_is_record, records)):
-                raise ResultsError(f"{path} is no result file: not a list of records with questions and answers")
-            return [{"index": i} | record for i, record in enumerate(records)]
-    except (OSError, ValueError) as error:
+        content = json.loads(text) if path.suffix != ".jsonl" else None
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read ({error})") from None
+    if path.suffix == ".jsonl":
+        return _merged(path, text)
+    if not isinstance(content, list):
+        raise ResultsError(f"{path} is no result file: not a list of records with questions and answers")
+    for i, record in enumerate(content):
+        _check(record, f"{path}, record {i}")
+    return [{"index": i} | record for i, record in enumerate(content)]
+
+
+def _merged(path: Path, text: str) -> list[dict]:
     merged: dict[int, dict] = {}
     for number, entry in whole_lines(text):
-        try:
-            index = int(entry["index"])
-        except (ValueError, KeyError, TypeError):
-            raise ResultsError(
-                f"{path}, line {number}: not a record; mend or delete the line, or start afresh with --rerun"
-            ) from None
+        where, remedy = f"{path}, line {number}", "mend or delete the line, or start afresh with --rerun"
+        if not isinstance(entry, dict):
+            raise ResultsError(f"{where}: not a record; {remedy}")
+        index = read_as(LogLine, entry, where, ResultsError, remedy=remedy).index
         # A second try replaces a failed first one; anything else adds to what is there.
         merged[index] = entry if "error" in merged.get(index, {}) else merged.get(index, {}) | entry
-    if not all(map(_is_record, merged.values())):
-        raise ResultsError(f"{path} is no result file: a record in it has no question or no answer")
+    for index, record in merged.items():
+        _check(record, f"{path}, sample {index}")
     return [merged[index] for index in sorted(merged)]
 
 
-def _is_record(record) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
-        return False
-    return "error" in record or isinstance(record.get("raw_answer"), str)
+def _check(record: object, where: str) -> None:
+    kind = FailedRecord if isinstance(record, dict) and "error" in record else AnswerRecord
+    read_as(kind, record, where, ResultsError, remedy="no record of this program; mend it in the file")
 
 
 class ResultFiles:
@@ -87,8 +92,8 @@ class ResultFiles:
         return []
 
     def read_run(self) -> dict:
-        """The run's story (see `write_run`), empty if there is none."""
-        return read_json(self.run, "start afresh with --rerun")
+        """The run's story (see `write_run`), empty if there is none (ResultsError: it is damaged)."""
+        return read_json(self.run, "mend it, or start afresh with --rerun", Story)
 
     def set_aside(self) -> list[Path]:
         """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now.

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from command.files import ResultsError
 from command.provenance import now
+from command.schema import Rule, Whole, open_table, read_as
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, readable_text
 from experiment.summary import summarise
@@ -21,6 +23,19 @@ def shard_of_name(name: str) -> tuple[str, int, int] | None:
     """The unsharded name, which shard and of how many, told by a result file's name without suffix; None if it is no shard."""
     match = _SHARD.fullmatch(name)
     return (match["name"], int(match["i"]), int(match["n"])) if match else None
+
+
+@open_table
+class _ShardSettings:
+    dataset_name: Annotated[Literal[tuple(DATA_SETS)], Rule("is no data set of this program")]
+
+
+@open_table
+class _ShardStory:
+    """What run.json has to say of a shard."""
+
+    settings: _ShardSettings
+    samples_of_all_shards: Whole
 
 
 @dataclass(frozen=True)
@@ -135,10 +150,7 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
     """
     stories = {i: run.shard(i).read_run() for i in run.found}
     for i, story in stories.items():
-        if not isinstance(story.get("settings"), dict) or "samples_of_all_shards" not in story:
-            raise ResultsError(
-                f"{run.shard(i).run} does not say which settings and samples the shard has; run it again"
-            )
+        read_as(_ShardStory, story, run.shard(i).run, ResultsError, remedy=f"run shard {i} again")
     first, total = (stories[run.found[0]][key] for key in ("settings", "samples_of_all_shards"))
     if missing := [i for i in range(1, min(run.n, total) + 1) if i not in run.found]:
         raise ResultsError(f"{run.folder / run.name}: missing {_listed('shard', missing)} of {run.n}")

@@ -156,5 +156,6 @@ def _usage_per_answer(answered: list[dict]) -> dict[str, dict[str, float]]:
     totals: dict[str, Usage] = {}
     for usage in known:
         for role, use in usage.items():
-            totals.setdefault(role, Usage()).add(Usage(**use))
+            told = Usage(**{name: use.get(name, 0) for name in vars(Usage())})  # another version may count more
+            totals.setdefault(role, Usage()).add(told)
     return {role: {name: number / len(known) for name, number in vars(total).items()} for role, total in totals.items()}

@@ -3,15 +3,23 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from command.files import ResultsError, exclusively
 from command.json_log import JsonLog, read_json, whole_lines, write_json
+from command.schema import open_table
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
 
 OPTION = "--out_file"
+
+
+@open_table
+class _Meta:
+    settings: dict = field(default_factory=dict)
+    sessions: list[dict] = field(default_factory=list)
 
 
 class OutputFile:
@@ -107,7 +115,7 @@ class OutputFile:
 
     def read_meta(self) -> dict:
         """What `write_meta` wrote; empty if there is nothing."""
-        return read_json(self.meta_path, "delete it, or --overwrite")
+        return read_json(self.meta_path, "delete it, or --overwrite", _Meta)
 
     def write_meta(self, meta: dict) -> None:
         """Write settings, versions, devices and speed (ResultsError: they cannot be written)."""

@@ -20,6 +20,7 @@ from command.files import not_writable
 from command.intervals import wilson_interval
 from command.json_log import JsonLog, whole_lines
 from command.pool import as_finished
+from command.schema import Text, open_table, read_as
 from datasets_loader import DataError
 from language_models.interface import ModelError
 from language_models.json_replies import FENCE, UNREADABLE_TRIES
@@ -61,6 +62,12 @@ def sample_indices(common: list[int], n: int | None, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(sorted(common), n))
 
 
+@open_table
+class _Reply:
+    key: Text
+    reply: Text
+
+
 @dataclass
 class ReplyLog:
     """Replies that were paid for, one JSON line each: a second run asks only what is missing; a whole log needs no judge at all."""
@@ -80,9 +87,9 @@ class ReplyLog:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path} cannot be read ({error})") from None
         for number, row in whole_lines(text):
-            if not isinstance(row, dict) or not isinstance(row.get("reply"), str) or "key" not in row:
-                raise DataError(f"{self.path}, line {number}: not a judge's reply")
-            self.replies[row["key"]] = row["reply"]
+            where = f"{self.path}, line {number}: not a judge's reply"
+            told = read_as(_Reply, row if isinstance(row, dict) else {}, where, DataError, remedy="delete the line")
+            self.replies[told.key] = told.reply
 
     def add(self, key: str, reply: str, about: dict) -> None:
         """Keep a reply; `about` is for readers (ResultsError: the file cannot be written)."""

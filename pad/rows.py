@@ -26,7 +26,7 @@ def read_rows(path: Path, say: Callable[[str], None]) -> list:
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not a JSON array ({error})") from None
     return _lines(text, path, say)
 
@@ -38,7 +38,7 @@ def _lines(text: str, path: Path, say: Callable[[str], None]) -> list:
             continue
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) and rows:  # no newline behind it: a run was killed while it wrote
                 say(f"{path}, line {number}: torn off, left out")
                 break

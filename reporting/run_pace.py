@@ -3,10 +3,11 @@
 With four questions answered at a time, an answer that takes 8 seconds comes out every 2 seconds.
 """
 
+import math
 import statistics
 from dataclasses import dataclass
 
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,4 @@ def _answers_per_minute(story: dict, answered: list[dict]) -> float | None:
         seconds = sum(float(session["seconds"]) for session in story["sessions"])
     except _DAMAGE:
         return None
-    return 60 * len(answered) / seconds if answered and seconds > 0 else None
+    return 60 * len(answered) / seconds if answered and 0 < seconds < math.inf else None

@@ -1,6 +1,5 @@
 """Finished and unfinished runs found on disk, and one table of them: what scripts/results_table.py and scripts/report.py share."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,8 @@ import pandas as pd
 
 from command.console import visible
 from command.files import ResultsError
+from command.json_log import read_json
+from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
 from experiment.settings import BASELINE_METHODS, EXPERIMENTS
@@ -30,6 +31,26 @@ _NUDGING = re.compile(r"(?:.*_)?top_prob_(?P<threshold>[0-9.e-]+)_thres_nudging_
 _BASELINE = re.compile(rf"(?:.*_)?(?P<method>{'|'.join(BASELINE_METHODS)})_(?P<models>.+)", re.S)
 # What of a record may be of any shape in a foreign or damaged file.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
+@open_table
+class _ToldSettings:
+    exp: Text
+    dataset_name: TextOrNull = None
+    baseline_method: TextOrNull = None
+    base_model: TextOrNull = None
+    nudging_model: TextOrNull = None
+    proxy_chat_model: TextOrNull = None
+    proxy_base_model: TextOrNull = None
+    top_prob_thres: Number | None = None
+    num_samples: WholeOrNull = None
+
+
+@open_table
+class _ToldStory:
+    """What of run.json a table of runs needs; what else is wrong in it costs a figure at most (see `pace`)."""
+
+    settings: _ToldSettings
 
 
 @dataclass(frozen=True)
@@ -169,13 +190,10 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
 
 def _story(files: ResultFiles, warn: Callable[[str], None]) -> dict:
     """What run.json holds, its settings at least; empty if there is none or it is damaged."""
-    if not files.run.exists():
-        return {}
     try:
-        story = json.loads(files.run.read_text(encoding="utf-8"))
-        return story | {"settings": story["settings"] | {}}
-    except (OSError, *_DAMAGE):
-        warn(f"{files.run} cannot be read; the settings of this run are told by its name alone")
+        return read_json(files.run, "the settings of this run are told by its name alone", _ToldStory)
+    except ResultsError as error:
+        warn(str(error))
         return {}
 
 
@@ -191,10 +209,10 @@ def _told_by_settings(settings: dict) -> dict:
     names = (settings.get(f"{role}_model") for role in MODEL_ROLES)
     threshold = settings.get("top_prob_thres")
     return {
-        "kind": settings["baseline_method"] if kind == "baseline" else kind,
+        "kind": settings.get("baseline_method") if kind == "baseline" else kind,
         "models": tuple(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names if name),
         "threshold": None if threshold is None else float(threshold),
-        "num_samples": settings["num_samples"],
+        "num_samples": settings.get("num_samples"),
     }
 
 

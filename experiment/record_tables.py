@@ -1,0 +1,79 @@
+"""What of a run's files is read back, as tables of fields: files of other versions, of the published program, or mended by hand.
+
+A field that an earlier version or the published program did not write has a default; of fields that are not here nothing is asked.
+"""
+
+from dataclasses import field
+from typing import Annotated
+
+from pydantic import AfterValidator, TypeAdapter
+
+from command.schema import Number, Rule, Seconds, Text, TextOrNull, Whole, WholeOrNull, open_table
+
+_NUMBER = TypeAdapter(Number)
+
+
+def _sound(scores: object) -> object:
+    """Scores that are counted or shown; without a mean, those by aspects (the published program's) count as none."""
+    if scores and not isinstance(scores, dict):
+        raise ValueError
+    if scores and "mean" in scores:
+        parts = [part["score"] for part in scores.values() if isinstance(part, dict) and "score" in part]
+        for value in (scores["mean"], *parts):
+            _NUMBER.validate_python(value)
+    if scores and not isinstance(scores.get("judge"), str | None):
+        raise ValueError
+    return scores
+
+
+@open_table
+class LogLine:
+    """A line of a log: a record, or more of one."""
+
+    index: Whole
+
+
+@open_table
+class _Usage:
+    requests: Whole = 0
+    prompt_tokens: Whole = 0
+    completion_tokens: Whole = 0
+    retries: Whole = 0
+
+
+@open_table
+class FailedRecord:
+    """The record of a sample that has no answer."""
+
+    question: Text
+    index: Whole = 0
+
+
+@open_table
+class AnswerRecord(FailedRecord):
+    """The record of an answer."""
+
+    raw_answer: Text = field(kw_only=True)
+    all_nudging_words: list[Text] = field(default_factory=list)
+    all_completions: list[Text] = field(default_factory=list)
+    stop_reason: TextOrNull = None
+    scores: Annotated[object, AfterValidator(_sound), Rule("holds no scores: an object with numbers, or null")] = None
+    usage: dict[str, _Usage] | None = None
+    seconds: Seconds = 0
+
+
+@open_table
+class _Session:
+    start: Text = ""
+    seconds: Seconds = 0
+
+
+@open_table
+class Story:
+    """run.json."""
+
+    settings: dict = field(default_factory=dict)
+    all_settings: dict = field(default_factory=dict)
+    samples: WholeOrNull = None
+    samples_of_all_shards: Whole = 0
+    sessions: list[_Session] = field(default_factory=list)
