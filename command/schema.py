@@ -16,7 +16,7 @@ import json
 import sys
 from typing import Annotated, TypeVar
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StrictFloat, StrictInt, StrictStr, TypeAdapter
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, InstanceOf, StrictFloat, StrictInt, TypeAdapter
 from pydantic import ValidationError as _ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
@@ -29,7 +29,12 @@ _LARGEST = sys.float_info.max
 # Of several faults the first of these is told: what was misspelt is both unknown and missing.
 _FIRST = ("unexpected_keyword_argument", "missing")
 _NO_TABLE = "is not a table of keys and values"
-_NO_RULE = {"dataclass_type": _NO_TABLE, "dict_type": _NO_TABLE, "list_type": "is not a list"}
+_NO_RULE = {
+    "dataclass_type": _NO_TABLE,
+    "dict_type": _NO_TABLE,
+    "list_type": "is not a list",
+    "string_unicode": "has a key with half a character (a surrogate by itself)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +50,9 @@ class Rule:
 
 
 # Scalars are strict: no "3" for 3, no true for 1. A whole number stays one, so that it is written back as it was.
-Text = Annotated[StrictStr, Rule("is a text")]
-TextOrNull = Annotated[StrictStr | None, Rule("is a text or null")]
+# A text is told by its class alone: pydantic's own check refuses lone surrogates, which a model's answer may hold.
+Text = Annotated[InstanceOf[str], Rule("is a text")]
+TextOrNull = Annotated[InstanceOf[str] | None, Rule("is a text or null")]
 # Its bounds leave out NaN, infinities, and whole numbers too large for a float.
 Finite = Annotated[StrictInt | StrictFloat, Field(ge=-_LARGEST, le=_LARGEST)]
 Number = Annotated[Finite, Rule("is a finite number")]

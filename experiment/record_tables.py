@@ -6,11 +6,13 @@ A field that an earlier version or the published program did not write has a def
 from dataclasses import field
 from typing import Annotated
 
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import AfterValidator, Field, StrictInt, TypeAdapter
 
 from command.schema import Number, Rule, Seconds, Text, TextOrNull, Whole, WholeOrNull, open_table
 
 _NUMBER = TypeAdapter(Number)
+# Means of them are taken, which a number of hundreds of digits has not.
+_Uses = Annotated[StrictInt, Field(ge=0, le=10**15), Rule("is a number of requests or tokens")]
 
 
 def _sound(scores: object) -> object:
@@ -35,10 +37,10 @@ class LogLine:
 
 @open_table
 class _Usage:
-    requests: Whole = 0
-    prompt_tokens: Whole = 0
-    completion_tokens: Whole = 0
-    retries: Whole = 0
+    requests: _Uses = 0
+    prompt_tokens: _Uses = 0
+    completion_tokens: _Uses = 0
+    retries: _Uses = 0
 
 
 @open_table

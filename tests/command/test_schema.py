@@ -48,6 +48,7 @@ class Outer:
         (Outer, {"inner": [{"name": "a", "sizes": [1, -1]}]}, "f: inner[0].sizes[1] is a size; it is -1"),
         (Outer, {"inner": {}}, "f: inner is not a list; it is {}"),
         (Outer, {"inner": [3]}, "f: inner[0] is not a table of keys and values; it is 3"),
+        (Outer, {"\ud800": 1}, 'f has a key with half a character (a surrogate by itself); it is "\ud800"'),
         (Outer, {"table": {"a b": 0}}, "f: table.a b is a whole number from 1; it is 0"),
         (Outer, {"table": {"a\nb": 0}}, "f: table.'a\\nb' is a whole number from 1; it is 0"),
     ],
@@ -63,6 +64,8 @@ def test_what_does_not_fit(kind, value, said):
 
 def test_what_fits():
     assert read_as(Closed, {"topk": 3, "weight": 2}, "f", OptionError) == Closed(3, 2)
+    # What a model has written may hold half of a character.
+    assert read_as(Inner, {"name": "\ud800"}, "f", OptionError).name == "\ud800"
     assert isinstance(read_as(Closed, {"topk": 3, "weight": 2}, "f", OptionError).weight, int)
     assert read_as(Outer, {"inner": [{"name": "", "new": 1}], "new": {}}, "f", OptionError) == Outer([Inner("")])
 
