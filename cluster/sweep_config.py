@@ -217,16 +217,16 @@ def state(task: Task) -> tuple[str, bool]:
 
 def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     try:
-        records, story = files.records(), files.read_run()
+        records, metadata = files.records(), files.read_run()
     except ResultsError as error:
         return f"unreadable: {error}", False
     if not records:
         return "to do", False
-    then = story.get("settings", {})
+    then = metadata.get("settings", {})
     if then and (differing := [name for name in task.settings.differing(then) if name != "shard"]):
         return f"there with other settings ({', '.join(differing)}), will be refused", False
     answered = sum("error" not in record for record in records)
-    total = story.get("samples") or task.settings.num_samples
+    total = metadata.get("samples") or task.settings.num_samples
     if answered < (total or len(records)) or not files.json.exists():
         return f"unfinished, {answered} of {total or 'all'}", False
     data_set = DATA_SETS[task.settings.dataset_name]

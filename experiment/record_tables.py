@@ -71,7 +71,7 @@ class _Session:
 
 
 @open_table
-class Story:
+class RunMetadata:
     """run.json."""
 
     settings: dict = field(default_factory=dict)

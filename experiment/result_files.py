@@ -1,4 +1,4 @@
-"""The files of one run: records appended as they are finished, results written at the end, and the run's own story.
+"""The files of one run: records appended as they are finished, results written at the end, and the run's metadata.
 
 While a run goes on, `all_info/{name}.jsonl` is a log: a line is a record, or what has become known of one since (its scores, or a
 second try); lines of one `index` are merged, the later over the earlier. At the end it is rewritten with one line per record.
@@ -15,7 +15,7 @@ from command.console import visible
 from command.files import ResultsError, exclusively, not_writable, write_atomically
 from command.json_log import JsonLog, json_lines, read_json, whole_lines, write_json
 from command.schema import read_as
-from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, Story
+from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, RunMetadata
 
 _PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 
@@ -92,8 +92,8 @@ class ResultFiles:
         return []
 
     def read_run(self) -> dict:
-        """The run's story (see `write_run`), empty if there is none (ResultsError: it is damaged)."""
-        return read_json(self.run, "mend it, or start afresh with --rerun", Story)
+        """The run's metadata (see `write_run`), empty if there is none (ResultsError: it is damaged)."""
+        return read_json(self.run, "mend it, or start afresh with --rerun", RunMetadata)
 
     def set_aside(self) -> list[Path]:
         """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now.
@@ -169,9 +169,9 @@ class ResultFiles:
         except OSError as error:
             raise ResultsError(f"the results cannot be written ({error}); what {self.jsonl} holds is kept") from None
 
-    def write_run(self, story: dict) -> None:
+    def write_run(self, metadata: dict) -> None:
         """Write run.json: settings, versions, server reports, sessions with start, end and usage."""
-        write_json(self.run, story, lambda text: _PASSWORD.sub(r"\1***@", text))
+        write_json(self.run, metadata, lambda text: _PASSWORD.sub(r"\1***@", text))
 
     def write_summary(self, summary: dict) -> None:
         """Write summary.json."""

@@ -31,7 +31,7 @@ class _ShardSettings:
 
 
 @open_table
-class _ShardStory:
+class _ShardMetadata:
     """What run.json has to say of a shard."""
 
     settings: _ShardSettings
@@ -112,7 +112,7 @@ def merge(run: ShardedRun, *, replace: bool = False) -> str:
         for i in run.found:
             locks.enter_context(run.shard(i).locked())
         locks.enter_context(run.whole.locked())
-        stories, records = _checked(run)
+        per_shard, records = _checked(run)
         where = run.whole.json
         if not replace and (run.whole.json.exists() or run.whole.jsonl.exists()):
             there = {r["index"]: r for r in run.whole.records() if "error" not in r}
@@ -122,13 +122,13 @@ def merge(run: ShardedRun, *, replace: bool = False) -> str:
             if run.whole.summary.exists() and all(r["index"] in there or "error" in r for r in records):
                 return f"{where}: merged already"
             records = [there.get(r["index"], r) for r in records]  # they may have scores by now
-        story = _joined_story(run, stories)
-        seconds = sum(session.get("seconds", 0) for session in story["sessions"])
-        summary = summarise(records, DATA_SETS[story["settings"]["dataset_name"]].scoring, seconds=seconds)
+        metadata = _joined_metadata(run, per_shard)
+        seconds = sum(session.get("seconds", 0) for session in metadata["sessions"])
+        summary = summarise(records, DATA_SETS[metadata["settings"]["dataset_name"]].scoring, seconds=seconds)
         if replace:
             run.whole.set_aside()
-        # The story goes first: with it, what a kill leaves behind is known for a merge, and the next merge completes it.
-        run.whole.write_run(story)
+        # The metadata goes first: with it, what a kill leaves behind is known for a merge, and the next merge completes it.
+        run.whole.write_run(metadata)
         run.whole.write_final(records, readable_text(records))
         run.whole.write_summary(summary.fields)
     failed = summary.fields["failed"]
@@ -143,20 +143,20 @@ def _same_answer(record: dict, there: dict[int, dict]) -> bool:
 
 
 def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
-    """The stories of the shards in order, and the records of all in the order of the samples.
+    """The metadata of the shards in order, and the records of all in the order of the samples.
 
     Raises:
         ResultsError: they do not make one whole run.
     """
-    stories = {i: run.shard(i).read_run() for i in run.found}
-    for i, story in stories.items():
-        read_as(_ShardStory, story, run.shard(i).run, ResultsError, remedy=f"run shard {i} again")
-    first, total = (stories[run.found[0]][key] for key in ("settings", "samples_of_all_shards"))
+    per_shard = {i: run.shard(i).read_run() for i in run.found}
+    for i, metadata in per_shard.items():
+        read_as(_ShardMetadata, metadata, run.shard(i).run, ResultsError, remedy=f"run shard {i} again")
+    first, total = (per_shard[run.found[0]][key] for key in ("settings", "samples_of_all_shards"))
     if missing := [i for i in range(1, min(run.n, total) + 1) if i not in run.found]:
         raise ResultsError(f"{run.folder / run.name}: missing {_listed('shard', missing)} of {run.n}")
-    for i, story in stories.items():
-        differing = [key for key in first | story["settings"] if first.get(key) != story["settings"].get(key)]
-        if differing != ["shard"] * (i != run.found[0]) or story["samples_of_all_shards"] != total:
+    for i, metadata in per_shard.items():
+        differing = [key for key in first | metadata["settings"] if first.get(key) != metadata["settings"].get(key)]
+        if differing != ["shard"] * (i != run.found[0]) or metadata["samples_of_all_shards"] != total:
             names = ", ".join(f"--{key}" for key in differing if key != "shard") or "the data set's size"
             raise ResultsError(f"{run.shard(i).jsonl} was made with other settings than shard {run.found[0]}: {names}")
     merged: dict[int, tuple[int, dict]] = {}
@@ -174,7 +174,7 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
             f"{run.folder / run.name}: missing {_listed('sample', gaps)} of {total}; "
             f"continue {_listed('shard', unfinished)} of {run.n} first"
         )
-    return [stories[i] for i in run.found], [merged[index][1] for index in range(total)]
+    return [per_shard[i] for i in run.found], [merged[index][1] for index in range(total)]
 
 
 def _listed(what: str, numbers: list[int]) -> str:
@@ -182,18 +182,18 @@ def _listed(what: str, numbers: list[int]) -> str:
     return f"{what}{'s' * (len(numbers) > 1)} {shown}"
 
 
-def _joined_story(run: ShardedRun, stories: list[dict]) -> dict:
-    settings = {key: value for key, value in stories[0]["settings"].items() if key != "shard"}
+def _joined_metadata(run: ShardedRun, per_shard: list[dict]) -> dict:
+    settings = {key: value for key, value in per_shard[0]["settings"].items() if key != "shard"}
     sessions = [
         session | {"shard": f"{i}/{run.n}"}
-        for i, story in zip(run.found, stories, strict=True)
-        for session in story.get("sessions", [])
+        for i, metadata in zip(run.found, per_shard, strict=True)
+        for session in metadata.get("sessions", [])
     ]
     return {
         "settings": settings,
-        "all_settings": json.loads(json.dumps(stories[0].get("all_settings", {}))) | {"shard": None},
-        "samples": stories[0]["samples_of_all_shards"],
-        "samples_of_all_shards": stories[0]["samples_of_all_shards"],
+        "all_settings": json.loads(json.dumps(per_shard[0].get("all_settings", {}))) | {"shard": None},
+        "samples": per_shard[0]["samples_of_all_shards"],
+        "samples_of_all_shards": per_shard[0]["samples_of_all_shards"],
         "merged_from": [run.shard(i).jsonl.name for i in run.found],
         "merged_at": now(),
         "sessions": sorted(sessions, key=lambda session: session.get("start", "")),

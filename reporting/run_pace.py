@@ -23,41 +23,41 @@ class Pace:
     answers_per_minute: float | None = None
 
 
-def pace(story: dict, records: list[dict]) -> Pace:
+def pace(metadata: dict, records: list[dict]) -> Pace:
     """The pace of a run.
 
     Args:
-        story: what its run.json holds; empty where there is none.
+        metadata: what its run.json holds; empty where there is none.
         records: of all samples, the failed ones included.
     """
     answered = [record for record in records if "error" not in record]
     times = [record["seconds"] for record in answered if "seconds" in record]
     return Pace(
         latency=statistics.mean(times) if times else None,
-        at_a_time=_at_a_time(story, len(records)),
-        answers_per_minute=_answers_per_minute(story, answered),
+        at_a_time=_at_a_time(metadata, len(records)),
+        answers_per_minute=_answers_per_minute(metadata, answered),
     )
 
 
-def _at_a_time(story: dict, samples: int) -> int | None:
+def _at_a_time(metadata: dict, samples: int) -> int | None:
     try:
-        return max(1, min(int(story["all_settings"]["num_threads"]), samples))
+        return max(1, min(int(metadata["all_settings"]["num_threads"]), samples))
     except _DAMAGE:
         return None
 
 
-def _answers_per_minute(story: dict, answered: list[dict]) -> float | None:
+def _answers_per_minute(metadata: dict, answered: list[dict]) -> float | None:
     """None where wall time and answers do not belong together.
 
     That is: a session was killed before it wrote its time; the answers are of shards, which may have run side by side, or of
     unknown origin; or the time of a judge is in it.
     """
-    if {"merged_from", "answers_of_unknown_settings"} & story.keys():
+    if {"merged_from", "answers_of_unknown_settings"} & metadata.keys():
         return None
     try:
         if any("judge" in (record.get("scores") or {}) for record in answered):
             return None
-        seconds = sum(float(session["seconds"]) for session in story["sessions"])
+        seconds = sum(float(session["seconds"]) for session in metadata["sessions"])
     except _DAMAGE:
         return None
     return 60 * len(answered) / seconds if answered and 0 < seconds < math.inf else None

@@ -47,7 +47,7 @@ class _ToldSettings:
 
 
 @open_table
-class _ToldStory:
+class _ToldMetadata:
     """What of run.json a table of runs needs; what else is wrong in it costs a figure at most (see `pace`)."""
 
     settings: _ToldSettings
@@ -168,8 +168,8 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             where, records = path, read_records(path)
         if not records:
             raise ResultsError(f"{where} holds no answers yet")
-        story = _story(files, warn)
-        settings = story["settings"] if story else {}
+        metadata = _read_metadata(files, warn)
+        settings = metadata["settings"] if metadata else {}
         data_set = settings.get("dataset_name") or (
             files.txt.parent.name if files.txt.parent.name in DATA_SETS else None
         )
@@ -180,7 +180,7 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             settings=settings,
             records=records,
             figures=summarise(records, _scoring(data_set, records)).fields,
-            pace=pace(story, records),
+            pace=pace(metadata, records),
             finished=where.suffix == ".json" or files.json.exists(),
             **told,
         )
@@ -188,10 +188,10 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
         raise ResultsError(f"{path} is not a result file ({type(error).__name__}: {error})") from None
 
 
-def _story(files: ResultFiles, warn: Callable[[str], None]) -> dict:
+def _read_metadata(files: ResultFiles, warn: Callable[[str], None]) -> dict:
     """What run.json holds, its settings at least; empty if there is none or it is damaged."""
     try:
-        return read_json(files.run, "the settings of this run are told by its name alone", _ToldStory)
+        return read_json(files.run, "the settings of this run are told by its name alone", _ToldMetadata)
     except ResultsError as error:
         warn(str(error))
         return {}

@@ -141,7 +141,7 @@ def test_a_command_starts_without_torch(command):
 HEAVY = ("torch", "transformers", "openai", "datasets", "pandas", "matplotlib", "pydantic", "numpy")
 NEEDED = {
     "command.console": (),
-    "command.json_log": (),
+    "command.json_log": ("pydantic",),
     "demo.catalogue": (),
     "utils": (),
     "language_models.interface": (),
@@ -149,9 +149,9 @@ NEEDED = {
     "nudging": (),
     "baselines": (),
     "datasets_loader": ("numpy",),
-    "experiment.result_files": (),
+    "experiment.result_files": ("pydantic",),
     "experiment.settings": ("numpy",),
-    "eval_utils": ("numpy",),
+    "eval_utils": ("numpy", "pydantic"),
     "cluster.serve_models": (),
     "cluster.sweep_config": ("numpy", "pydantic"),
     "cluster.sweep": ("numpy", "pandas", "pydantic"),

@@ -80,9 +80,9 @@ class TestMerging:
         assert one(parts, f"{NAME}.txt").read_text() == one(whole, f"{NAME}.txt").read_text()
         summary, expected = (json.loads(one(f, f"{NAME}.summary.json").read_text()) for f in (parts, whole))
         assert summary["accuracy"] == expected["accuracy"] and summary["samples"] == 7
-        story = json.loads(one(parts, f"{NAME}.run.json").read_text())
-        assert story["settings"] == json.loads(one(whole, f"{NAME}.run.json").read_text())["settings"]
-        assert {session["shard"] for session in story["sessions"]} == {"1/2", "2/2"}
+        metadata = json.loads(one(parts, f"{NAME}.run.json").read_text())
+        assert metadata["settings"] == json.loads(one(whole, f"{NAME}.run.json").read_text())["settings"]
+        assert {session["shard"] for session in metadata["sessions"]} == {"1/2", "2/2"}
         before = server.stats()
         again = run_api(*nudging_options(server.host, data, parts))  # the normal command goes on from it
         assert again.returncode == 0 and "num_sample 7 " in again.stdout and server.stats() == before

@@ -23,7 +23,7 @@ from pad.pairwise_judge import ReplyLog
 from reporting.html_report import report_data
 from reporting.run_table import find_runs, readable_table, results_table
 
-STORY = {
+METADATA = {
     "settings": settings("nudging"),
     "all_settings": {"num_threads": 4},
     "samples": 2,
@@ -42,7 +42,7 @@ RECORDS = [
 ]
 
 
-def write(folder, story, records, name: str = "run", as_log: bool = False):
+def write(folder, metadata, records, name: str = "run", as_log: bool = False):
     """The files of a run; returns the result file."""
     path = write_run(folder, name, [], None, finished=False)
     path.write_text("".join(json.dumps(entry) + "\n" for entry in records) if as_log else "")
@@ -50,7 +50,7 @@ def write(folder, story, records, name: str = "run", as_log: bool = False):
         path.unlink()
         path = path.with_suffix(".json")
         path.write_text(json.dumps(records))
-    path.with_name(f"{name}.run.json").write_text(json.dumps(story))
+    path.with_name(f"{name}.run.json").write_text(json.dumps(metadata))
     return path
 
 
@@ -85,14 +85,14 @@ def show(folder) -> list[str]:
     return left_out
 
 
-@given(spoilt(STORY))
+@given(spoilt(METADATA))
 def test_run_json(tmp_path_factory, found):
-    story, way = found
-    folder = tmp_path_factory.mktemp("story")
-    path = write(folder, story, RECORDS[:2])
+    metadata, way = found
+    folder = tmp_path_factory.mktemp("metadata")
+    path = write(folder, metadata, RECORDS[:2])
     assert all("run.run.json" in line and "\n" not in line for line in show(folder))
     try:
-        assert ResultFiles.of(path).read_run() == json.loads(json.dumps(story)) or "NaN" in json.dumps(story)
+        assert ResultFiles.of(path).read_run() == json.loads(json.dumps(metadata)) or "NaN" in json.dumps(metadata)
     except ResultsError as error:
         refused(error, way)
         assert "mend it, or start afresh with --rerun" in str(error)
@@ -104,7 +104,7 @@ def test_run_json(tmp_path_factory, found):
 def test_records(tmp_path_factory, found, as_log, data_set):
     records, way = found
     folder = tmp_path_factory.mktemp("records")
-    path = write(folder, STORY, records, as_log=as_log)
+    path = write(folder, METADATA, records, as_log=as_log)
     show(folder)
     code, said = score(path, data_set)
     try:
@@ -116,12 +116,12 @@ def test_records(tmp_path_factory, found, as_log, data_set):
         assert code == 0 or (code == 2 and "no gold answer" in said)
 
 
-@given(spoilt(STORY), st.integers(1, 2))
+@given(spoilt(METADATA), st.integers(1, 2))
 def test_shards(tmp_path_factory, found, which):
-    story, _ = found
+    metadata, _ = found
     folder = tmp_path_factory.mktemp("shards")
     for i in (1, 2):
-        mine = story if i == which else STORY
+        mine = metadata if i == which else METADATA
         told = mine.get("settings") if isinstance(mine, dict) else None
         mine = mine | {"settings": told | {"shard": f"{i}/2"}} if isinstance(told, dict) else mine
         write(folder, mine, RECORDS[i - 1 : i], f"run_shard{i}of2", as_log=True)
@@ -175,7 +175,7 @@ def test_judges_replies(tmp_path_factory, found):
     ],
 )
 def test_what_is_said_of_a_record(tmp_path, change, said):
-    path = write(tmp_path, STORY, [RECORDS[0], RECORDS[1] | change], as_log=True)
+    path = write(tmp_path, METADATA, [RECORDS[0], RECORDS[1] | change], as_log=True)
     with pytest.raises(ResultsError) as error:
         read_records(path)
     assert str(error.value).startswith(f"{path}, {said}")
@@ -190,14 +190,14 @@ def test_fields_that_are_missing_or_new(tmp_path):
     more = [entry | {"new": {"x": [None]}} for entry in RECORDS]
     more[0]["usage"]["base"]["cached_tokens"] = 3
     for records in (few, more):
-        path = write(tmp_path, STORY | {"new": 1}, records)
+        path = write(tmp_path, METADATA | {"new": 1}, records)
         assert [entry["question"] for entry in read_records(path)] == [entry["question"] for entry in records]
         assert not show(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "", "\x00", '{"a": 1' + "0" * 5000 + "}"])
 def test_files_that_are_no_json(tmp_path, text):
-    path = write(tmp_path, STORY, RECORDS)
+    path = write(tmp_path, METADATA, RECORDS)
     files = ResultFiles.of(path)
     files.run.write_text(text)
     with pytest.raises(ResultsError, match=r"run\.run\.json cannot be read"):

@@ -33,9 +33,9 @@ def write_demo(
             rows.append(row | {"stop_reason": "length" if kind == "base_only" else row["stop_reason"]})
         used = {name: value for name, value in names.items() if name in settings(kind)}
         write_run(folder, kind, rows, settings(kind, dataset_name="justeval", **used), finished=finished)
-        story = folder / "justeval" / "all_info" / f"{kind}.run.json"
-        told = json.loads(story.read_text()) | {"all_settings": {"num_threads": 4}, "sessions": [{"seconds": 30.0}]}
-        story.write_text(json.dumps(told))
+        metadata = folder / "justeval" / "all_info" / f"{kind}.run.json"
+        told = json.loads(metadata.read_text()) | {"all_settings": {"num_threads": 4}, "sessions": [{"seconds": 30.0}]}
+        metadata.write_text(json.dumps(told))
     return folder / "justeval"
 
 

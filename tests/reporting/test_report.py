@@ -165,8 +165,8 @@ def hostile_runs(folder):
         names = {"base_model": HOSTILE, "nudging_model": HOSTILE + "\ud800", "top_prob_thres": threshold}
         write_run(folder, f"run{threshold}", rows, settings("nudging", **names))
     other = write_run(folder, "x", [record(0, HOSTILE, HOSTILE, HOSTILE, 1)], settings("base_only"))
-    story = {"settings": settings("base_only", dataset_name=HOSTILE) | {"exp": HOSTILE}}
-    (other.parent / "x.run.json").write_text(json.dumps(story))
+    metadata = {"settings": settings("base_only", dataset_name=HOSTILE) | {"exp": HOSTILE}}
+    (other.parent / "x.run.json").write_text(json.dumps(metadata))
 
 
 def test_markup_in_results_is_text_in_the_page(tmp_path):

@@ -118,16 +118,16 @@ def test_scores_by_aspects(tmp_path):
     assert readable_table(table)["Mean score, 1 to 5 (95 % interval)"].iloc[0] == "3.50 (2.52 to 4.48)"
 
 
-def with_story(path, **story):
+def with_metadata(path, **metadata):
     """Put more into a run's run.json."""
     told = path.parent / f"{path.stem}.run.json"
-    told.write_text(json.dumps(json.loads(told.read_text()) | story))
+    told.write_text(json.dumps(json.loads(told.read_text()) | metadata))
 
 
 def test_latency_and_answers_per_minute_are_two_columns(tmp_path):
     rows = [record(i, f"q{i}", "1", "1", 1) | {"seconds": 8.0} for i in range(6)] + [failed(6, "q6", "1", "gone")]
     path = write_run(tmp_path, "run", rows, settings("base_only"))
-    with_story(path, all_settings={"num_threads": 4}, sessions=[{"seconds": 5.0}, {"seconds": 7.0}])
+    with_metadata(path, all_settings={"num_threads": 4}, sessions=[{"seconds": 5.0}, {"seconds": 7.0}])
     table = results_table(found(tmp_path)[0])
     assert list(table.columns[-4:]) == ["latency_seconds", "at_a_time", "answers_per_minute", "file"]
     assert [table[name].iloc[0] for name in table.columns[-4:-1]] == [8.0, 4, 30.0]
@@ -137,7 +137,7 @@ def test_latency_and_answers_per_minute_are_two_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("story", "change", "at_a_time", "per_minute"),
+    ("metadata", "change", "at_a_time", "per_minute"),
     [
         ({}, {}, None, None),
         ({"all_settings": {"num_threads": 20}}, {}, 2, None),
@@ -152,9 +152,9 @@ def test_latency_and_answers_per_minute_are_two_columns(tmp_path):
         ({"sessions": [{"seconds": "long"}], "all_settings": {"num_threads": "x"}}, {}, None, None),
     ],
 )
-def test_the_pace_is_left_out_where_the_files_do_not_tell_it(story, change, at_a_time, per_minute):
+def test_the_pace_is_left_out_where_the_files_do_not_tell_it(metadata, change, at_a_time, per_minute):
     rows = [record(i, "q", "1", "1", 1) | change for i in range(2)]
-    assert pace(story, rows) == Pace(0.5, at_a_time, per_minute)
+    assert pace(metadata, rows) == Pace(0.5, at_a_time, per_minute)
 
 
 def test_without_records_there_is_no_pace():
