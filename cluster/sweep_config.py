@@ -188,6 +188,7 @@ def _further_options(path: Path, options: dict) -> list[str]:
 def _settings(path: Path, name: str, line: tuple[str, ...]) -> RunSettings:
     """The settings of a task; a host whose environment variable is not set yet stands for any."""
     parser = build_parser()
+    parser.allow_abbrev = False  # rerun is refused by its name
 
     def refuse(message: str):
         raise ConfigError(f"{path}: pair {name}: {message}")

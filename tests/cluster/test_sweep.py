@@ -55,6 +55,10 @@ class TestConfig:
         with pytest.raises(ConfigError, match="cannot stand in a sweep"):
             read_sweep(write(tmp_path, f"[options]\n{option}\n"))
 
+    def test_an_option_cut_short_is_none(self, tmp_path):
+        with pytest.raises(ConfigError, match="pair small: unrecognized arguments: --reru"):
+            read_sweep(write(tmp_path, "[options]\nreru = true\n"))
+
     def test_an_array_too_large_for_the_cluster_is_refused_before_anything_is_written(self, tmp_path, monkeypatch):
         monkeypatch.setattr(slurm, "largest_array", lambda: 1)
         found = read_sweep(write(tmp_path, "thresholds = [0.2, 0.4]\n"))
