@@ -5,8 +5,8 @@
         --nudging_model CHAT --nudging_host http://localhost:8002/v1 --data_dir DIR --samples 20 --threads 4
 
 `scripted` starts the tests' scripted server twice: the base model with 20 ms per request and 30 ms per token, the small model
-with 8 ms and 5 ms. The base model alone decodes as many tokens as each nudged answer has. Tokens are the servers' own counts (the
-scripted server's /stats, vLLM's /metrics), with those that were written and thrown away; else the client's.
+with 8 ms and 5 ms (or --small_token_ms). The base model alone decodes as many tokens as each nudged answer has. Tokens are the
+servers' own counts (/stats, vLLM's /metrics), with those that were written and thrown away; else the client's.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from language_models.interface import Metered, SamplingParams  # noqa: E402
 from nudging import NudgingResult, nudge  # noqa: E402
 from utils import count_tokens  # noqa: E402
 
-BASE_SPEED = ("--request_ms", "20", "--latency_ms", "30")
-SMALL_SPEED = ("--request_ms", "8", "--latency_ms", "5")
+BASE_SPEED = {"--request_ms": 20, "--latency_ms": 30}
+SMALL_SPEED = {"--request_ms": 8, "--latency_ms": 5}
 CASE_OPTIONS = (
     *("exp", "baseline_method", "base_model", "nudging_model", "proxy_chat_model", "proxy_base_model"),
     *("top_prob_thres", "completion_token_num", "completion_token_num_nudging", "max_token_total"),
@@ -213,7 +213,11 @@ def scripted(options: argparse.Namespace) -> None:
     questions += [made["question"] for made in gsm8k_rows(options.samples)]
     for name in options.cases:
         case = CASES[name]
-        servers = [ScriptedServer("--seed", str(case["seed"]), *speed).start() for speed in (BASE_SPEED, SMALL_SPEED)]
+        speeds = (BASE_SPEED, SMALL_SPEED | {"--latency_ms": options.small_token_ms})
+        told = [
+            [word for pair in ({"--seed": case["seed"]} | speed).items() for word in map(str, pair)] for speed in speeds
+        ]
+        servers = [ScriptedServer(*words).start() for words in told]
         try:
             small = {f"{role}_host": servers[1].host for role in ("nudging", "proxy_chat", "proxy_base")}
             settings = RunSettings(
@@ -257,6 +261,7 @@ def main() -> None:
         if kind == "scripted":
             cases = ["nudging_gamma0.4", "nudging_gamma0.5_small_chunks", "ensemble", "proxy_tuning"]
             command.add_argument("--cases", nargs="+", default=cases)
+            command.add_argument("--small_token_ms", type=float, default=SMALL_SPEED["--latency_ms"], metavar="MS")
             continue
         for option in ("base_model", "base_host", "nudging_model", "nudging_host"):
             command.add_argument(f"--{option}", required=True)
