@@ -68,8 +68,8 @@ def gate():
     """Put a gate in front of a scripted server: one that closes when the logs below a folder hold some records, and `too` holds."""
     gates = []
 
-    def start(server: ScriptedServer, folder: Path, records: int = 1, too=lambda: True) -> Gate:
-        gates.append(Gate(server, lambda: records_in(folder) >= records and too()))
+    def start(server: ScriptedServer, folder: Path, records: int = 1, too=lambda _: True) -> Gate:
+        gates.append(Gate(server, lambda body: records_in(folder) >= records and too(body)))
         return gates[-1]
 
     yield start

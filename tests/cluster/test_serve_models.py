@@ -1,10 +1,12 @@
 """scripts/serve_models.sh with a stand-in for vLLM: commands, waiting, messages, and that it leaves nothing behind."""
 
+import contextlib
 import os
 import re
 import signal
 import socket
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from runs import REPOSITORY
 from waiting import HANG, finish, wait_until
 
 from cluster.serve_models import is_before
+from cluster.server_processes import HostingError, Process, stop, wait_until_ready
 
 SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
 FAKE = str(REPOSITORY / "tests/support/fake_vllm.py")
@@ -46,6 +49,10 @@ class Hosting:
         output, errors = finish(self.process)
         return self.process.returncode, output, errors
 
+    def leaves_nothing(self) -> None:
+        """Wait until nothing is left: what was killed takes a moment to go."""
+        wait_until(lambda: not self.left_behind(), "nothing is left behind")
+
     def left_behind(self) -> list[str]:
         """Processes that were started for this one, and still run."""
         found = []
@@ -70,7 +77,7 @@ def hosting(tmp_path):
     yield start
     for one in started:
         one.process.kill()
-        wait_until(lambda one=one: not one.left_behind(), "nothing is left behind")
+        one.leaves_nothing()
 
 
 class TestCommands:
@@ -124,7 +131,8 @@ class TestHosting:
         for url in hosts.values():
             assert answers(url.removesuffix("/v1") + "/health")
         code, output, errors = pair.end(signal.SIGTERM)
-        assert code == 143 and "Traceback" not in errors and not pair.left_behind() and not pair.ready_file.exists()
+        assert code == 143 and "Traceback" not in errors and not pair.ready_file.exists()
+        pair.leaves_nothing()
         assert f"big at {hosts['BASE_HOST']}" in output and "python run_api.py" in output
         assert f"--base_model big --base_host {hosts['BASE_HOST']} --nudging_model small" in output
         (log,) = pair.ready_file.parent.glob("logs/base-*.log")
@@ -141,7 +149,7 @@ class TestHosting:
         pair = hosting("big", "small", "--device", "cpu")
         pair.hosts()
         pair.end(signal.SIGKILL)
-        wait_until(lambda: not pair.left_behind(), "nothing is left behind")
+        pair.leaves_nothing()
 
     def test_a_second_signal_ends_servers_that_do_not_want_to(self, hosting):
         pair = hosting("stubborn", "small", "--device", "cpu")
@@ -150,7 +158,8 @@ class TestHosting:
         wait_until(
             lambda: not answers(other.removesuffix("/v1") + "/health"), "the other server has ended", pair.process
         )
-        assert pair.end(signal.SIGINT)[0] == 130 and not pair.left_behind()
+        assert pair.end(signal.SIGINT)[0] == 130
+        pair.leaves_nothing()
 
     def test_a_server_that_dies_while_it_starts(self, hosting):
         code, output, errors = hosting("hangs", "dies", "--device", "cpu").end()
@@ -159,14 +168,30 @@ class TestHosting:
         assert errors.endswith("the first error in it: ValueError: the model is odd\n")
 
     def test_a_server_that_dies_later(self, hosting):
-        code, _, errors = hosting("big", "short-lived", "--device", "cpu").end()
-        assert code == 1 and "short-lived ended with status 9" in errors
+        pair = hosting("big", "small", "--device", "cpu")
+        with contextlib.suppress(OSError):  # it dies before it answers
+            urllib.request.urlopen(pair.hosts()["NUDGING_HOST"].removesuffix("/v1") + "/die", timeout=HANG)
+        code, _, errors = pair.end()
+        assert code == 1 and "small ended with status 9" in errors
 
     def test_a_server_that_does_not_come_up(self, hosting):
         code, _, errors = hosting("hangs", "small", "--device", "cpu", "--start_timeout", "1").end()
         # On a slow machine the other one may take more than a second, too.
         assert code == 1 and re.search(r"(hangs|small) does not answer after 1 s \(--start_timeout\)", errors)
-        assert "command:" in errors
+
+    def test_the_log_of_a_server_that_does_not_come_up(self, tmp_path):
+        said = "\n".join(f"\x1b[1mline {i}\x1b[0m" for i in range(20)) + "\n"
+        log, command = tmp_path / "log", ["bash", "-c", f"printf '%s' '{said}'; exec sleep {HANG}"]
+        process = Process("silent", command, {}, log, f"http://127.0.0.1:{free_port()}/health")
+        try:
+            wait_until(lambda: log.read_text() == said, "its log is written", process.process)
+            with pytest.raises(HostingError) as error:
+                wait_until_ready([process], timeout=0)
+        finally:
+            stop([process])
+        head, *lines = str(error.value).splitlines()
+        assert head == f"silent does not answer after 0 s (--start_timeout); the last lines of {log}:"
+        assert lines == [f"    line {i}" for i in range(8, 20)]
 
     def test_a_port_in_use(self, hosting):
         with socket.create_server(("127.0.0.1", 0)) as other:

@@ -67,14 +67,19 @@ def test_a_stop_leaves_out_what_has_not_begun_and_then_what_is_in_flight(overdue
         return i
 
     idle = []
-    results = as_finished(work, range(20), 2, stop=stop, idle=lambda: idle.append(go_on.set()))
+
+    def nothing_finished() -> None:
+        if stop.requested:  # else work would begin that waits for ever
+            idle.append(go_on.set())
+
+    results = as_finished(work, range(20), 2, stop=stop, idle=nothing_finished)
     finished: list = []
     reader = threading.Thread(target=lambda: finished.extend(results))
     reader.start()
     in_flight.wait(HANG)  # two are in flight
-    stop._stop.set()
     if overdue:
         stop._deadline = 0.0
+    stop._stop.set()
     reader.join(HANG)
     go_on.set()
     assert not reader.is_alive()

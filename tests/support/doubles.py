@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from runs import REPOSITORY
@@ -102,23 +103,24 @@ class ReplyServer:
 
 
 class Gate:
-    """A server in front of a scripted one. From the first request at which `closes` holds it keeps all waiting, until it is opened.
+    """A server in front of a scripted one: it keeps every request waiting for whose body `closes` holds, until it is opened.
 
     Where what is behind it is gone, the line is cut.
     """
 
-    def __init__(self, server: ScriptedServer, closes):
+    def __init__(self, server: ScriptedServer, closes: Callable[[dict], object]):
         self._server, self._closes = server, closes
-        self._closed, self._open = threading.Event(), threading.Event()
-        self.answered: list[dict] = []  # the requests' bodies
+        self._open = threading.Event()
+        self.held: list[dict] = []  # the bodies of requests that had to wait
+        self.answered: list[dict] = []  # of all that were answered
+        self.cut: list[str] = []  # of all whose line was cut, as JSON
         self._front = ReplyServer(self._reply)
         self.host = self._front.host
 
     def _reply(self, path: str, body):
-        if body is not None and not self._open.is_set():
-            if self._closed.is_set() or self._closes():
-                self._closed.set()
-                self._open.wait(HANG)
+        if body is not None and not self._open.is_set() and self._closes(body):
+            self.held.append(body)
+            self._open.wait(HANG)
         url, data = self._server.host.removesuffix("/v1") + path, None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
@@ -130,14 +132,11 @@ class Gate:
             with error:
                 return error.code, {}, error.read()
         except (OSError, http.client.HTTPException):
+            self.cut.append(json.dumps(body))
             return 0, {}, None
 
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
     def wait_until_closed(self, alive: subprocess.Popen) -> None:
-        wait_until(lambda: self.closed, "the gate is closed", alive)
+        wait_until(lambda: self.held, "the gate is closed", alive)
 
     def open(self) -> None:
         self._open.set()

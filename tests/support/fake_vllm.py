@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """In the place of a Python that has vLLM: `-m vllm.entrypoints.openai.api_server` starts a server of nothing.
 
-A model's name says what happens: `dies` ends with an error, `hangs` never answers, `short-lived` dies after a second,
-and `stubborn` ignores TERM and has a child process that does so too.
+A model's name says what happens: `dies` ends with an error, `hangs` never answers, and `stubborn` ignores TERM and has a
+child process that does so too. GET /die ends any of them.
 """
 
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -20,6 +19,8 @@ if sys.argv[1] == "-c":
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/die":
+            os._exit(9)
         self.send_response(200 if self.path == "/health" else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -33,8 +34,6 @@ if model == "dies":
     raise SystemExit(7)
 if model == "hangs":
     time.sleep(600)
-if model == "short-lived":
-    threading.Timer(1, os._exit, [9]).start()
 if model == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"

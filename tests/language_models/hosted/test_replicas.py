@@ -196,7 +196,7 @@ def test_a_run_over_two_replicas_of_which_one_is_killed(start_server, gate, tmp_
     steady, doomed = start_server("--seed", "2"), ScriptedServer("--seed", "2").start()
     fronts: list = []
 
-    def both_have_answered() -> bool:
+    def both_have_answered(_) -> bool:
         questions = ([body for body in front.answered if "apples" in body.get("prompt", "")] for front in fronts)
         return all(any(body["model"] == "base-lm" for body in asked) for asked in questions)
 
@@ -205,7 +205,7 @@ def test_a_run_over_two_replicas_of_which_one_is_killed(start_server, gate, tmp_
     options = [*nudging_options(",".join(hosts), data, tmp_path / "out"), "--num_threads", 4]
     running = Running(tmp_path / "said", run_api_command(*options))
     try:
-        wait_until(lambda: any(front.closed for front in fronts), "a gate is closed", running.process)
+        wait_until(lambda: any(front.held for front in fronts), "a gate is closed", running.process)
     finally:
         doomed.stop()
     for front in fronts:
