@@ -172,7 +172,9 @@ class TestLock:
                 pass
             assert ("delete" in str(refused.value)) == bool(error)  # what to do where nobody can see whether it lives
             holder.send_signal(signal.SIGKILL)
-        monkeypatch.setattr(files_module, "TAKE_OVER_SECONDS", HANG)  # it is taken over at the second look, whenever that is
+        monkeypatch.setattr(
+            files_module, "TAKE_OVER_SECONDS", HANG
+        )  # it is taken over at the second look, whenever that is
         with self.files(tmp_path).locked():
             pass
 

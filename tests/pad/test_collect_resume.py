@@ -9,7 +9,7 @@ import sys
 import needs
 import pytest
 from runs import REPOSITORY
-from waiting import finish, wait_until
+from waiting import finish
 
 torch = needs.module("torch")
 
@@ -57,28 +57,45 @@ def test_more_prompts_later(tiny, pad_folder):
     assert rows_of(pad_folder / "out/x_0.jsonl")[:2] == first and len(rows_of(pad_folder / "out/x_0.jsonl")) == 6
 
 
+# collect_model_outs.py, which stands still in the middle of an answer once a file has some lines.
+STANDS_STILL = """
+import sys, time
+from pathlib import Path
+repository, path, lines = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+sys.path.insert(0, repository)
+from torch.nn.modules.module import register_module_forward_pre_hook
+import collect_model_outs
+
+def stand_still(*_):
+    if path.exists() and path.read_bytes().count(b"\\n") >= lines:
+        print("stands still", flush=True)
+        time.sleep(1800)
+
+register_module_forward_pre_hook(stand_still)
+sys.exit(collect_model_outs.main(sys.argv[4:]))
+"""
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle(tiny, pad_folder):
     """Neither kill -9 nor SIGTERM loses what was finished, and the result is that of an undisturbed run."""
     (pad_folder / "x.config").write_text(json.dumps(GREEDY | {"mode": "topk"}))
-    (pad_folder / "p.json").write_text(json.dumps([f"Is {i} odd?" for i in range(30)]))
-    assert collect(*options(tiny, "--max_new_token", 40, out="out/undisturbed")) == 0
-    words = options(tiny, "--max_new_token", 40)
-    command = [sys.executable, str(REPOSITORY / "collect_model_outs.py"), *words]
+    (pad_folder / "p.json").write_text(json.dumps([f"Is {i} odd?" for i in range(8)]))
+    assert collect(*options(tiny, out="out/undisturbed")) == 0
+    words = options(tiny)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     path, kept = pad_folder / "out/x_0.jsonl", {}
-    for blow, answers in ((signal.SIGKILL, 3), (signal.SIGTERM, 6)):
-        process = subprocess.Popen(
-            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
-        wait_until(lambda n=answers: path.exists() and path.read_bytes().count(b"\n") >= n, "answers", process)
+    for blow, answers in ((signal.SIGKILL, 2), (signal.SIGTERM, 5)):
+        command = [sys.executable, "-c", STANDS_STILL, str(REPOSITORY), str(path), str(answers), *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        assert process.stdout.readline() == "stands still\n"
         process.send_signal(blow)
         _, error = finish(process)
         assert process.returncode == (-9 if blow == signal.SIGKILL else 143)
         assert blow == signal.SIGKILL or "the same command continues" in error
-        done = path.read_bytes().count(b"\n")
-        assert answers <= done < 30
-        now = {row["index"]: row for row in map(json.loads, path.read_text().split("\n")[:done])}
+        assert path.read_bytes().count(b"\n") == answers
+        now = {row["index"]: row for row in rows_of(path)}
         assert all(now[index] == row for index, row in kept.items())
         kept = now
     assert collect(*words) == 0

@@ -14,6 +14,7 @@ torch = needs.module("torch")
 
 import collect_model_outs  # noqa: E402
 import measure_reward  # noqa: E402
+from demo import fetch  # noqa: E402
 from pad.config import read_configs  # noqa: E402
 
 
@@ -84,8 +85,7 @@ def test_skipped_prompts_do_not_end_the_experiments_and_errors_do(code, goes_on,
 @pytest.fixture(scope="module")
 def aligned() -> str:
     """SmolLM2-135M-Instruct, as the demo's models are fetched and converted."""
-    finished = run(sys.executable, "scripts/get_demo_models.py", "--transformers", "demo-aligned")
-    assert finished.returncode == 0, finished.stderr
+    assert fetch.main(["--transformers", "demo-aligned"]) == 0
     return "demo-aligned"
 
 
@@ -100,61 +100,56 @@ def joy(aligned, tmp_path_factory) -> str:
     return str(folder)
 
 
+def in_a_process(program: str, words: list[str]) -> str:
+    """Run a command as a user does; what it prints."""
+    finished = run(sys.executable, program, *words)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, capsys):
+    """Run a command where its modules are loaded already; what it prints."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def run_it(program: str, words: list[str]) -> str:
+        capsys.readouterr()
+        assert {"collect_model_outs.py": collect_model_outs, "measure_reward.py": measure_reward}[program].main(
+            words
+        ) == 0
+        return capsys.readouterr().out
+
+    return run_it
+
+
 @pytest.mark.slow
 class TestRealWeights:
     """Both commands on more than random weights: guidance moves real answers where it should."""
 
-    def collected(self, folder, aligned, *more: object) -> list[list[dict]]:
+    def collected(self, run_it, folder, aligned, *more: str) -> list[list[dict]]:
         (folder / "x.config").write_text('{"rm_weight": 0, "topk": 10}\n{"rm_weight": 3, "topk": 10}')
-        words = [
-            "--llm",
-            aligned,
-            "--config",
-            folder / "x.config",
-            "--out_file",
-            folder / "out/x",
-            "--max_new_token",
-            14,
-        ]
-        words += [
-            "--dataset",
-            "scripts/demo_data/small_talk.json",
-            "--limit",
-            3,
-            "--batch_size",
-            3,
-            "--dtype",
-            "float32",
-        ]
-        finished = run(sys.executable, "collect_model_outs.py", *words, *more)
-        assert finished.returncode == 0, finished.stderr
+        words = ["--llm", aligned, "--config", f"{folder}/x.config", "--out_file", f"{folder}/out/x", *more]
+        words += ["--dataset", "scripts/demo_data/small_talk.json", "--dtype", "float32"]
+        run_it("collect_model_outs.py", [*words, "--limit", "3", "--batch_size", "3", "--max_new_token", "14"])
         return [rows_of(folder / f"out/x_{i}.jsonl") for i in range(2)]
 
-    def measured(self, folder, rm: str) -> dict:
-        words = [
-            "--out_file",
-            folder / "out/x_1.jsonl",
-            "--baseline",
-            folder / "out/x_0.jsonl",
-            "--rm",
-            rm,
-            "--metrics",
-        ]
-        finished = run(sys.executable, "measure_reward.py", *words)
-        assert finished.returncode == 0, finished.stderr
-        return json.loads(finished.stdout.splitlines()[-1])
+    def measured(self, run_it, folder, rm: str) -> dict:
+        files = ["--out_file", f"{folder}/out/x_1.jsonl", "--baseline", f"{folder}/out/x_0.jsonl"]
+        shown = run_it("measure_reward.py", [*files, "--rm", rm, "--metrics"])
+        return json.loads(shown.splitlines()[-1])
 
     def test_args_raises_the_reward_that_guides_it(self, aligned, joy, tmp_path):
-        plain, guided = self.collected(tmp_path, aligned, "--rm", joy, "--chat_template", "on")
+        plain, guided = self.collected(in_a_process, tmp_path, aligned, "--rm", joy, "--chat_template", "on")
         print(*(f"{p['result']!r} -> {g['result']!r}" for p, g in zip(plain, guided, strict=True)), sep="\n")
         assert all(len(row["result"].split()) > 5 for row in guided)
-        figures = self.measured(tmp_path, joy)
+        figures = self.measured(in_a_process, tmp_path, joy)
         assert figures["paired"]["wins"] >= 2 and figures["paired"]["difference"]["mean"] > 0
 
-    def test_pad_with_a_preference_text_writes_more_of_it(self, aligned, joy, tmp_path):
+    def test_pad_with_a_preference_text_writes_more_of_it(self, in_this_process, aligned, joy, tmp_path):
         """The reward model is the base LM itself, with the preference text against without."""
         preference = ["--sys_prompt", "Answer with great enthusiasm and joy. "]
-        plain, guided = self.collected(tmp_path, aligned, "--rm", aligned, "--ref", "self", *preference)
+        models = [aligned, "--rm", aligned, "--ref", "self"]
+        plain, guided = self.collected(in_this_process, tmp_path, *models, *preference)
         print(*(f"{p['result']!r} -> {g['result']!r}" for p, g in zip(plain, guided, strict=True)), sep="\n")
         assert [row["result"] for row in plain] != [row["result"] for row in guided]
         joyful = ("joy", "thrill", "excit", "delight", "happ", "!", "love", "wonder", "enthus")
@@ -163,4 +158,4 @@ class TestRealWeights:
             return sum(row["result"].lower().count(word) for row in rows for word in joyful)
 
         assert joys(guided) > joys(plain)
-        assert self.measured(tmp_path, joy)["n"] == 3
+        assert self.measured(in_this_process, tmp_path, joy)["n"] == 3
