@@ -11,7 +11,7 @@ from pathlib import Path
 import needs
 import pytest
 import slurm_cluster
-from doubles import free_port
+from doubles import Gate, free_port
 from runs import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
 from waiting import wait_until
 
@@ -37,7 +37,7 @@ thresholds = [0.4]
 [slurm]
 {serve}
 [slurm.sbatch]
-time = "10"
+time = "120"
 requeue = true
 """
 
@@ -103,22 +103,47 @@ def processes_of(log: Path) -> list[tuple[int, str]]:
     return found
 
 
-def test_a_sweep_whose_tasks_are_killed_and_requeued(slurm, server, start_server, tmp_path):
+@pytest.fixture
+def gate_of_shards(server):
+    """Start a gate that lets no shard of two ask anything after its second answer, until it is opened."""
+    gates = []
+
+    def start(logs: list[Path]) -> Gate:
+        def has_answered_two(body: dict) -> bool:
+            shard = shard_of(body)
+            return shard is not None and lines(logs[shard]) >= 2
+
+        gates.append(Gate(server, has_answered_two))
+        return gates[-1]
+
+    yield start
+    for one_of_them in gates:
+        one_of_them.stop()
+
+
+def shard_of(body: dict) -> int | None:
+    """Which of two shards asks for a question of gsm8k_rows (0 or 1); None for what a probe asks."""
+    found = re.search(r"Tom has (\d+) apples", str(body.get("prompt")))
+    return int(found[1]) % 2 if found else None
+
+
+def test_a_sweep_whose_tasks_are_killed_and_requeued(slurm, server, gate_of_shards, tmp_path):
     write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(16))
-    slow = start_server("--seed", "2", "--request_ms", "30")
-    array = submit(slurm, write_config(tmp_path, slow.host))
     name = "split_test_top_prob_0.4_thres_nudging_base-lm_llama-2-chat_None_samples"
     folder = tmp_path / "out put/gsm8k/all_info"
     logs = [folder / f"{name}_shard{i}of2.jsonl" for i in (1, 2)]
-    wait_until(lambda: min(map(lines, logs)) >= 2, "two answers in each shard")
+    front = gate_of_shards(logs)
+    array = submit(slurm, write_config(tmp_path, front.host))
+    wait_until(lambda: {shard_of(body) for body in front.held} == {0, 1}, "each shard waits after two answers")
     (killed,) = (pid for pid, shard in processes_of(logs[1]) if shard == "2/2")
     os.kill(killed, signal.SIGKILL)
     slurm("scontrol", "requeue", f"{array}_1")
     failed = f"{array}_2 FAILED"
-    wait_until(lambda: failed in {f"{job[0]} {job[1]}" for job in slurm.jobs()}, failed)
+    wait_until(lambda: failed in {f"{job[0]} {job[1]}" for job in slurm.jobs()}, failed, pause=slurm_cluster.LOOK)
     slurm("scontrol", "requeue", f"{array}_2")
     kept = [lines(log) for log in logs]
-    assert all(1 < n < 8 for n in kept), kept
+    assert kept == [2, 2]
+    front.open()
     slurm.wait_until_empty()
     for i, n in enumerate(kept, 1):
         told = one(tmp_path / "out put/slurm", f"{i}.log").read_text()
@@ -186,7 +211,7 @@ def run_batch_file(slurm, name: str, work: Path, environment: dict, *options: st
     for port in ("8000", "8001"):
         script = script.replace(f"_port={port}", f"_port={free_port()}")
     (work / name).write_text(script)
-    command = ["sbatch", "--cpus-per-task=1", "--time=5", *options, name, "--data_dir", str(work.parent / "data")]
+    command = ["sbatch", "--cpus-per-task=1", "--time=120", *options, name, "--data_dir", str(work.parent / "data")]
     command += ["--max_token_total", "64", "--output_dir", str(work.parent / "out")]
     done = subprocess.run(command, cwd=work, env=slurm.environment | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

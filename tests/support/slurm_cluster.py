@@ -8,6 +8,7 @@ from pathlib import Path
 from doubles import free_port
 from waiting import wait_until
 
+LOOK = 0.2  # seconds between two questions to Slurm: each starts a process
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch")
 CONFIGURATION = """\
 ClusterName=test
@@ -30,7 +31,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-KillWait=10
+KillWait=600
+MessageTimeout=100
 MinJobAge=300
 ReturnToService=2
 GresTypes=gpu
@@ -88,7 +90,7 @@ class SlurmCluster:
         def decided() -> bool:
             return any(process.poll() is not None for process in self._processes) or holds()
 
-        wait_until(decided, what)
+        wait_until(decided, what, pause=LOOK)
         if any(process.poll() is not None for process in self._processes):
             logs = "".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in self.folder.glob("*.[lo][ou][gt]"))
             raise RuntimeError(f"{what} did not come up:\n{logs}")
@@ -105,7 +107,7 @@ class SlurmCluster:
 
     def wait_until_empty(self) -> None:
         """Wait until no job is pending or running."""
-        wait_until(lambda: not self("squeue", "-h"), "no job is left")
+        wait_until(lambda: not self("squeue", "-h"), "no job is left", pause=LOOK)
 
     def stop(self) -> None:
         """Cancel what runs and end the daemons."""

@@ -10,13 +10,18 @@ HANG = 1800  # seconds; many times what the slowest of these waits takes
 
 
 def wait_until(
-    condition: Callable[[], object], what: str = "", alive: subprocess.Popen | None = None, limit: float = HANG
+    condition: Callable[[], object],
+    what: str = "",
+    alive: subprocess.Popen | None = None,
+    limit: float = HANG,
+    pause: float = 0.01,
 ) -> object:
     """Wait until a condition holds, and return what it gave.
 
     Args:
         alive: a process that must not end before.
         limit: seconds; shorter than HANG where the wait is of milliseconds, so that a failure is known soon.
+        pause: seconds between two looks; longer where a look starts a process.
     """
     until = time.monotonic() + limit
     while not (found := condition()):
@@ -26,7 +31,7 @@ def wait_until(
         assert time.monotonic() < until, f"{what or condition}: not within {limit} s"
         if found:
             break
-        time.sleep(0.01)
+        time.sleep(pause)
     return found
 
 
