@@ -1,14 +1,12 @@
 """Tests of scripts/sweep.py, its config, and scripts/paper_table.py."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from doubles import free_port
 from runs import REPOSITORY, Running, gsm8k_rows, one, write_rows
 from waiting import HANG
 
@@ -37,9 +35,19 @@ def labels(path: Path, **more) -> list[str]:
     return [task.label for task in read_sweep(path, **more).tasks]
 
 
-def run_sweep(path: Path, *options: str, env: dict | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), timeout=HANG)
+@pytest.fixture
+def run_sweep(capfd, monkeypatch):
+    """Run the command in this process; the runs of the sweep are processes of their own."""
+
+    def run(path: Path, *options: str, env: dict | None = None) -> subprocess.CompletedProcess:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            code = sweep.main([str(path), *options])
+        return subprocess.CompletedProcess(["sweep.py", path, *options], code, *capfd.readouterr())
+
+    return run
 
 
 class TestConfig:
@@ -174,7 +182,7 @@ class TestSlurmFiles:
 
 @pytest.mark.slow
 class TestRunning:
-    def test_a_sweep_goes_on_where_it_was_and_ends_in_a_table(self, server, tmp_path):
+    def test_a_sweep_goes_on_where_it_was_and_ends_in_a_table(self, run_sweep, server, tmp_path):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
         path = write(tmp_path, 'experiments = ["base_only", "nudging"]\nshards = 2\n', server.host)
         finished = run_sweep(path, "--only", "small")
@@ -196,14 +204,14 @@ class TestRunning:
         assert run_sweep(path).returncode == 0
         assert len(json.loads(one(tmp_path / "out", "*llama-2-chat_None_samples.json").read_text())) == 4
 
-    def test_one_failing_run_does_not_stop_the_others(self, server, tmp_path):
+    def test_one_failing_run_does_not_stop_the_others(self, run_sweep, server, tmp_path):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(2))
         path = write(tmp_path, 'data_sets = ["svamp", "gsm8k"]\nexperiments = ["base_only"]\n', server.host)
         finished = run_sweep(path)
         assert finished.returncode == 1 and "sweep.sh: failed: small: svamp base_only" in finished.stderr
         assert "Traceback" not in finished.stderr and "| gsm8k " in (tmp_path / "out/results.md").read_text()
 
-    def test_hosts_from_the_environment(self, server, tmp_path):
+    def test_hosts_from_the_environment(self, run_sweep, server, tmp_path):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(1))
         path = write(tmp_path, 'experiments = ["base_only"]\n', "${SWEEP_TEST_HOST}")
         finished = run_sweep(path)
@@ -217,11 +225,13 @@ class TestRunning:
         running = Running(tmp_path / "said", [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(path)])
         front.wait_until_closed(running.process)
         running.process.send_signal(signal.SIGTERM)
+        running.until_it_says("told to stop")
+        front.open()
         assert running.finish() == 143 and "sweep.sh: stopped; the same command continues" in running.stderr
         words = [state(task)[0] for task in read_sweep(path).tasks]
         assert words[0].startswith("unfinished, ") and words[0].endswith(" of 8") and words[1] == "to do"
 
-    def test_other_settings_are_not_taken_for_done(self, server, tmp_path):
+    def test_other_settings_are_not_taken_for_done(self, run_sweep, server, tmp_path):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(1))
         text = 'experiments = ["base_only"]\n'
         assert run_sweep(write(tmp_path, text, server.host)).returncode == 0
@@ -247,13 +257,13 @@ class TestPaperTable:
         assert "| olmo     | nudging       | 24.2 / – " in shown and shown.count("\n| ") == 13
 
     @pytest.mark.slow
-    def test_our_figures_beside_the_published_ones(self, server, tmp_path, capsys):
+    def test_our_figures_beside_the_published_ones(self, run_sweep, server, tmp_path, capfd):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
         text = 'experiments = ["nudging"]\n' + PAIR.replace("small", "llama-2") + "thresholds = [0.4]\n"
         path = write(tmp_path, text, server.host)
         assert run_sweep(path).returncode == 0
         assert paper_table.main(["--table_only", "--config", str(path)]) == 0
-        shown = capsys.readouterr().out
+        shown = capfd.readouterr().out
         (run,) = find_runs([tmp_path / "out"], print)
         assert f"46.2 / {100 * run.figures['accuracy']:.1f} ± " in shown and "published figures lie inside" in shown
         assert (tmp_path / "out/paper_table.csv").read_text().count("\n") == 2
@@ -263,7 +273,8 @@ class TestPaperTable:
         assert "none of the config's runs is in the paper's table" in capsys.readouterr().err
 
 
-def test_no_server(tmp_path):
-    """An unknown config file is a plain message."""
-    finished = run_sweep(tmp_path / f"none-{free_port()}.toml")
+def test_no_config(tmp_path):
+    """A config file that is not there is a plain message."""
+    command = [sys.executable, str(REPOSITORY / "scripts/sweep.py"), str(tmp_path / "none.toml")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "cannot be read" in finished.stderr

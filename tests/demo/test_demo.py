@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -66,16 +67,27 @@ def sessions(results: Path) -> list[int]:
     return [len(json.loads(path.read_text())["sessions"]) for path in sorted(results.rglob("*.run.json"))]
 
 
+def answers_before_a_kill(folder: Path) -> list[str]:
+    """Kill a demo between the first answer and the last; what it leaves is in its log.
+
+    Where the machine lets this process wait while the models answer, the kill comes too late, and it is tried once more.
+    """
+    while True:
+        killed = Demo(folder, "killed")
+        try:
+            killed.until(lambda killed=killed: killed.answers("base_only") or killed.process.poll() is not None)
+        finally:
+            killed.kill()
+        kept = killed.answers("base_only")
+        assert kept, killed.told()
+        if len(kept) < QUESTIONS:
+            return kept
+        shutil.rmtree(killed.results)
+
+
 @pytest.mark.slow
 def test_the_demo_killed_continued_and_repeated(tmp_path):
-    killed = Demo(tmp_path, "killed")
-    try:
-        killed.until(lambda: killed.answers("base_only") or killed.process.poll() is not None)
-        assert killed.process.poll() is None, killed.told()
-    finally:
-        killed.kill()
-    kept = killed.answers("base_only")
-    assert 1 <= len(kept) < QUESTIONS
+    kept = answers_before_a_kill(tmp_path)
 
     continued = Demo(tmp_path, "continued")
     try:
