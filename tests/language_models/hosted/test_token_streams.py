@@ -207,13 +207,19 @@ def test_top_probability_of_a_streamed_token():
     assert token.top_prob == pytest.approx(math.exp(-0.1))
 
 
+@pytest.fixture(scope="module")
+def narrow_servers(start_server) -> dict[int, ScriptedServer]:
+    """Servers with little room, by their seeds."""
+    rooms = {1: 60, 2: 75, 3: 90}
+    return {s: start_server("--seed", str(s), "--max_model_len", str(room)) for s, room in rooms.items()}
+
+
 @pytest.mark.parametrize("loop", ["nudging", "ensemble", "proxy_tuning"])
-def test_the_end_of_the_context_window_is_the_same_place(loop, start_server: ScriptedServer):
+def test_the_end_of_the_context_window_is_the_same_place(loop, narrow_servers):
     """Streams ask for more tokens than fit long before the published calls do."""
     settings = NudgingSettings(top_prob_thres=0.4, max_token_total=200)
     reasons = set()
-    for seed, room in ((1, 60), (2, 75), (3, 90)):
-        server = start_server("--seed", str(seed), "--max_model_len", str(room))
+    for seed, server in narrow_servers.items():
         answers = []
         for calls in ("published", "streamed"):
             models = [OpenAIEndpoint(name, server.host) for name in ("base-lm", "llama-2-chat", "proxy-lm")]
