@@ -70,8 +70,7 @@ def test_a_closed_stream_costs_what_was_read_of_it(start_server):
     server = start_server("--seed", "2", "--latency_ms", "50")
     model = endpoint(server.host)
     model.name = "base-lm"
-    stream = Metered(model).stream("Question: what is 35 and 2?
-", replace(ASKED, max_tokens=8000))
+    stream = Metered(model).stream("Question: what is 35 and 2?\n", replace(ASKED, max_tokens=8000))
     for _ in range(3):
         next(stream)
     stream.close()
