@@ -94,6 +94,8 @@ run() { # run COMMAND...: until it ends, told of a SIGTERM and stopped if a serv
     code=0
     "${arguments[@]}" &
     child=$!
+    # A SIGTERM between these two lines found no child to be told.
+    [ -z "$told_to_stop" ] || kill -TERM "$child" 2>/dev/null || true
     if [ ${#watched[@]} -gt 0 ]; then
         watch_over "${watched[@]}" &
         watcher=$!
