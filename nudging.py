@@ -19,6 +19,7 @@ from language_models.proposals import Base, Nudger, Proposal, ProposalEndsAnswer
 from language_models.readers import Writer
 from utils import clean_answer, count_tokens
 
+# The published program's own bounds: an answer has no more rounds, and ends where as many rounds repeat the words before.
 MAX_ROUNDS = 150
 MAX_REPEATS = 3
 REPETITION_WORDS = 5  # a text of more words than this that has been seen is a repetition
@@ -77,7 +78,7 @@ class RoundOver:
 def nudging_rounds(
     base: Base, nudger: Nudger, settings: NudgingSettings, criterion: Criterion
 ) -> Generator[Proposal | Piece | RoundOver, None, str]:
-    """The nudging loop (paper, section 3), as if no proposal ended the answer.
+    """The nudging loop (paper, section 3), as if no proposal ended the answer; where one does, `settle` ends it.
 
     Yields:
         In each round the nudging model's proposal, the words of it that are kept, the base model's tokens, and RoundOver.
@@ -105,7 +106,7 @@ def nudging_rounds(
         yield Piece(words, "nudging")
         answer, last_words = answer + words, words
         if run is not None:
-            if not run.empty:
+            if not run.empty:  # else the base model considers the answer finished, and the nudging model goes on
                 for token in base_goes_on(run, answer, settings.max_token_total - count_tokens(answer), certain):
                     yield Piece(token.text, "base")
                     answer += token.text
@@ -132,8 +133,6 @@ def take_over(base: Base, answer: str, proposal: Proposal, certain: Callable[[To
 def base_goes_on(run: Run, before: str, limit: int, certain: Callable[[Token], bool]) -> Iterator[Token]:
     """The base model's tokens after an answer text, until it is uncertain, repeats itself, or ends.
 
-    A call's tokens count only if they are no repetition as a whole; each is yielded as soon as that is known.
-
     Args:
         run: where they come from.
         before: the answer text.
@@ -144,38 +143,54 @@ def base_goes_on(run: Run, before: str, limit: int, certain: Callable[[Token], b
         ProposalEndsAnswer: no more of them are wanted.
     """
     yield run.first
-    added = run.first.text
-    first_call = True
-    while count_tokens(added) < limit:
-        seen, call = before + added, run.call()
-        held: list[Token] = []  # certain tokens that may still turn out to belong to a repetition
-        rest: list[Token] = []  # the first uncertain token, and what was read after it
-        accepted = ""
-        for token in call:
-            if not certain(token):
-                rest.append(token)
-                break
-            held.append(token)
-            accepted += token.text
-            # What goes on from a text that is new cannot have been seen either.
-            if accepted not in seen:
-                yield from held
-                held.clear()
-        # A call is a repetition if its whole text is one, what follows its uncertain token included.
-        whole = accepted + "".join(token.text for token in rest)
-        while whole in added and (token := next(call, None)):
-            rest.append(token)
-            whole += token.text
-        if whole in added or (len(accepted.split(" ")) > REPETITION_WORDS and accepted in seen):
-            run.put_back(held + rest)
-            return
-        run.put_back(rest)
-        yield from held
+    added, over, first_call = run.first.text, False, True
+    while not over and count_tokens(added) < limit:
+        accepted, over = yield from certain_tokens(run, before, added, certain)
         added += accepted
         # The end of the call that brought the nudging words to their end does not count as an ending.
-        if rest or (run.ended and not first_call):
-            return
+        over = over or (run.ended and not first_call)
         first_call = False
+
+
+def certain_tokens(
+    run: Run, before: str, added: str, certain: Callable[[Token], bool]
+) -> Generator[Token, None, tuple[str, bool]]:
+    """The tokens of one call that count: up to the first uncertain one, and none where they are a repetition as a whole.
+
+    Each is yielded as soon as it is known to count; what is read beyond them is put back.
+
+    Args:
+        run, before, certain: as for `base_goes_on`.
+        added: the base model's tokens of this round so far.
+
+    Returns:
+        Their text, and whether the base model goes no further: it is uncertain, or repeats itself.
+    """
+    seen, call = before + added, run.call()
+    held: list[Token] = []  # certain tokens that may still turn out to belong to a repetition
+    rest: list[Token] = []  # the first uncertain token, and what was read after it
+    accepted = ""
+    for token in call:
+        if not certain(token):
+            rest.append(token)
+            break
+        held.append(token)
+        accepted += token.text
+        # What goes on from a text that is new cannot have been seen either.
+        if accepted not in seen:
+            yield from held
+            held.clear()
+    # A call is a repetition if its whole text is one, what follows its uncertain token included.
+    whole = accepted + "".join(token.text for token in rest)
+    while whole in added and (token := next(call, None)):
+        rest.append(token)
+        whole += token.text
+    if whole in added or (len(accepted.split(" ")) > REPETITION_WORDS and accepted in seen):
+        run.put_back(held + rest)
+        return "", True
+    run.put_back(rest)
+    yield from held
+    return accepted, bool(rest)
 
 
 def settle(
