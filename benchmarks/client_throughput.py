@@ -115,7 +115,7 @@ def server_limit(port: int, seconds: float = 2.0) -> float:
     return count / seconds
 
 
-def drive(host: str, calls: str, threads: int, seconds: float) -> dict:
+def drive(host: str, request_mode: str, threads: int, seconds: float) -> dict:
     """Answer as many prompts as can be answered in some seconds; what was done per second."""
     models = [OpenAIEndpoint(name, host, max_connections=2 * threads) for name in ("base", "chat")]
     settings = NudgingSettings(top_prob_thres=0.4, max_token_total=256)
@@ -124,7 +124,7 @@ def drive(host: str, calls: str, threads: int, seconds: float) -> dict:
     def work() -> None:
         while time.monotonic() < until:
             views = [Metered(model, Usage()) for model in models]
-            nudge(*views, "Question: how many?\n", "[INST] How many? [/INST]", settings, request_mode=calls)
+            nudge(*views, "Question: how many?\n", "[INST] How many? [/INST]", settings, request_mode=request_mode)
             with lock:
                 totals["answers"] += 1
                 totals["requests"] += sum(view.usage.requests for view in views)
@@ -137,7 +137,9 @@ def drive(host: str, calls: str, threads: int, seconds: float) -> dict:
     for worker in workers:
         worker.join()
     took = time.monotonic() - began
-    found = {"request_mode": calls, "threads": threads} | {f"{name}/s": total / took for name, total in totals.items()}
+    found = {"request_mode": request_mode, "threads": threads} | {
+        f"{name}/s": total / took for name, total in totals.items()
+    }
     return found | {"client CPU": (time.process_time() - cpu) / took}
 
 
@@ -152,7 +154,11 @@ def main() -> None:
     port = receive.recv()
     host = f"http://127.0.0.1:{port}/v1"
     print(f"the server alone: {server_limit(port):.0f} replies/s to one connection")
-    rows = [drive(host, calls, n, options.seconds) for n in options.threads for calls in ("published", "streamed")]
+    rows = [
+        drive(host, request_mode, n, options.seconds)
+        for n in options.threads
+        for request_mode in ("published", "streamed")
+    ]
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f"))
     server.kill()
 

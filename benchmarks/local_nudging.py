@@ -85,10 +85,10 @@ class Pair:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        rows = 3 * max(options.threads)
-        self.nudging = LocalModel.load(options.nudging, device=options.device, dtype=options.dtype, samples=rows)
+        samples = 3 * max(options.threads)
+        self.nudging = LocalModel.load(options.nudging, device=options.device, dtype=options.dtype, samples=samples)
         self.base = LocalModel.load(
-            options.base, device=options.device, dtype=options.dtype, samples=rows, drafter=self.nudging
+            options.base, device=options.device, dtype=options.dtype, samples=samples, drafter=self.nudging
         )
         self.settings = NudgingSettings(top_prob_thres=options.top_prob_thres, max_token_total=options.max_token_total)
 
@@ -96,7 +96,9 @@ class Pair:
         """Answer all prompts, that many at a time."""
         if method in GENERATED:
             # On the thread that has run passes before: see Worker.call.
-            return self.base.rows.worker.call(lambda: self.generate(method, [prompt for prompt, _ in prompts], threads))
+            return self.base.slots.worker.call(
+                lambda: self.generate(method, [prompt for prompt, _ in prompts], threads)
+            )
         ways: dict[str, Callable[[str, str], str]] = {
             "nudging": self.nudged,
             "nudging without drafts": self.nudged,

@@ -120,26 +120,28 @@ def without_restarts(alone: Measured, lengths: list[int]) -> Measured:
     return dataclasses.replace(alone, seconds=seconds, wall=alone.wall * seconds / alone.seconds)
 
 
-def answer_job(prompts: dict[str, str], settings: RunSettings, calls: str):
+def answer_job(prompts: dict[str, str], settings: RunSettings, request_mode: str):
     """A job: the loop of the experiment, by one pattern."""
     if settings.exp == "nudging":
-        return lambda views: nudge(*views.values(), *prompts.values(), settings.nudging_settings, request_mode=calls)
+        return lambda views: nudge(
+            *views.values(), *prompts.values(), settings.nudging_settings, request_mode=request_mode
+        )
     loop = proxy_tuning if settings.baseline_method == "proxy_tuning" else average_ensemble
-    rest = {"max_token_total": settings.max_token_total, "request_mode": calls}
+    rest = {"max_token_total": settings.max_token_total, "request_mode": request_mode}
     return lambda views: loop(*views.values(), *prompts.values(), **rest)
 
 
 def compare(settings: RunSettings, models: dict[str, Replicas], prompts: list[dict[str, str]], threads: int) -> dict:
     """Both patterns and the base model alone, measured one after the other: the rows of the table, and answers that differ."""
     runs = {
-        calls: measure(models, threads, [answer_job(texts, settings, calls) for texts in prompts])
-        for calls in ("published", "streamed")
+        request_mode: measure(models, threads, [answer_job(texts, settings, request_mode) for texts in prompts])
+        for request_mode in ("published", "streamed")
     }
     lengths = [answer_length(result) for result in runs["streamed"].answers]
     jobs = [base_alone(texts["base"], n, settings) for texts, n in zip(prompts, lengths, strict=True)]
     alone = without_restarts(measure(models, threads, jobs), lengths)
     rows = [row("base alone", alone, alone, None, len(prompts))]
-    rows += [row(calls, run, alone, runs["published"], len(prompts)) for calls, run in runs.items()]
+    rows += [row(request_mode, run, alone, runs["published"], len(prompts)) for request_mode, run in runs.items()]
     return {"rows": rows, "differing": differing(runs["published"].answers, runs["streamed"].answers)}
 
 
@@ -152,7 +154,7 @@ def answer_length(result) -> int:
 
 def row(name: str, run: Measured, alone: Measured, published: Measured | None, samples: int) -> dict:
     """One line of the table."""
-    found = {"calls": name, "s/answer": run.seconds / samples, "answers/min": 60 * samples / run.wall}
+    found = {"request_mode": name, "s/answer": run.seconds / samples, "answers/min": 60 * samples / run.wall}
     if published is None:
         return found | {"x base alone": 1.0}
     found["x base alone"] = run.seconds / alone.seconds
