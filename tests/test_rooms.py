@@ -94,6 +94,26 @@ def test_nobody_imports_scripts():
     }
 
 
+def raw_imports(path: Path) -> set[str]:
+    return set(imports(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def first_names(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in raw_imports(path)}
+
+
+def test_nobody_imports_benchmarks_or_tests():
+    helpers = {path.stem for path in (REPOSITORY / "tests").rglob("*.py")} | {"tests", "benchmarks"}
+    found = {module for module, path in MODULES.items() if first_names(REPOSITORY / path) & helpers}
+    assert not found
+
+
+def test_benchmarks_import_of_tests_the_support_alone():
+    tests = {path.stem for path in (REPOSITORY / "tests").rglob("*.py") if path.parent.name != "support"} | {"tests"}
+    found = {path.name for path in (REPOSITORY / "benchmarks").glob("*.py") if first_names(path) & tests}
+    assert not found
+
+
 def test_the_paper_knows_the_interface_of_language_models_alone():
     allowed = {"language_models.interface", "language_models.readers", "language_models.proposals", "utils"}
     for module in ("nudging", "baselines"):
