@@ -16,14 +16,14 @@ _Uses = Annotated[StrictInt, Field(ge=0, le=10**15), Rule("is a number of reques
 
 
 def _sound(scores: object) -> object:
-    """Scores that are counted or shown; without a mean, those by aspects (the published program's) count as none."""
-    if scores and not isinstance(scores, dict):
-        raise ValueError
-    if scores and "mean" in scores:
+    """Scores that are counted or shown; what is no object, or has aspects and no mean (as published), counts as none."""
+    if not scores or not isinstance(scores, dict):
+        return scores
+    if "mean" in scores:
         parts = [part["score"] for part in scores.values() if isinstance(part, dict) and "score" in part]
         for value in (scores["mean"], *parts):
             _NUMBER.validate_python(value)
-    if scores and not isinstance(scores.get("judge"), str | None):
+    if not isinstance(scores.get("judge"), str | None):
         raise ValueError
     return scores
 

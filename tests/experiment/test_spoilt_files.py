@@ -171,7 +171,10 @@ def test_judges_replies(tmp_path_factory, found):
             {"usage": {"base": {"requests": -1}}},
             "sample 1: usage.base.requests is a number of requests or tokens; it is -1",
         ),
-        ({"scores": [1]}, "sample 1: scores holds no scores: an object with numbers, or null; it is [1]"),
+        (
+            {"scores": {"judge": 1}},
+            'sample 1: scores holds no scores: an object with numbers, or null; it is {"judge": 1}',
+        ),
     ],
 )
 def test_what_is_said_of_a_record(tmp_path, change, said):
