@@ -59,7 +59,8 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings) -> int:
     records = files.records() or read_records(path)
     if not all("gold_answer" in record for record in records):
         raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
-    from experiment.judge import judge_for, judge_records  # here: it takes a second, and is of no use to --help
+    # Imported here: the client takes a second, which --help need not wait for.
+    from experiment.judge import judge_for, judge_records
 
     judge, why_not = judge_for(data_set, settings), settings.why_none(data_set)
     failure = ""

@@ -22,7 +22,7 @@ from command.errors import OptionError
 from command.files import ResultsError, write_atomically
 from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url
 from datasets_loader import DataError
-from experiment.judge_settings import DEFAULT_KEY_ENV
+from experiment.judge_settings import DEFAULT_KEY_ENV, needs_no_key
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, ReplyLog, compare
@@ -233,14 +233,12 @@ def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: 
 
     @functools.cache
     def judge() -> "Judge":
-        from experiment.judge import (
-            Judge,  # here: the client takes a second, and a log that holds all replies needs none
-        )
+        # Imported here: the client takes a second, and a log that holds all replies needs none.
+        from experiment.judge import Judge
 
-        # A judge of one's own needs no key, unless a variable is named for it.
         variable = options.judge_api_key_env
-        free = options.judge_host and variable == DEFAULT_KEY_ENV and not os.environ.get(variable)
-        key = NEUTRAL_API_KEY if free else api_key(variable, "--judge_api_key_env")
+        no_key = needs_no_key(options.judge_host, variable)
+        key = NEUTRAL_API_KEY if no_key else api_key(variable, "--judge_api_key_env")
         requests = {name: getattr(options, name) for name in ("num_threads", "request_timeout", "max_retries")}
         return Judge(options.judge_model, options.judge_host, key, **requests)
 

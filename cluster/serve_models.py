@@ -25,7 +25,7 @@ from demo.catalogue import DEMO_MODELS, demo_cache_dir
 ROOT = Path(__file__).resolve().parent.parent
 ROLES = ("base", "nudging", "proxy_base")
 PORTS = {"base": 8000, "nudging": 8001, "proxy_base": 8002}
-MAX_LOGPROBS = 100  # proxy tuning reads that many
+MAX_LOGPROBS = 100  # as baselines.PROXY_TUNING_LOGPROBS; this command runs without the packages that baselines.py needs
 STORIES_CONTEXT = 256
 # `--generation-config vllm` is known since then; before, the option named a folder, or no defaults were read.
 GENERATION_CONFIG_SINCE = (0, 8)

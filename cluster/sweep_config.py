@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,8 +235,3 @@ def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
         no_judge = task.settings.judge_settings.why_none(data_set)
         return f"done, {unscored} of {answered} unscored" + (f" ({no_judge})" if no_judge else ""), bool(no_judge)
     return "done", True
-
-
-def command_line(task: Task) -> str:
-    """The command of a task, to be read."""
-    return shlex.join(["python", "run_api.py", *task.options])

@@ -119,7 +119,9 @@ def _step(part: int | str) -> str:
 def shown(value: object) -> str:
     """A value for a message, as JSON and mostly also TOML write it, of limited length."""
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a date of TOML
+        text = str(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
         return f"too long to be shown ({type(value).__name__})"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."

@@ -14,7 +14,7 @@ from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
 from language_models.hosted.llama_cpp import is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
-from language_models.interface import ModelError
+from language_models.interface import ModelError, SharedModel
 from language_models.local.loading import require_torch
 from utils import count_tokens
 
@@ -32,7 +32,7 @@ def connect(
     examples: list[Example],
     builders: dict[str, PromptBuilder],
     servers: contextlib.ExitStack,
-) -> "dict[str, Replicas | LocalModel]":
+) -> dict[str, SharedModel]:
     """The run's models, each server probed for what is needed of it; by role.
 
     GGUF models without a host are served by this process until `servers` is closed, transformers models loaded into it.

@@ -10,6 +10,11 @@ from datasets_loader import DataSet
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 
 
+def needs_no_key(host: str | None, variable: str) -> bool:
+    """Whether a judge is asked without an API key: one of one's own, unless a variable is named for it or holds one."""
+    return bool(host) and variable == DEFAULT_KEY_ENV and not os.environ.get(variable, "").strip()
+
+
 @dataclass(frozen=True)
 class JudgeSettings:
     """The options of run_api.py and eval_utils.py that concern the judge, with their defaults; see RunSettings.
@@ -46,7 +51,6 @@ class JudgeSettings:
             return ""
         if self.judge == "none":
             return "--judge none: the answers stay unscored"
-        # A judge of one's own needs no key, unless a variable is named for it.
-        if not self.key and not (self.judge_host and self.judge_api_key_env == DEFAULT_KEY_ENV):
+        if not self.key and not needs_no_key(self.judge_host, self.judge_api_key_env):
             return f"no judge: the environment variable {self.judge_api_key_env} holds no API key"
         return ""

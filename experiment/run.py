@@ -22,7 +22,7 @@ from experiment.rules import is_scored, score_by_rule
 from experiment.sample import PromptBuilder, answer_one
 from experiment.settings import RunSettings
 from experiment.summary import Summary, summarise
-from language_models.hosted.replicas import Replicas
+from language_models.interface import SharedModel
 
 KEPT_OF_EARLIER_SESSIONS = ("sessions", "answers_of_unknown_settings", "merged_from", "merged_at")
 
@@ -123,7 +123,7 @@ class Run:
         self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}
         self.records = records
 
-    def answer_and_score(self, models: dict[str, Replicas], request_mode: str) -> int:
+    def answer_and_score(self, models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer what is to do, score, write and summarise.
 
         Args:
@@ -173,7 +173,7 @@ class Run:
             return stopped
         return self._finish(failure)
 
-    def _answer(self, todo: list[int], models: dict[str, Replicas], request_mode: str) -> int:
+    def _answer(self, todo: list[int], models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer samples over a thread pool, adding to the records and the log; the exit code of what stopped it, or 0."""
         settings, rule = self.settings, self.data_set.scoring == "rule"
         stop = StopSignals(COMMAND.note)

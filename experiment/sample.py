@@ -16,8 +16,7 @@ from experiment.command_line import COMMAND
 from experiment.rules import rule_score
 from experiment.settings import RunSettings, SettingsError
 from language_models.hosted.http import shorten
-from language_models.hosted.replicas import Replicas
-from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams
+from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams, SharedModel
 from nudging import nudge
 from utils import apply_instruct_template, chat_template_prompt, recognise_family
 
@@ -84,7 +83,7 @@ def describe(
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 
 
-def used_request_mode(settings: RunSettings, models: dict[str, Replicas]) -> str:
+def used_request_mode(settings: RunSettings, models: dict[str, SharedModel]) -> str:
     """How the models of a run are asked: "streamed" or "published".
 
     Raises:
@@ -106,7 +105,7 @@ def answer_one(
     index: int,
     example: Example,
     builders: dict[str, PromptBuilder],
-    models: dict[str, Replicas],
+    models: dict[str, SharedModel],
     request_mode: str,
 ) -> dict:
     """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer.

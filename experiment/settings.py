@@ -15,7 +15,7 @@ from demo.catalogue import DEMO_MODELS
 from experiment.judge_settings import JudgeSettings
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.loading import DTYPES, is_transformers_model
-from nudging import NudgingSettings
+from nudging import CRITERIA, NudgingSettings
 from utils import INSTRUCT_TEMPLATES
 
 EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
@@ -163,7 +163,7 @@ class RunSettings:
     def models(self) -> dict[str, ModelSettings]:
         """What the run needs of each model, by role."""
         logprobs = {
-            ("nudging", "base"): 1,
+            ("nudging", "base"): CRITERIA["top_prob"].logprobs,
             ("baseline", "ensemble"): ENSEMBLE_LOGPROBS,
             ("baseline", "proxy_tuning"): PROXY_TUNING_LOGPROBS,
         }

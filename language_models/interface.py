@@ -160,6 +160,27 @@ class LanguageModel(Protocol):
         ...
 
 
+class SharedModel(Protocol):
+    """A model of a run, which all samples share.
+
+    `usage` is what was asked of it in all, `usage_by_host` that of each server (or of this process), `report` what model it is;
+    both as JSON has them.
+    """
+
+    name: str
+    usage: Usage
+    usage_by_host: dict[str, dict]
+    report: dict | list[dict]
+
+    def for_sample(self, sample_id: object) -> LanguageModel:
+        """The model as one sample sees it."""
+        ...
+
+    def streams(self, logprobs: bool) -> bool:
+        """Whether continuations can be streamed, with log-probabilities if need be."""
+        ...
+
+
 @dataclass
 class Metered:
     """A language model as one sample sees it: the same answers, and a count of what the sample asked for."""

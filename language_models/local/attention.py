@@ -1,7 +1,7 @@
 """Attention over the new tokens of several samples that stand in one row, each sample with its own keys and values.
 
 The linear layers, where the time goes, see one long matrix without padding; only the attention looks at each sample by itself.
-A sample's keys and values lie in a row of a cache that is allocated once, so that a text is cut back by a number and extended
+A sample's keys and values lie in a slot of a cache that is allocated once, so that a text is cut back by a number and extended
 by what is new; nothing is copied from pass to pass.
 """
 
@@ -30,7 +30,7 @@ class Sampling:
 
 @dataclass(slots=True)
 class Segment:
-    """New tokens of one sample: they stand at positions `start`, `start` + 1, ... of row `slot` of the cache.
+    """New tokens of one sample: they stand at positions `start`, `start` + 1, ... of a slot of the cache.
 
     Wanted is what follows each of the last `wanted` tokens, with the `top` most probable ones of each position.
     """
@@ -58,7 +58,7 @@ class KeyValueCache:
     def room_for(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer's tensors, with room for `length` tokens in each row; `key` and `value` are [1, heads, tokens, size]."""
+        """The layer's tensors, with room for `length` tokens in each slot; `key` and `value` are [1, heads, tokens, size]."""
         there = self.layers.get(layer)
         if there is not None and there[0].shape[2] >= length:
             return there

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spoilt import spoilt
 
 from cluster import slurm
-from cluster.sweep_config import ConfigError, command_line, read_sweep
+from cluster.sweep_config import ConfigError, read_sweep
 
 HOST = "http://localhost:1/v1"
 CONFIG = {
@@ -80,7 +80,7 @@ def test_a_config_is_read_or_refused_by_file_and_key(tmp_path_factory, found):
         # What fits by its type, such as a host or a name, is refused by what comes of it, under the name of its pair.
         assert not told or any(key in message for key in told) or re.search(r"pair|experiment|dataset_name", message)
     else:
-        assert all(command_line(task) and task.label for task in sweep.tasks)
+        assert all(task.options and task.label for task in sweep.tasks)
         for task in sweep.tasks:
             assert slurm._task_line(task) and isinstance(slurm._serve_line(task), str)
         assert slurm._array_script(sweep, path.parent, 3)

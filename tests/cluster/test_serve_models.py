@@ -14,7 +14,8 @@ from doubles import answers, free_port
 from runs import REPOSITORY
 from waiting import HANG, finish, wait_until
 
-from cluster.serve_models import is_before
+from baselines import PROXY_TUNING_LOGPROBS
+from cluster.serve_models import MAX_LOGPROBS, is_before
 from cluster.server_processes import HostingError, Process, stop, wait_until_ready
 
 SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
@@ -81,6 +82,9 @@ def hosting(tmp_path):
 
 
 class TestCommands:
+    def test_servers_give_as_many_log_probabilities_as_proxy_tuning_reads(self):
+        assert MAX_LOGPROBS == PROXY_TUNING_LOGPROBS
+
     def test_on_gpus(self):
         base, nudging = dry_run("big", "small", "--base_gpus", "0,1", "--nudging_gpus", "2", "--", "--seed", "3")
         assert "CUDA_VISIBLE_DEVICES=0,1 " in base and "CUDA_VISIBLE_DEVICES=2 " in nudging

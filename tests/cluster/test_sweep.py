@@ -11,7 +11,7 @@ from runs import REPOSITORY, Running, gsm8k_rows, one, write_rows
 from waiting import HANG
 
 from cluster import paper_table, slurm, sweep
-from cluster.sweep_config import ConfigError, command_line, read_sweep, state
+from cluster.sweep_config import ConfigError, read_sweep, state
 from reporting.run_table import find_runs
 
 PAIR = """
@@ -77,8 +77,8 @@ class TestConfig:
     def test_a_run_is_a_command_of_run_api(self, tmp_path):
         text = 'num_samples = 5\n[options]\nnum_threads = 3\nend_tokens = ["a", "b"]\njudge = "none"\n'
         (task,) = read_sweep(write(tmp_path, text)).tasks
-        assert command_line(task) == (
-            "python run_api.py --dataset_name gsm8k --exp nudging --base_model base-lm --base_host http://localhost:1/v1 "
+        assert " ".join(task.options) == (
+            "--dataset_name gsm8k --exp nudging --base_model base-lm --base_host http://localhost:1/v1 "
             "--nudging_model llama-2-chat --nudging_host http://localhost:1/v1 --top_prob_thres 0.3 "
             f"--output_dir {tmp_path}/out --num_samples 5 --data_dir {tmp_path} --num_threads 3 --end_tokens a b --judge none"
         )
