@@ -36,7 +36,9 @@ def tiny_pair(tmp_path_factory):
     from tiny_models import make_model, save
 
     folder = tmp_path_factory.mktemp("models")
-    return [save(folder / name, make_model("llama", seed, context=4096)) for seed, name in enumerate(("base", "chat"), 1)]
+    return [
+        save(folder / name, make_model("llama", seed, context=4096)) for seed, name in enumerate(("base", "chat"), 1)
+    ]
 
 
 def test_local_nudging(tiny_pair):
