@@ -3,12 +3,13 @@
 A field that an earlier version or the published program did not write has a default; of fields that are not here nothing is asked.
 """
 
-from dataclasses import field
+from dataclasses import field, fields, make_dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt, TypeAdapter
 
 from command.schema import Number, Rule, Seconds, Text, TextOrNull, Whole, WholeOrNull, open_table
+from language_models.interface import Usage
 
 _NUMBER = TypeAdapter(Number)
 # Means of them are taken, which a number of hundreds of digits has not.
@@ -35,12 +36,7 @@ class LogLine:
     index: Whole
 
 
-@open_table
-class _Usage:
-    requests: _Uses = 0
-    prompt_tokens: _Uses = 0
-    completion_tokens: _Uses = 0
-    retries: _Uses = 0
+_Usage = open_table(make_dataclass("_Usage", [(count.name, _Uses, 0) for count in fields(Usage)], frozen=True))
 
 
 @open_table

@@ -62,7 +62,7 @@ END_OF_SEQUENCE = Token("", (("", 0.0),))
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a model is to continue a prompt.
+    """How a model is to continue a prompt; the fields are called as in requests to /v1/completions, which are made of them.
 
     `max_tokens`: most tokens to write, in the model's own. `temperature` and `top_p`: sampling; temperature 0 is greedy.
     `logprobs`: how many of the most probable tokens to report at each position; None for no tokens at all.

@@ -1,7 +1,7 @@
 """A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
 
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import httpx2
 import openai
@@ -99,11 +99,10 @@ class OpenAIEndpoint:
     def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> TokenStream:
         """See LanguageModel; a draft is not looked at."""
 
-        def open_at(text: str, read: int, usage: Usage) -> EventStream:
-            left = replace(params, max_tokens=params.max_tokens - read)
-            return persist(lambda: self.attempt_stream(prompt + text, left), self.retry_policy, usage)
+        def open_after(text: str, missing: SamplingParams, usage: Usage) -> EventStream:
+            return persist(lambda: self.attempt_stream(prompt + text, missing), self.retry_policy, usage)
 
-        return ResumedStream(open_at, params.max_tokens, self.retry_policy.retries)
+        return ResumedStream(open_after, params, self.retry_policy.retries)
 
     def attempt_stream(self, prompt: str, params: SamplingParams) -> EventStream:
         """Continue a prompt (see LanguageModel.stream) by one request.

@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from language_models.hosted.endpoint import OpenAIEndpoint
@@ -150,14 +150,12 @@ class Replicas:
         """
         asked = order[0]
 
-        def open_at(text: str, read: int, usage: Usage) -> EventStream:
-            left = replace(params, max_tokens=params.max_tokens - read)
-
+        def open_after(text: str, missing: SamplingParams, usage: Usage) -> EventStream:
             def ask(i: int) -> EventStream:
                 nonlocal asked
                 asked = i
                 try:
-                    return self.endpoints[i].attempt_stream(prompt + text, left)
+                    return self.endpoints[i].attempt_stream(prompt + text, missing)
                 except TransientError:
                     usage.retries += 1
                     self.endpoints[i].count(Usage(retries=1))
@@ -169,7 +167,7 @@ class Replicas:
             self.endpoints[asked].count(Usage(retries=1))
             self._failed(asked, error)
 
-        return ResumedStream(open_at, params.max_tokens, self.retry_policy.retries, failed)
+        return ResumedStream(open_after, params, self.retry_policy.retries, failed)
 
     def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
         for i in self._worth_asking(order):

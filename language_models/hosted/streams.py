@@ -3,13 +3,14 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import httpx2
 import openai
 
 from language_models.hosted.http import json_object, plain_errors, seconds_to_wait
 from language_models.hosted.token_texts import TextMismatch, TokenReader, UnreadableReply, completion_choice
-from language_models.interface import END_OF_SEQUENCE, Token, TransientError, Usage
+from language_models.interface import END_OF_SEQUENCE, SamplingParams, Token, TransientError, Usage
 
 # llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.
 CLOSES_AFTER_STREAMS = "llama.cpp"
@@ -186,29 +187,29 @@ class ResumedStream:
 
     def __init__(
         self,
-        open_at: Callable[[str, int, Usage], EventStream],
-        max_tokens: int,
+        open_after: Callable[[str, SamplingParams, Usage], EventStream],
+        params: SamplingParams,
         retries: int,
         failed: Callable[[TransientError], None] = lambda error: None,
     ):
         """Open the stream.
 
         Args:
-            open_at: opens a stream after a text that has been written, of as many tokens as are missing; tries again by itself, and
-                counts the retries in the usage that it is given.
-            max_tokens: of the whole; a stream that breaks off after that many is over.
+            open_after: opens a stream after a text that has been written, with the params of what is missing; tries again by
+                itself, and counts the retries in the usage that it is given.
+            params: of the whole; a stream that breaks off after max_tokens is over.
             retries: how often in a row a stream may fail without a token more.
             failed: is told of each failure after the opening.
 
         Raises:
             ContextLengthError, ModelError: see LanguageModel.stream.
         """
-        self._open_at, self._failed = open_at, failed
-        self._max_tokens, self._retries = max_tokens, retries
+        self._open_after, self._failed = open_after, failed
+        self._params, self._retries = params, retries
         self._complete = False  # all tokens are there, and the server's last word is not
         self._text, self._read, self._failures, self._breaks = "", 0, 0, 0
         self._before = Usage()
-        self._stream = open_at("", 0, self._before)
+        self._stream = open_after("", params, self._before)
 
     @property
     def usage(self) -> Usage:
@@ -231,7 +232,7 @@ class ResumedStream:
             try:
                 token = next(self._stream)
             except TransientError as error:
-                if self._read >= self._max_tokens:
+                if self._read >= self._params.max_tokens:
                     self._complete = True
                     self._stream.close()
                     raise StopIteration from None
@@ -254,7 +255,8 @@ class ResumedStream:
         self._breaks += 1
         if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there
             time.sleep(seconds_to_wait(error, self._breaks))
-        self._stream = self._open_at(self._text, self._read, self._before)
+        missing = replace(self._params, max_tokens=self._params.max_tokens - self._read)
+        self._stream = self._open_after(self._text, missing, self._before)
 
     def close(self) -> None:
         """See TokenStream."""

@@ -21,7 +21,7 @@ def benchmark(name: str, *options: object) -> str:
 def test_nudging_speed():
     small = ("--samples", 1, "--threads", 1, "--cases", "nudging_gamma0.4_short", "--small_token_ms", 1)
     printed = benchmark("nudging_speed", "scripted", *small)
-    assert [name in printed for name in ("base alone", "published", "streamed", " 1/1 ")] == [True] * 4
+    assert all(word in printed for word in ("base alone", "published", "streamed", " 1/1 "))
 
 
 def test_client_throughput():
