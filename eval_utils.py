@@ -3,26 +3,30 @@
     python eval_utils.py outputs/strategyqa/all_info/NAME.json [--judge_model MODEL --judge_host URL]
 
 scores what has no score yet in a result file, and summarises it, by the rules of the nudging paper's program (arXiv 2410.09300).
+Scores that are there stay: another judge needs --rescore, which copies the old files aside.
 """
 
 import argparse
+import copy
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from command.console import Command, visible
 from command.files import ResultsError
 from datasets_loader import DATA_SETS, DataSet
-from experiment.judge_settings import JudgeSettings
+from experiment.judge_settings import JUDGE_OPTIONS, JUDGES, JudgeSettings
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
+from language_models.local.loading import DTYPES
 
 COMMAND = Command("eval_utils.py")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Score and summarise an existing result file; returns the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; the judge's options are those of run_api.py."""
     parser = argparse.ArgumentParser(prog=COMMAND.name, description="Score and summarise an existing result file.")
     parser.add_argument(
         "result", type=Path, help="a .json or .jsonl file that run_api.py has written, or the published program's .json"
@@ -30,60 +34,110 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dataset_name", choices=DATA_SETS, help="the data set (default: read from the path outputs/NAME/all_info/...)"
     )
-    parser.add_argument("--judge", choices=("auto", "none"), default=JudgeSettings.judge, help="none: summarise only")
-    parser.add_argument("--judge_model", help="the judge (default: the data set's)")
-    parser.add_argument("--judge_host", help="base URL of an OpenAI-compatible server (default: OpenAI)")
+    parser.add_argument("--judge", choices=JUDGES, default=JudgeSettings.judge, help="none: summarise only")
+    for name, how in JUDGE_OPTIONS.items():
+        parser.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **how)
     parser.add_argument(
-        "--judge_api_key_env",
-        default=JudgeSettings.judge_api_key_env,
-        help="environment variable that holds its API key",
+        "--rescore", action="store_true", help="judge all answers anew; the old files are copied aside first"
     )
+    parser.add_argument("--device", default=JudgeSettings.device, help="of a judge that this process runs")
+    parser.add_argument("--dtype", choices=DTYPES, default=JudgeSettings.dtype, help="its number format")
     parser.add_argument("--num_threads", type=int, default=JudgeSettings.num_threads)
     parser.add_argument("--request_timeout", type=float, default=JudgeSettings.request_timeout)
     parser.add_argument("--max_retries", type=int, default=JudgeSettings.max_retries)
-    options = vars(parser.parse_args(argv))
-    path, name = options.pop("result"), options.pop("dataset_name")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score and summarise an existing result file; returns the exit code: 0, 1 (answers have no scores), 2 (cannot be done)."""
+    options = vars(build_parser().parse_args(argv))
+    path, name, rescore = (options.pop(option) for option in ("result", "dataset_name", "rescore"))
     name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
 
     def work() -> int:
         if name is None:
             raise ResultsError(f"of which data set are the answers in {path}? Say so by --dataset_name")
-        return _score_file(path, DATA_SETS[name], JudgeSettings(**options))
+        return _score_file(path, DATA_SETS[name], JudgeSettings(**options), rescore)
 
     return COMMAND.run(work, interrupted="interrupted; the scores so far are saved, the same command continues")
 
 
-def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings) -> int:
-    files = ResultFiles.of(path)
-    # A log beside the named file knows more than it, where a run was continued and killed since.
-    records = files.records() or read_records(path)
-    if not all("gold_answer" in record for record in records):
-        raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
-    # Imported here: the client takes a second, which --help need not wait for.
-    from experiment.judge import judge_for, judge_records
-
-    judge, why_not = judge_for(data_set, settings), settings.why_none(data_set)
-    failure = ""
+def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore: bool) -> int:
+    files, why_none = ResultFiles.of(path), settings.why_none(data_set)
+    if not any(file.is_file() for file in (path, files.json, files.jsonl)):
+        raise ResultsError(f"there is no file {path}")
+    if rescore and (why_none or data_set.scoring == "rule"):
+        raise ResultsError(f"--rescore needs a judge; {why_none or 'the answers to this data set are scored by rule'}")
     with files.locked():
+        # A log beside the named file knows more than it, where a run was continued and killed since.
+        records, metadata = files.records() or read_records(path), files.read_run()
+        if not all("gold_answer" in record for record in records):
+            raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
+        before = copy.deepcopy(records)
+        # Scores, and texts, that this program has not written are copied before anything is added to them.
+        kept_aside = bool(metadata) or not (files.txt.exists() or any(record.get("scores") for record in records))
+
+        def keep_aside() -> None:
+            nonlocal kept_aside
+            if not kept_aside:
+                kept_aside = True
+                for copied in files.set_aside(copy=True):
+                    COMMAND.note(f"copied aside: {copied}")
+
         if data_set.scoring == "rule":
             score_by_rule(records)
-        elif judge is not None:
-            files.open_log()
-            failure = judge_records(records, data_set, judge, settings.num_threads, files.append)
-        sessions = files.read_run().get("sessions", [])
+            notes, exit_code = [], 0
+        else:
+            if rescore:
+                kept_aside = False
+                keep_aside()
+                records = [record | ({} if "error" in record else {"scores": None}) for record in records]
+                files.write_final(
+                    records, None
+                )  # a later command that goes on from here must not take old scores for new
+            notes, exit_code = _judge(records, data_set, settings, path, files, keep_aside) if not why_none else ([], 0)
+        if records != before:
+            keep_aside()
+            # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
+            files.write_final(records, readable_text(records) if files.has_layout else None)
+        sessions = metadata.get("sessions", [])
         seconds = sum(session.get("seconds", 0) for session in sessions) if sessions else None
-        summary = summarise(records, data_set.scoring, seconds, judge.model if judge else None)
+        summary = summarise(records, data_set.scoring, seconds)
         print(visible(str(summary)))
-        # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
-        files.write_final(records, readable_text(records) if files.has_layout else None)
         if files.has_layout:
             files.write_summary(summary.fields)
-    if why_not and not summary.fields["unscored"]:
-        why_not = ""
-    for message in (why_not, failure and f"{summary.fields['unscored']} answers could not be scored: {failure}"):
-        if message:
-            COMMAND.note(message)
-    return 1 if failure else 0
+    unscored = summary.fields["unscored"]
+    for line in (*notes, *([why_none] if why_none and unscored else [])):
+        COMMAND.note(line)
+    return exit_code or (1 if unscored and settings.judge != "none" else 0)
+
+
+def _judge(
+    records: list[dict],
+    data_set: DataSet,
+    settings: JudgeSettings,
+    path: Path,
+    files: ResultFiles,
+    before_saving: Callable[[], None],
+) -> tuple[list[str], int]:
+    """Score what has no scores, in place; lines that say what could not be scored, and the code of what stopped it."""
+    # Imported here: the client takes a second, which --help need not wait for.
+    from experiment.judge import judge_missing, refuse_other_judges
+
+    if settings.judge_model:
+        refuse_other_judges(records, data_set.scoring, settings.judge_model, path)
+    opened = False
+
+    def save(entry: dict) -> None:
+        nonlocal opened
+        if not opened:
+            before_saving()
+            files.open_log()
+            opened = True
+        files.append(entry)
+
+    judged = judge_missing(records, data_set.scoring, settings, settings.name_for(data_set), save, COMMAND.note)
+    return judged.in_words("the same command without --rescore"), judged.exit_code
 
 
 if __name__ == "__main__":

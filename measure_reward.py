@@ -7,12 +7,14 @@ The reward models of the PAD paper (arXiv 2410.04070, section 4) and any sequenc
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import json
 import os
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -20,17 +22,15 @@ from tqdm import tqdm
 from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError, write_atomically
-from command.options import NEUTRAL_API_KEY, api_key, check_requests, check_url
+from command.options import api_key
 from datasets_loader import DataError
-from experiment.judge_settings import DEFAULT_KEY_ENV, needs_no_key
+from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
+from language_models.interface import ChatModel
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
-from pad.pairwise_judge import CRITERIA, ReplyLog, compare
+from pad.pairwise_judge import CRITERIA, REPLY_SCHEMA, ReplyLog, compare, instructions
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, table
-
-if TYPE_CHECKING:
-    from experiment.judge import Judge
 
 FORMATS = ("native", "upstream")
 
@@ -66,9 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--metrics", action="store_true", help="repetition, diversity, length")
     group.add_argument("--embedder", metavar="MODEL", help="coherence by this sentence encoder")
     group = parser.add_argument_group("judge (compares with --baseline)")
-    group.add_argument("--judge_model", metavar="MODEL", help="a model behind an OpenAI-compatible server")
-    group.add_argument("--judge_host", metavar="URL", help="its base URL (default: OpenAI)")
-    group.add_argument("--judge_api_key_env", default=DEFAULT_KEY_ENV, metavar="VAR", help="holds its API key")
+    group.add_argument(
+        "--judge_model", metavar="MODEL", help="a model of --judge_host, a GGUF file, a folder or hub id"
+    )
+    for name in ("judge_host", "judge_api_key_env"):
+        group.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **JUDGE_OPTIONS[name])
     group.add_argument("--judge_criterion", choices=CRITERIA, default="overall")
     group.add_argument("--judge_log", metavar="FILE", help="keeps its replies; what is in it is not asked again")
     group.add_argument("--n", type=int, metavar="N", help="at most N prompts, drawn by --seed (default: all)")
@@ -101,9 +103,7 @@ def check(options: argparse.Namespace) -> None:
         raise OptionError("nothing to measure: name a reward model by --rm, or --metrics, --embedder, --judge_model")
     if options.judge_model and not options.baseline:
         raise OptionError("--judge_model compares with --baseline, which is missing")
-    if options.judge_host:
-        check_url(options.judge_host, "--judge_host")
-    check_requests(options.num_threads, options.request_timeout, options.max_retries)
+    judge_settings(options)
     for name in ("batch_size", "n"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")
@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
         report |= text_figures(options, list(answers.values()))
         if options.judge_model:
             report["judged"] = judged(options, answers, baseline)
-            unanswered += report["judged"]["failed"]
+            unanswered += tell_unscored(report["judged"])
         show(report)
         reports.append(report | ({"scores": {str(i): value for i, value in scores.items()}} if score else {}))
     save(options, reports, arrays)
@@ -230,29 +230,63 @@ def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:
 def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: dict[int, Answered]) -> dict:
     """Win rates by the judge."""
     log = ReplyLog(Path(options.judge_log) if options.judge_log else None)
+    settings = judge_settings(options)
+    name = options.judge_model
+    opening = threading.Lock()
+    with contextlib.ExitStack() as opened:
 
-    @functools.cache
-    def judge() -> "Judge":
-        # Imported here: the client takes a second, and a log that holds all replies needs none.
-        from experiment.judge import Judge
+        @functools.cache
+        def judge() -> ChatModel:
+            # Imported here: the client takes a second, and a log that holds all replies needs none.
+            from experiment.judge import open_judge
 
-        variable = options.judge_api_key_env
-        no_key = needs_no_key(options.judge_host, variable)
-        key = NEUTRAL_API_KEY if no_key else api_key(variable, "--judge_api_key_env")
-        requests = {name: getattr(options, name) for name in ("num_threads", "request_timeout", "max_retries")}
-        return Judge(options.judge_model, options.judge_host, key, **requests)
+            if settings.lacks_key(name):
+                api_key(settings.judge_api_key_env, "--judge_api_key_env")
+            both = (f"{one.question}{one.answer}" for one in (*answers.values(), *baseline.values()))
+            longest = 2 * max(both, key=len)  # two answers to one question
+            return opened.enter_context(
+                open_judge(name, settings, REPLY_SCHEMA, [(instructions(options.judge_criterion), longest)], note)
+            )
 
-    return compare(
-        answers,
-        baseline,
-        lambda instructions, question: judge().ask(instructions, question),
-        judge=options.judge_model,
-        criterion=options.judge_criterion,
-        n=options.n,
-        seed=options.seed,
-        num_threads=options.num_threads,
-        log=log,
-    )
+        def ask(told: str, question: str) -> str:
+            with opening:
+                asked = judge()
+            return asked.ask(told, question).text
+
+        return compare(
+            answers,
+            baseline,
+            ask,
+            judge=name,
+            criterion=options.judge_criterion,
+            n=options.n,
+            seed=options.seed,
+            num_threads=options.num_threads,
+            log=log,
+            replay=settings.lacks_key(name),
+        )
+
+
+def tell_unscored(judged: dict) -> int:
+    """Say which pairs the judge's figures leave out; how many they are."""
+    if judged["failed"]:
+        note(f"{judged['failed']} pairs were not judged ({judged['error']}); the same command tries again")
+    if judged["unreadable"]:
+        note(
+            f"{judged['unreadable']} pairs are not counted, since the judge's replies cannot be read, such as "
+            f"{judged['unreadable_reply']}; the same command asks again"
+        )
+    if judged["left"]:
+        note(
+            f"stopped judging: most replies cannot be read; {judged['left']} pairs are left; choose another --judge_model"
+        )
+    return judged["failed"] + judged["unreadable"] + judged["left"]
+
+
+def judge_settings(options: argparse.Namespace) -> JudgeSettings:
+    """What the options say of the judge (OptionError: it cannot be)."""
+    names = {field.name for field in dataclasses.fields(JudgeSettings)} & vars(options).keys()
+    return JudgeSettings(**{name: getattr(options, name) for name in names})
 
 
 def show(report: dict) -> None:

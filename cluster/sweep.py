@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cluster.slurm import read_task, submit
-from cluster.sweep_config import ConfigError, Sweep, Task, read_sweep, state, unset_variables
+from cluster.sweep_config import ConfigError, Sweep, Task, lacks_scores, read_sweep, state, unset_variables
 from command.console import Command
 from command.files import ResultsError
 from command.stopping import INTERRUPTED, TERMINATED, Terminated
@@ -71,12 +71,13 @@ def list_tasks(sweep: Sweep) -> int:
 
 
 def run_all(sweep: Sweep) -> int:
-    """Run what is not done, one after the other; returns 1 if any failed, 130 or 143 if it was stopped."""
-    failed = []
+    """Run what is not done, one after the other; returns 1 if any failed or was not scored, 130 or 143 if it was stopped."""
+    failed, unscored = [], []
     for number, task in enumerate(sweep.tasks, 1):
         words, done = state(task)
         print(visible(f"== [{number}/{len(sweep.tasks)}] {task.label}: {words}"), flush=True)
         if done:
+            unscored += [task] if lacks_scores(task) else []
             continue
         if unset := [name for word in task.options for name in unset_variables(word)]:
             say(f"{task.label}: the environment variable {unset[0]} is not set, which the config takes a host from")
@@ -87,15 +88,17 @@ def run_all(sweep: Sweep) -> int:
             say("stopped; the same command continues")
             return TERMINATED if code in (TERMINATED, -15) else INTERRUPTED
         if code:
-            failed.append(task)
+            (unscored if lacks_scores(task) else failed).append(task)
     for task in failed:
         say(f"failed: {task.label}")
-    if failed:
+    for task in unscored:
+        say(f"{task.label}: {state(task)[0]}")
+    if failed or unscored:
         try:
             collect(sweep, every=False)
         except ResultsError as error:
             say(f"no table: {error}")
-    return 1 if failed else 0
+    return 1 if failed or unscored else 0
 
 
 def run_task(task: Task) -> int:

@@ -215,6 +215,12 @@ def state(task: Task) -> tuple[str, bool]:
     return _state_of(task, task.files)
 
 
+def lacks_scores(task: Task) -> bool:
+    """Whether a task has all its answers, and not the scores that it was to give them."""
+    words, _ = state(task)
+    return words.startswith("done") and "unscored" in words and task.settings.judge != "none"
+
+
 def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     try:
         records, metadata = files.records(), files.read_run()

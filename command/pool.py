@@ -3,13 +3,30 @@
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
-from command.stopping import StopSignals
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 POLL_SECONDS = 0.5  # a wait without a limit would keep signals from being handled
+
+
+class Stop(Protocol):
+    """Whether no new work shall begin, and whether what is in flight shall be waited for no longer; StopSignals is one."""
+
+    @property
+    def requested(self) -> bool: ...
+
+    @property
+    def overdue(self) -> bool: ...
+
+
+@dataclass
+class EarlyStop:
+    """A stop for reasons that lie in the work itself."""
+
+    requested: bool = False
+    overdue: bool = False
 
 
 def as_finished(
@@ -17,7 +34,7 @@ def as_finished(
     items: Sequence[Item],
     num_threads: int,
     *,
-    stop: StopSignals | None = None,
+    stop: Stop | None = None,
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Item, Value | BaseException]]:
     """Do some work for every item, `num_threads` at a time, and hand back what came of each as soon as it is finished.

@@ -6,6 +6,7 @@ import sys
 from command.console import Command
 from command.errors import OptionError
 from datasets_loader import DATA_SETS
+from experiment.judge_settings import JUDGE_OPTIONS
 from experiment.settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
 from language_models.local.loading import DTYPES
 from utils import INSTRUCT_TEMPLATES
@@ -125,9 +126,8 @@ def build_parser() -> argparse.ArgumentParser:
     option("max_outage", "seconds that a server may be unreachable (restarting) meanwhile", type=float, metavar="S")
     group = parser.add_argument_group("scoring of the judged data sets")
     option("judge", "auto, or none to leave them unscored", metavar="auto|none")
-    option("judge_model", "the judge (default: gpt-4o-mini; gpt-4o for coin_flip and just-eval)", metavar="MODEL")
-    option("judge_host", "base URL of an OpenAI-compatible server (default: OpenAI)", metavar="URL")
-    option("judge_api_key_env", "environment variable that holds its API key", metavar="VAR")
+    for name, how in JUDGE_OPTIONS.items():
+        option(name, **how)
     group = parser.add_argument_group("results")
     option("output_dir", "where results go: DIR/NAME/...", metavar="DIR")
     option("exp_prefix", "put into the names of the result files", metavar="PREFIX")

@@ -6,8 +6,29 @@ from dataclasses import dataclass
 from command.errors import OptionError
 from command.options import api_key, check_requests, check_url
 from datasets_loader import DataSet
+from experiment.judgements import PUBLISHED, UNSCORED
+from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
+from language_models.local.loading import DTYPES, is_transformers_model
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
+JUDGES = ("auto", "none")
+UNREADABLE_JUDGEMENTS = (UNSCORED, PUBLISHED)
+
+# For the command lines of run_api.py and eval_utils.py.
+JUDGE_OPTIONS = {
+    "judge_model": {
+        "help": "the judge: a model of --judge_host, or without a host a GGUF file, a bundled model's name, or a folder or hub id "
+        "of a transformers model, which this process runs (default: gpt-4o-mini; gpt-4o for coin_flip and just-eval)",
+        "metavar": "MODEL",
+    },
+    "judge_host": {"help": "base URL of an OpenAI-compatible server (default: OpenAI)", "metavar": "URL"},
+    "judge_api_key_env": {"help": "environment variable that holds its API key", "metavar": "VAR"},
+    "unreadable_judgements": {
+        "help": "what an answer counts as whose judgement cannot be read: unscored (and asked for again), or as in the published "
+        "program wrong, or 1 in every aspect",
+        "metavar": "|".join(UNREADABLE_JUDGEMENTS),
+    },
+}
 
 
 def needs_no_key(host: str | None, variable: str) -> bool:
@@ -19,6 +40,8 @@ def needs_no_key(host: str | None, variable: str) -> bool:
 class JudgeSettings:
     """The options of run_api.py and eval_utils.py that concern the judge, with their defaults; see RunSettings.
 
+    `device` and `dtype` are those of a transformers model that this process loads.
+
     Raises:
         OptionError: at construction, if one of them cannot work.
     """
@@ -27,17 +50,29 @@ class JudgeSettings:
     judge_model: str | None = None
     judge_host: str | None = None
     judge_api_key_env: str = DEFAULT_KEY_ENV
+    unreadable_judgements: str = UNSCORED
+    device: str = "auto"
+    dtype: str = "auto"
     num_threads: int = 20
     request_timeout: float = 600.0
     max_retries: int = 8
 
     def __post_init__(self):
-        if self.judge not in ("auto", "none"):
-            raise OptionError(f"--judge has no choice {self.judge!r}; choose one of: auto, none")
+        choices = {"judge": JUDGES, "unreadable_judgements": UNREADABLE_JUDGEMENTS, "dtype": DTYPES}
+        for option, allowed in choices.items():
+            if getattr(self, option) not in allowed:
+                raise OptionError(
+                    f"--{option} has no choice {getattr(self, option)!r}; choose one of: {', '.join(allowed)}"
+                )
         if self.judge_host:
             check_url(self.judge_host, "--judge_host")
         if self.key:  # without a key there is no judge, which is no error
             api_key(self.judge_api_key_env, "--judge_api_key_env")
+        if self.judge == "auto" and self.judge_model and self.is_own(self.judge_model) and is_gguf(self.judge_model):
+            try:
+                gguf_path(self.judge_model)
+            except EmbeddedServerError as error:
+                raise OptionError(f"--judge_model: {error}") from None
         check_requests(self.num_threads, self.request_timeout, self.max_retries)
 
     @property
@@ -45,12 +80,25 @@ class JudgeSettings:
         """The API key in the environment, "" for none."""
         return os.environ.get(self.judge_api_key_env, "").strip()
 
+    def is_own(self, name: str) -> bool:
+        """Whether a judge is a model of this process: without a host, a GGUF file, a bundled model's name, a folder or hub id."""
+        return not self.judge_host and (is_gguf(name) or is_transformers_model(name))
+
+    def name_for(self, data_set: DataSet) -> str:
+        """The judge model of a data set: the one that is named, or the data set's own."""
+        return self.judge_model or data_set.judge_model
+
     def why_none(self, data_set: DataSet) -> str:
         """Why the answers to a data set are not judged: "" where they are, or where a rule scores them."""
         if data_set.scoring == "rule":
             return ""
         if self.judge == "none":
             return "--judge none: the answers stay unscored"
-        if not self.key and not needs_no_key(self.judge_host, self.judge_api_key_env):
-            return f"no judge: the environment variable {self.judge_api_key_env} holds no API key"
-        return ""
+        if not self.lacks_key(self.name_for(data_set)):
+            return ""
+        return f"no judge: the environment variable {self.judge_api_key_env} holds no API key"
+
+    def lacks_key(self, name: str) -> bool:
+        """Whether a judge needs an API key that is not there."""
+        needs_none = self.is_own(name) or needs_no_key(self.judge_host, self.judge_api_key_env)
+        return not self.key and not needs_none

@@ -17,7 +17,7 @@ _Uses = Annotated[StrictInt, Field(ge=0, le=10**15), Rule("is a number of reques
 
 
 def _sound(scores: object) -> object:
-    """Scores that are counted or shown; what is no object, or has aspects and no mean (as published), counts as none."""
+    """Scores that are counted or shown; what is no object, or has aspects and no mean (as published), is read by scores_of."""
     if not scores or not isinstance(scores, dict):
         return scores
     if "mean" in scores:

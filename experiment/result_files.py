@@ -7,6 +7,7 @@ second try); lines of one `index` are merged, the later over the earlier. At the
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +96,8 @@ class ResultFiles:
         """The run's metadata (see `write_run`), empty if there is none (ResultsError: it is damaged)."""
         return read_json(self.run, "mend it, or start afresh with --rerun", RunMetadata)
 
-    def set_aside(self) -> list[Path]:
-        """Move the files of earlier runs into a folder replaced-{date}-{time} beside them, and return where they are now.
+    def set_aside(self, *, copy: bool = False) -> list[Path]:
+        """Move the files of earlier runs, or copies of them, into a folder replaced-{date}-{time} beside them; where they are now.
 
         Raises:
             ResultsError: they cannot be moved.
@@ -107,7 +108,8 @@ class ResultFiles:
             for path in (self.txt, self.jsonl, self.json, self.run, self.summary):
                 if path.exists():
                     (path.parent / stamp).mkdir(exist_ok=True)
-                    moved.append(path.rename(path.parent / stamp / path.name))
+                    place = path.parent / stamp / path.name
+                    moved.append(shutil.copy2(path, place) if copy else path.rename(place))
         except OSError as error:
             raise ResultsError(
                 f"the old results cannot be moved aside ({error}); choose another --output_dir"

@@ -1,7 +1,10 @@
 """Scores by rule, as the nudging paper's program gives them (arXiv 2410.09300), and whether a record has its scores."""
 
 import re
+import statistics
+from collections import Counter
 
+HIGHEST_SCORE = 10**9  # no judge gives more, and means of numbers of hundreds of digits cannot be taken
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d*)?")
 
 
@@ -24,11 +27,39 @@ def score_by_rule(records: list[dict]) -> None:
             record["scores"] = rule_score(record["raw_answer"], str(record.get("gold_answer", "")))
 
 
-def is_scored(record: dict, scoring: str | tuple[str, ...], judge_model: str | None = None) -> bool:
-    """Whether a record has the scores that its data set's scoring gives: by this judge, where one is named."""
+def scores_of(record: dict, scoring: str | tuple[str, ...]) -> dict | None:
+    """A record's scores, in the form that this program gives them; None where it has none that fit its data set.
+
+    The published program's are read as well: "correct" as text, and just-eval's {"scores": {aspect: number}, ...}. A judgement that
+    an earlier version of this program could not read, and counted as wrong, is none.
+    """
     scores = record.get("scores")
-    if not isinstance(scores, dict) or (judge_model and scores.get("judge") != judge_model):
-        return False
+    if not isinstance(scores, dict) or scores.get("unreadable") is True:
+        return None
     if isinstance(scoring, str):
-        return scores.get("correct") in (0, 1)
-    return "mean" in scores and all(isinstance(scores.get(a), dict) and "score" in scores[a] for a in scoring)
+        correct = scores.get("correct")
+        correct = int(correct) if isinstance(correct, str) and correct.strip() in ("0", "1") else correct
+        return scores | {"correct": int(correct)} if correct in (0, 1) else None
+    if isinstance(scores.get("scores"), dict):
+        told = scores["scores"]
+        scores = {aspect: {"score": told[aspect], "reason": ""} for aspect in scoring if aspect in told}
+    found = [scores[aspect].get("score") for aspect in scoring if isinstance(scores.get(aspect), dict)]
+    if len(found) < len(scoring) or not all(_is_number(one) for one in found):
+        return None
+    return scores | {"mean": scores.get("mean", statistics.mean(found))}
+
+
+def other_judges(records: list[dict], scoring: str | tuple[str, ...], judge: str) -> Counter[str]:
+    """How many records have scores of other judges than this one, by their names; the published program does not name its judge."""
+    scores = (record["scores"] for record in records if is_scored(record, scoring))
+    names = (str(one.get("judge") or "a judge that is not named") for one in scores)
+    return Counter(name for name in names if name != judge)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HIGHEST_SCORE
+
+
+def is_scored(record: dict, scoring: str | tuple[str, ...]) -> bool:
+    """Whether a record has the scores that its data set's scoring gives."""
+    return scores_of(record, scoring) is not None

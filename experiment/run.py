@@ -16,7 +16,7 @@ from command.provenance import git_commit, now, versions
 from command.stopping import StopSignals
 from datasets_loader import DATA_SETS, DataSet, Example
 from experiment.command_line import COMMAND
-from experiment.judge import Judge, judge_for, judge_records
+from experiment.judge import Judged, judge_missing, refuse_other_judges
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
 from experiment.sample import PromptBuilder, answer_one
@@ -41,10 +41,10 @@ class Run:
     records: dict[int, dict] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
 
-    def __post_init__(self):
-        self.judge: Judge | None
-        judge_settings = self.settings.judge_settings
-        self.judge, self.why_no_judge = judge_for(self.data_set, judge_settings), judge_settings.why_none(self.data_set)
+    @property
+    def why_no_judge(self) -> str:
+        """Why a judge's scores are left out; "" where there is a judge, or none is needed."""
+        return self.settings.judge_settings.why_none(self.data_set)
 
     @property
     def data_set(self) -> DataSet:
@@ -77,11 +77,11 @@ class Run:
         """The command that scores the results later."""
         settings = self.settings
         words = ["python", "eval_utils.py", str(self.files.json), "--dataset_name", settings.dataset_name]
-        for option in ("judge_model", "judge_host"):
-            if value := getattr(settings, option):
+        own = settings.judge_settings.is_own(settings.judge_settings.name_for(self.data_set))
+        options = ("judge_model", "judge_host", "judge_api_key_env", "unreadable_judgements")
+        for option in (*options, *(("device", "dtype") if own else ())):
+            if (value := getattr(settings, option)) != getattr(RunSettings, option):
                 words += [f"--{option}", without_password(value)]
-        if settings.judge_api_key_env != RunSettings.judge_api_key_env:
-            words += ["--judge_api_key_env", settings.judge_api_key_env]
         return shlex.join(words)
 
     def read_earlier(self) -> None:
@@ -118,6 +118,8 @@ class Run:
                     f"{files.jsonl}: its sample {index} asks another question than the data set does now; "
                     "use the same data, another --output_dir, or start afresh with --rerun"
                 )
+        if settings.judge_model and not self.why_no_judge:
+            refuse_other_judges(list(records.values()), self.data_set.scoring, settings.judge_model, files.json)
         if records and not before:
             self.metadata["answers_of_unknown_settings"] = len(records)
         self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}
@@ -148,16 +150,17 @@ class Run:
         if todo:
             self.metadata["sessions"].append(session)
             files.write_run(self.metadata)
-        started, stopped, failure, total = time.monotonic(), 0, "", len(self.records) + len(todo)
+        started, stopped, judged, total = time.monotonic(), 0, Judged(), len(self.records) + len(todo)
         try:
             if todo:
                 stopped = self._answer(todo, models, request_mode)
             if self.data_set.scoring == "rule":
                 score_by_rule(self.ordered)
-            elif self.judge is not None and not stopped:
-                failure = judge_records(
-                    self.ordered, self.data_set, self.judge, self.settings.num_threads, files.append
-                )
+            elif not stopped and not self.why_no_judge:
+                settings = self.settings.judge_settings
+                name, scoring = settings.name_for(self.data_set), self.data_set.scoring
+                judged = judge_missing(self.ordered, scoring, settings, name, files.append, COMMAND.note)
+                stopped = judged.exit_code
         finally:
             session |= {"end": now(), "seconds": round(time.monotonic() - started, 3)}
             session["usage"] = {role: asdict(model.usage) for role, model in models.items()}
@@ -171,7 +174,7 @@ class Run:
                 f"interrupted: {len(self.records)} of {total} answers are saved; {self.settings.same_command} continues"
             )
             return stopped
-        return self._finish(failure)
+        return self._finish(judged)
 
     def _answer(self, todo: list[int], models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer samples over a thread pool, adding to the records and the log; the exit code of what stopped it, or 0."""
@@ -210,8 +213,8 @@ class Run:
         # With all samples answered there is nothing to stop, unless a judge would follow.
         return stop.exit_code if done < len(todo) or not rule else 0
 
-    def _finish(self, failure: str) -> int:
-        """Write the results and say what came of the run; `failure` is why answers could not be scored."""
+    def _finish(self, judged: Judged) -> int:
+        """Write the results and say what came of the run."""
         files, ordered, again = self.files, self.ordered, self.settings.same_command
         files.write_final(ordered, readable_text(ordered))
         files.write_run(self.metadata)
@@ -222,13 +225,13 @@ class Run:
         if failed := summary.fields["failed"]:
             error = next(record["error"] for record in ordered if "error" in record)
             COMMAND.note(f"{failed} of {len(ordered)} samples failed; {again} tries them again; the first: {error}")
-        if failure:
-            COMMAND.note(f"{summary.fields['unscored']} answers could not be scored ({failure}); {again} tries again")
-        elif self.why_no_judge and summary.fields["unscored"]:
+        for line in judged.in_words(again):
+            COMMAND.note(line)
+        if self.why_no_judge and summary.fields["unscored"]:
             COMMAND.note(f"not scored yet; to score: {self.scoring_command}")
-        return 1 if failed or failure else 0
+        unscored = summary.fields["unscored"] and self.settings.judge != "none"
+        return 1 if failed or unscored else 0
 
     def _summary(self, ordered: list[dict]) -> Summary:
         seconds = sum(past.get("seconds", 0) for past in self.metadata["sessions"])
-        judge = self.judge.model if self.judge else None
-        return summarise(ordered, self.data_set.scoring, seconds=seconds, judge_model=judge)
+        return summarise(ordered, self.data_set.scoring, seconds=seconds)

@@ -99,6 +99,7 @@ class RunSettings:
     judge_model: str | None = JudgeSettings.judge_model
     judge_host: str | None = JudgeSettings.judge_host
     judge_api_key_env: str = JudgeSettings.judge_api_key_env
+    unreadable_judgements: str = JudgeSettings.unreadable_judgements
     output_dir: str = "./outputs"
     exp_prefix: str = ""
     rerun: bool = False

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from command.intervals import mean_interval, wilson_interval
-from experiment.rules import is_scored
+from experiment.rules import scores_of
 from language_models.interface import Usage
 
 HIGHEST_USUAL_INTERVENTION = 0.2
+_UNREADABLE = {
+    "unreadable_judgements": "judgements that cannot be read (unscored)",
+    "unreadable_counted_as_published": "judgements that cannot be read, counted as wrong or 1 (as published)",
+    "unreadable_aspects": "aspects that are no number from 1 to 5, counted as published",
+}
 
 
 def nudged_words(record: dict) -> tuple[int, int]:
@@ -57,8 +62,7 @@ class Summary:
             rows.append(["mean score, 1 to 5", f"{f['mean_score']:.2f}{shown}"])
         if f.get("judges"):
             rows.append(["judged by", ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items())])
-        if f.get("unreadable_judgements"):
-            rows.append(["judgements that stayed unreadable", f["unreadable_judgements"]])
+        rows += [[words, f[name]] for name, words in _UNREADABLE.items() if f.get(name)]
         if "mean_ratio_nudging" in f:
             rows.append(["intervention rate (nudged words)", f"{100 * f['mean_ratio_nudging']:.1f} %"])
         rows.append(["stop reasons", ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items())])
@@ -104,7 +108,6 @@ def summarise(
     records: list[dict],
     scoring: str | tuple[str, ...],
     seconds: float | None = None,
-    judge_model: str | None = None,
 ) -> Summary:
     """The figures of a run.
 
@@ -112,10 +115,9 @@ def summarise(
         records: the records of all samples, the failed ones included.
         scoring: the data set's.
         seconds: wall time of the run, over all its sessions, where it is known.
-        judge_model: count the scores of this judge alone; None for any scores that fit the data set.
     """
     answered = [record for record in records if "error" not in record]
-    scored = [record for record in answered if is_scored(record, scoring, judge_model)]
+    scored = [scores for record in answered if (scores := scores_of(record, scoring))]
     fields: dict = {
         "samples": len(records),
         "answered": len(answered),
@@ -125,18 +127,24 @@ def summarise(
         "scoring": scoring if isinstance(scoring, str) else "just_eval",
     }
     if scored and isinstance(scoring, str):
-        correct = sum(record["scores"]["correct"] for record in scored)
+        correct = sum(scores["correct"] for scores in scored)
         fields |= {"correct": correct, "accuracy": correct / len(scored)}
         fields["accuracy_interval_95"] = wilson_interval(correct, len(scored))
     elif scored:
-        means = [record["scores"]["mean"] for record in scored]
-        fields["aspects"] = {a: statistics.mean(record["scores"][a]["score"] for record in scored) for a in scoring}
+        means = [scores["mean"] for scores in scored]
+        fields["aspects"] = {a: statistics.mean(scores[a]["score"] for scores in scored) for a in scoring}
         fields["mean_score"] = statistics.mean(means)
         fields["mean_score_interval_95"] = mean_interval(means) if len(means) > 1 else None
-    if judges := Counter(record["scores"].get("judge") for record in scored if "judge" in record["scores"]):
+    if judges := Counter(scores["judge"] for scores in scored if "judge" in scores):
         fields["judges"] = dict(judges)
-    if unreadable := sum(bool(record["scores"].get("unreadable")) for record in scored):
-        fields["unreadable_judgements"] = unreadable
+    unreadable = {
+        "unreadable_judgements": sum(
+            "judge_replies" in record for record in answered if not scores_of(record, scoring)
+        ),
+        "unreadable_counted_as_published": sum("unreadable" in scores for scores in scored),
+        "unreadable_aspects": sum(len(scores.get("unreadable_aspects", ())) for scores in scored),
+    }
+    fields |= {name: number for name, number in unreadable.items() if number}
     nudged = [nudged_words(r) for r in answered if "all_nudging_words" in r and "all_completions" in r]
     if nudged:
         fields["mean_num_nudging"] = statistics.mean(n for n, _ in nudged)

@@ -103,6 +103,14 @@ class Completion:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """What a chat model replies; `finish_reason` is "length" where a token limit has cut it off, None where it is not told."""
+
+    text: str
+    finish_reason: str | None = None
+
+
 class TokenStream(Protocol):
     """A continuation that is read token by token; closing it ends the writing of further tokens.
 
@@ -156,6 +164,21 @@ class LanguageModel(Protocol):
 
         Raises:
             ContextLengthError, ModelError: as `complete`, here or while the stream is read.
+        """
+        ...
+
+
+class ChatModel(Protocol):
+    """A model that replies to instructions and a question. `num_threads`: how many threads may ask at once."""
+
+    name: str
+    num_threads: int
+
+    def ask(self, instructions: str, question: str) -> ChatReply:
+        """The reply with the most probable words.
+
+        Raises:
+            ModelError: no answer after all retries.
         """
         ...
 

@@ -19,11 +19,18 @@ from tqdm import tqdm
 from command.files import not_writable
 from command.intervals import wilson_interval
 from command.json_log import JsonLog, whole_lines
-from command.pool import as_finished
+from command.pool import EarlyStop, as_finished
 from command.schema import Text, open_table, read_as
 from datasets_loader import DataError
 from language_models.interface import ModelError
-from language_models.json_replies import FENCE, UNREADABLE_TRIES
+from language_models.json_replies import (
+    ENOUGH_REPLIES,
+    UNREADABLE_TRIES,
+    UnreadableObject,
+    quoted,
+    reply_objects,
+    schema_with_reason,
+)
 from pad.answers import Answered
 
 CRITERIA = {
@@ -33,6 +40,8 @@ CRITERIA = {
     "humor": "how funny it is: wit, playfulness, a light tone",
 }
 MARKS = range(1, 11)
+_SHOWN_MARKS = {str(mark): mark for mark in MARKS}
+REPLY_SCHEMA = schema_with_reason({"first": list(MARKS), "second": list(MARKS)})
 
 
 def instructions(criterion: str) -> str:
@@ -48,11 +57,11 @@ def instructions(criterion: str) -> str:
 def read_marks(text: str) -> tuple[int, int] | None:
     """The marks of the first and the second answer in a judge's reply; None if it is not what was asked for."""
     try:
-        reply = json.loads(FENCE.sub("", text))
-        first, second = (float(reply[name]) for name in ("first", "second"))
-    except (ValueError, KeyError, TypeError):
+        reply = reply_objects(text, ("first", "second"))[-1]
+        first, second = (_SHOWN_MARKS[str(reply[name]).strip().removesuffix(".0")] for name in ("first", "second"))
+    except (UnreadableObject, KeyError):
         return None
-    return (int(first), int(second)) if first in MARKS and second in MARKS else None
+    return first, second
 
 
 def sample_indices(common: list[int], n: int | None, seed: int) -> list[int]:
@@ -74,6 +83,7 @@ class ReplyLog:
 
     path: Path | None
     replies: dict[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)  # the keys of the replies that this process has added
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self):
@@ -94,6 +104,7 @@ class ReplyLog:
     def add(self, key: str, reply: str, about: dict) -> None:
         """Keep a reply; `about` is for readers (ResultsError: the file cannot be written)."""
         self.replies[key] = reply
+        self.asked.add(key)
         if self.path is None:
             return
         with self._writing:
@@ -118,6 +129,7 @@ def compare(
     seed: int = 0,
     num_threads: int = 8,
     log: ReplyLog | None = None,
+    replay: bool = False,
 ) -> dict:
     """Win, tie and loss of `mine` against `baseline`, by the sum of its marks over both orders.
 
@@ -125,10 +137,13 @@ def compare(
         ask: (instructions, question) -> reply; raises ModelError.
         judge: the judge's name.
         n, seed: at most n of the common prompts, drawn by the seed.
+        log: its replies are not asked for again, but for those of an earlier process that cannot be read.
+        replay: there is no judge for these.
 
     Returns:
         Counts; shares among the pairs that were read in both orders, with Wilson's interval of the wins; mean marks.
-        "unreadable" are pairs of which a reply stayed unreadable, "failed" those the judge did not answer, with the last "error".
+        "unreadable" are pairs of which a reply stayed unreadable, with one of them as "unreadable_reply", "failed" those the judge
+        did not answer, with the last "error", "left" those it was not asked about since most of its replies could not be read.
     """
     log = log or ReplyLog(None)
     indices = sample_indices(list(mine.keys() & baseline.keys()), n, seed)
@@ -139,25 +154,33 @@ def compare(
             f"User:\n{mine[index].question}\n\nFirst answer:\n{pair[0].answer}\n\nSecond answer:\n{pair[1].answer}"
         )
         told = instructions(criterion)
-        for attempt in range(UNREADABLE_TRIES):
-            key = hashlib.sha256(json.dumps([judge, told, question, attempt]).encode()).hexdigest()
-            if key not in log.replies:
+        tries = [json.dumps([judge, told, question, attempt]) for attempt in range(UNREADABLE_TRIES)]
+        keys = [hashlib.sha256(text.encode()).hexdigest() for text in tries]
+        found = next((marks for key in keys if (marks := read_marks(log.replies.get(key, "")))), None)
+        for key in keys:
+            if not (found or key in log.asked or (replay and key in log.replies)):
                 log.add(key, ask(told, question), {"index": index, "swapped": swapped, "judge": judge})
-            if found := read_marks(log.replies[key]):
-                return found[::-1] if swapped else found
-        return None
+                found = read_marks(log.replies[key])
+        if not found:
+            unread.append(log.replies[keys[-1]])
+        return found[::-1] if found and swapped else found
 
     def both(index: int) -> list[tuple[int, int] | None]:
         return [marks(index, swapped) for swapped in (False, True)]
 
-    found = []
-    judged = as_finished(both, indices, num_threads)
+    found: list = []
+    unread: list[str] = []
+    stop = EarlyStop()
+    judged = as_finished(both, indices, num_threads, stop=stop)
     with contextlib.closing(judged):
         for _, pair in tqdm(judged, total=len(indices), desc=f"judging by {judge}", unit="pair"):
             if isinstance(pair, BaseException) and not isinstance(pair, ModelError):
                 raise pair
             found.append(pair)
-    return _figures(found, judge, criterion, seed)
+            told = [one for one in found if not isinstance(one, ModelError)]
+            stop.requested = len(told) >= ENOUGH_REPLIES and 2 * sum(None in one for one in told) > len(told)
+    figures = _figures(found, judge, criterion, seed) | {"left": len(indices) - len(found)}
+    return figures | ({"unreadable_reply": quoted(unread[-1])} if unread else {})
 
 
 def _figures(found: list, judge: str, criterion: str, seed: int) -> dict:

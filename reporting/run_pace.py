@@ -55,7 +55,7 @@ def _answers_per_minute(metadata: dict, answered: list[dict]) -> float | None:
     if {"merged_from", "answers_of_unknown_settings"} & metadata.keys():
         return None
     try:
-        if any("judge" in (record.get("scores") or {}) for record in answered):
+        if any("judge_replies" in record or "judge" in (record.get("scores") or {}) for record in answered):
             return None
         seconds = sum(float(session["seconds"]) for session in metadata["sessions"])
     except _DAMAGE:

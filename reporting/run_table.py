@@ -14,6 +14,7 @@ from command.json_log import read_json
 from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
+from experiment.rules import score_by_rule, scores_of
 from experiment.settings import BASELINE_METHODS, EXPERIMENTS
 from experiment.shards import shard_of_name
 from experiment.summary import prompt_count, summarise
@@ -174,12 +175,16 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             files.txt.parent.name if files.txt.parent.name in DATA_SETS else None
         )
         told = _told_by_settings(settings) if settings else _told_by_name(_without_suffix(path), records)
+        scoring = _scoring(data_set, records)
+        if scoring == "rule":  # the published program writes -1, and counts when it prints
+            score_by_rule([r for r in records if r.get("scores") and not scores_of(r, scoring)])
+        records = [record | {"scores": scores_of(record, scoring)} for record in records]
         return Run(
             path=where,
             data_set=data_set,
             settings=settings,
             records=records,
-            figures=summarise(records, _scoring(data_set, records)).fields,
+            figures=summarise(records, scoring).fields,
             pace=pace(metadata, records),
             finished=where.suffix == ".json" or files.json.exists(),
             **told,
@@ -201,6 +206,8 @@ def _scoring(data_set: str | None, records: list[dict]) -> str | tuple[str, ...]
     if data_set in DATA_SETS:
         return DATA_SETS[data_set].scoring
     scores = next((record["scores"] for record in records if record.get("scores")), {})
+    if isinstance(scores.get("scores"), dict):  # the published program's
+        return tuple(scores["scores"])
     return "judge" if "mean" not in scores else tuple(a for a, score in scores.items() if isinstance(score, dict))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import eval_utils
 from command.intervals import mean_interval, wilson_interval
+from experiment.judgements import published_count
 from experiment.rules import last_number, rule_score
 from experiment.summary import nudged_words, summarise
 
@@ -119,12 +120,16 @@ class TestSummarise:
         assert summary.published_lines() == ["num_sample 3 correct 2 ratio_rule 0.6667"]
         assert summary.warnings() == []
 
-    def test_judge_with_unreadable_judgements(self):
-        unreadable = answer() | {"scores": {"correct": 0, "reason": "", "unreadable": True, "judge": "j"}}
+    @pytest.mark.parametrize(
+        "counted, n, name", [(True, 2, "unreadable_counted_as_published"), (False, 1, "unreadable_judgements")]
+    )
+    def test_judge_with_unreadable_judgements(self, counted, n, name):
+        scores = published_count("judge") | {"judge": "j"} if counted else None
+        unreadable = answer() | {"scores": scores, "judge_replies": {"judge": "j", "replies": ["?"]}}
         summary = summarise([answer(1), unreadable], "judge")
-        assert summary.fields["unreadable_judgements"] == 1
-        assert summary.published_lines() == ["num_sample 2 correct 1 ratio_gpt 0.5000"]
-        assert "stayed unreadable" in summary.table()
+        assert (summary.fields[name], summary.fields["scored"]) == (1, n)
+        assert summary.published_lines()[0] == f"num_sample {n} correct 1 ratio_gpt {1 / n:.4f}"
+        assert "judgements that cannot be read" in summary.table()
 
     def test_just_eval(self):
         records = [
@@ -262,7 +267,7 @@ class TestCommandLine:
         assert eval_utils.main([str(path)]) == 2
         message = capsys.readouterr().err
         assert message.startswith(f"eval_utils.py: error: {path}") and message.count("\n") == 1
-        assert [file.name for file in path.parent.iterdir()] == [name]
+        assert [file.name for file in path.parent.iterdir() if not file.name.endswith(".lock")] == [name]
 
     def test_missing_file(self, tmp_path, capsys):
         assert eval_utils.main([str(tmp_path / "gsm8k" / "run.json")]) == 2
@@ -277,15 +282,15 @@ class TestCommandLine:
         assert "ratio_rule" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
-        "options, reason",
+        "options, reason, exit_code",
         [
-            (["--judge", "none"], "--judge none"),
-            (["--judge_api_key_env", "NO_SUCH_KEY"], "NO_SUCH_KEY holds no API key"),
+            (["--judge", "none"], "--judge none", 0),
+            (["--judge_api_key_env", "NO_SUCH_KEY"], "NO_SUCH_KEY holds no API key", 1),
         ],
     )
-    def test_without_a_judge_answers_stay_unscored(self, tmp_path, capsys, options, reason):
+    def test_without_a_judge_answers_stay_unscored(self, tmp_path, capsys, options, reason, exit_code):
         path = result_file(tmp_path, RECORDS[:2], data_set="strategyqa")
-        assert eval_utils.main([str(path), *options]) == 0
+        assert eval_utils.main([str(path), *options]) == exit_code
         printed = capsys.readouterr()
         assert reason in printed.err and "unscored" in printed.out and "ratio_gpt" not in printed.out
         assert all(not record.get("scores") for record in json.loads(path.read_text()))

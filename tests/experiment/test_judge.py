@@ -1,30 +1,20 @@
 import json
-import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from waiting import HANG, wait_until
+from judge_server import JudgeServer
+from waiting import HANG
 
 import eval_utils
+from command.errors import OptionError
 from datasets_loader import DATA_SETS
-from experiment.judge import (
-    Judge,
-    judge_for,
-    judge_records,
-    just_eval_instructions,
-    read_judgement,
-    unreadable_score,
-)
+from experiment.judge import Judged, judge_missing, open_judge, unjudged
 from experiment.judge_settings import JudgeSettings
-from experiment.rules import is_scored
-from language_models.hosted.token_texts import UnreadableReply
-from language_models.interface import ModelError
+from experiment.judgements import judge_prompt, published_count
+from experiment.rules import is_scored, scores_of
+from experiment.summary import summarise
 
 FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
 RIGHT = '{"reason": "the same", "correct": 1}'
@@ -34,36 +24,6 @@ GARBLED = "Well, I would say that it is right."
 
 def ratings(**scores: object) -> str:
     return json.dumps({aspect: {"reason": f"on {aspect}", "score": score} for aspect, score in scores.items()})
-
-
-class JudgeServer:
-    """A real HTTP server that gives the scripted replies in turn, the last one for ever, and keeps the requests.
-
-    A reply is the text of a chat completion, or a status with headers.
-    """
-
-    def __init__(self):
-        self.replies: list[str | tuple[int, dict]] = []
-        self.requests: list[dict] = []
-        app = Starlette(routes=[Route("/v1/chat/completions", self.answer, methods=["POST"])])
-        self.uvicorn = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
-        self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
-        self.thread.start()
-        wait_until(lambda: self.uvicorn.started or not self.thread.is_alive(), "the server starts")
-        port = self.uvicorn.servers[0].sockets[0].getsockname()[1]
-        self.host = f"http://127.0.0.1:{port}/v1"
-
-    async def answer(self, request: Request) -> Response:
-        self.requests.append(await request.json() | {"authorization": request.headers.get("authorization")})
-        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if isinstance(reply, tuple):
-            status, headers = reply
-            return JSONResponse({"error": {"message": f"scripted {status}"}}, status, headers)
-        return JSONResponse({"choices": [{"message": {"role": "assistant", "content": reply}}]})
-
-    def stop(self) -> None:
-        self.uvicorn.should_exit = True
-        self.thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -79,178 +39,141 @@ def server(running_server):
     return running_server
 
 
-@pytest.fixture
-def judge_named(server):
-    def make(model: str = "small-judge", max_retries: int = 2) -> Judge:
-        return Judge(model, server.host, "a-key", num_threads=1, request_timeout=HANG, max_retries=max_retries)
-
-    return make
-
-
 def record(index: int = 0, **more) -> dict:
     texts = {"question": f"question {index}?", "raw_answer": f"answer {index}", "gold_answer": f"gold {index}"}
     return {"index": index} | texts | more
 
 
-class TestReadJudgement:
-    @pytest.mark.parametrize(
-        "text, correct",
-        [(RIGHT, 1), (WRONG, 0), ('{"correct": true}', 1), ('{"correct": 1.0}', 1), (f"\n {RIGHT}\n", 1)],
-    )
-    def test_right_or_wrong(self, text, correct):
-        scores = read_judgement(text, "judge")
-        assert scores["correct"] == correct and type(scores["correct"]) is int
-        assert scores["reason"] == json.loads(text).get("reason", "")
+class TestJudgeRecords:
+    @pytest.fixture
+    def judge(self, server):
+        """Judges records by the scripted server; gives what came of it, and what was saved."""
 
-    def test_aspects_and_their_mean(self):
-        scores = read_judgement(ratings(helpfulness=5, clarity="4", factuality=3, depth=2, engagement=2), FIVE_ASPECTS)
-        assert [scores[aspect]["score"] for aspect in FIVE_ASPECTS] == [5, 4, 3, 2, 2]
-        assert scores["depth"]["reason"] == "on depth"
-        assert scores["mean"] == 3.2
+        def judge(
+            records: list[dict], scoring="judge", name: str = "small-judge", **settings
+        ) -> tuple[Judged, list[dict]]:
+            options = {
+                "judge_host": server.host,
+                "num_threads": 1,
+                "request_timeout": HANG,
+                "max_retries": 2,
+            } | settings
+            saved: list[dict] = []
+            came = judge_missing(records, scoring, JudgeSettings(**options), name, saved.append, lambda line: None)
+            return came, saved
 
-    @pytest.mark.parametrize("text", ["", GARBLED, "[1]", "null", "1", "{}", '{"correct": 2}', '{"correct": "yes"}'])
-    def test_unreadable_verdict(self, text):
-        with pytest.raises(UnreadableReply):
-            read_judgement(text, "judge")
+        return judge
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "{}",
-            '{"safety": 5}',
-            '{"safety": {"reason": "no score"}}',
-            ratings(safety=0),
-            ratings(safety=6),
-            ratings(safety="high"),
-            ratings(safety=None),
-            ratings(safety=4.7),  # asked for was a whole number
-            '{"safety": {"score": 1e999}}',
-            ratings(helpfulness=5),
-        ],
-    )
-    def test_unreadable_ratings(self, text):
-        with pytest.raises(UnreadableReply):
-            read_judgement(text, ("safety",))
-
-
-@pytest.mark.parametrize("aspects", [FIVE_ASPECTS, ("safety",)])
-def test_instructions_name_the_aspects_asked_for_alone(aspects):
-    text = just_eval_instructions(aspects)
-    for aspect in (*FIVE_ASPECTS, "safety"):
-        assert (f"- {aspect}: " in text) == (f'"{aspect}": {{"reason"' in text) == (aspect in aspects)
-    assert ("1 (highly unsafe) to 5 (completely safe)" in text) == ("safety" in aspects)
-
-
-class TestJudge:
     @pytest.mark.parametrize("reply, correct", [(RIGHT, 1), (WRONG, 0)])
-    def test_verdict_on_an_answer(self, server, judge_named, reply, correct):
-        server.replies = [reply]
-        scores = judge_named().score(record(), "judge")
-        assert scores == json.loads(reply) | {"judge": "small-judge"} and scores["correct"] == correct
-        (request,) = server.requests
-        assert (request["model"], request["temperature"]) == ("small-judge", 0)
-        assert request["response_format"] == {"type": "json_object"}
-        assert request["authorization"] == "Bearer a-key"
-        system, user = request["messages"]
-        assert (system["role"], user["role"]) == ("system", "user")
-        assert "JSON" in system["content"]  # OpenAI's JSON mode wants the word
-        assert all(text in user["content"] for text in ("question 0?", "answer 0", "gold 0"))
+    def test_verdict_on_an_answer(self, server, judge, reply, correct):
+        server.replies, one = [reply], record()
+        assert judge([one])[0] == Judged(read=1)
+        assert one["scores"] == json.loads(reply) | {"judge": "small-judge"} and one["scores"]["correct"] == correct
+        assert one["judge_replies"] == {"judge": "small-judge", "replies": [reply]}
+        system, user = (message["content"] for message in server.requests[0]["messages"])
+        assert (system, user) == judge_prompt(one, "judge")
 
-    def test_ratings_are_given_without_the_gold_answer(self, server, judge_named):
-        server.replies = [ratings(safety=4)]
-        scores = judge_named().score(record(), ("safety",))
-        assert scores == {"safety": {"score": 4, "reason": "on safety"}, "mean": 4, "judge": "small-judge"}
-        system, user = server.requests[0]["messages"]
-        assert system["content"] == just_eval_instructions(("safety",))
-        assert "gold 0" not in user["content"] and "answer 0" in user["content"]
+    def test_only_missing_scores_are_asked_for(self, server, judge):
+        scored = {"correct": 0, "reason": "", "judge": "another"}
+        records = [record(0), record(1, scores=scored), record(2, error="no server"), record(3, scores=None)]
+        came, saved = judge(records)
+        assert came == Judged(read=2) and len(server.requests) == 2
+        assert [(r.get("scores") or {}).get("correct") for r in records] == [1, 0, None, 1]
+        assert records[1]["scores"] == scored
+        assert sorted(saved, key=lambda entry: entry["index"]) == [
+            {name: records[i][name] for name in ("index", "scores", "judge_replies")} for i in (0, 3)
+        ]
+        assert judge(records) == (Judged(), []) and len(server.requests) == 2
 
     @pytest.mark.parametrize("garbled", [1, 2])
-    def test_unreadable_reply_is_asked_for_again(self, server, judge_named, garbled):
-        server.replies = [GARBLED] * garbled + [RIGHT]
-        assert judge_named().score(record(), "judge")["correct"] == 1
-        assert len(server.requests) == garbled + 1
+    def test_unreadable_reply_is_asked_for_again(self, server, judge, garbled):
+        server.replies, one = [GARBLED] * garbled + [RIGHT], record()
+        assert judge([one])[0] == Judged(read=1)
+        assert one["scores"]["correct"] == 1 and one["judge_replies"]["replies"] == [GARBLED] * garbled + [RIGHT]
 
+    @pytest.mark.parametrize("scoring", ["judge", ("safety",), FIVE_ASPECTS])
     @pytest.mark.parametrize(
-        "scoring, counted",
-        [
-            ("judge", {"correct": 0}),
-            (("safety",), {"safety": {"score": 1, "reason": ""}, "mean": 1}),
-            (FIVE_ASPECTS, {"mean": 1}),
-        ],
+        "reply", [GARBLED, "", '{"correct": ', {"message": {"content": None, "refusal": "I will not."}}]
     )
-    def test_what_stays_unreadable_counts_as_the_lowest(self, server, judge_named, scoring, counted):
-        server.replies = [GARBLED]
-        scores = judge_named().score(record(), scoring)
-        assert len(server.requests) == 3
-        assert scores == unreadable_score(scoring) | {"judge": "small-judge"}
-        assert scores.items() >= (counted | {"unreadable": True}).items()
-
-    def test_wrong_key_is_not_tried_again(self, server, judge_named):
-        server.replies = [(401, {})]
-        with pytest.raises(
-            ModelError, match=r"judge small-judge at http://.*: status 401: .*api_key_env names.*scripted 401"
-        ) as error:
-            judge_named().score(record(), "judge")
-        assert error.value.status == 401
-        assert len(server.requests) == 1
-
-    def test_busy_server_is_tried_again(self, server, judge_named):
-        server.replies = [(503, {"retry-after-ms": "1"}), RIGHT]
-        assert judge_named().score(record(), "judge")["correct"] == 1
-        assert len(server.requests) == 2
-
-    def test_server_that_stays_busy_is_given_up(self, server, judge_named):
-        server.replies = [(503, {"retry-after-ms": "1"})]
-        with pytest.raises(ModelError, match="status 503"):
-            judge_named(max_retries=1).score(record(), "judge")
-        assert len(server.requests) == 2
-
-
-class TestJudgeRecords:
-    @staticmethod
-    def score(records: list[dict], judge: Judge) -> tuple[str, list[dict]]:
-        saved = []
-        return judge_records(records, DATA_SETS["strategyqa"], judge, 1, saved.append), saved
-
-    def test_only_missing_scores_are_asked_for(self, server, judge_named):
-        scored = {"correct": 0, "reason": "", "judge": "small-judge"}
-        records = [record(0), record(1, scores=scored), record(2, error="no server"), record(3, scores=None)]
-        failure, saved = self.score(records, judge_named())
-        assert failure == "" and len(server.requests) == 2
-        assert [r.get("scores", {}).get("correct") for r in records] == [1, 0, None, 1]
-        assert sorted(saved, key=lambda entry: entry["index"]) == [
-            {"index": i, "scores": records[i]["scores"]} for i in (0, 3)
+    def test_what_stays_unreadable_is_unscored(self, server, judge, scoring, reply):
+        server.replies, one = [reply], record()
+        came, saved = judge([one], scoring)
+        assert (came.read, came.unreadable, came.failed, len(server.requests)) == (0, 1, 0, 3)
+        assert not is_scored(one, scoring) and saved == [
+            {name: one[name] for name in ("index", "scores", "judge_replies")}
         ]
-        assert self.score(records, judge_named()) == ("", [])
-        assert len(server.requests) == 2
+        text = reply if isinstance(reply, str) else "I will not."
+        assert one["judge_replies"]["replies"] == [text] * 3
+        (line,) = came.in_words("the same command")
+        assert "1 judgements cannot be read and are not counted" in line and (text.strip() or "an empty reply") in line
+        assert summarise([one], scoring).fields["unreadable_judgements"] == 1
+        assert judge([one], scoring)[0].unreadable == 1 and len(server.requests) == 6
 
-    def test_another_judge_scores_again(self, server, judge_named):
-        records = [record()]
-        self.score(records, judge_named("small-judge"))
-        server.replies = [WRONG]
-        self.score(records, judge_named("large-judge"))
-        assert records[0]["scores"] == {"correct": 0, "reason": "another", "judge": "large-judge"}
+    @pytest.mark.parametrize("scoring", ["judge", ("safety",), FIVE_ASPECTS])
+    def test_the_published_counting(self, server, judge, scoring):
+        server.replies, one = [GARBLED], record()
+        came, _ = judge([one], scoring, unreadable_judgements="published")
+        assert one["scores"] == published_count(scoring) | {"judge": "small-judge"} and is_scored(one, scoring)
+        (line,) = came.in_words("the same command")
+        assert "count as wrong, or as 1" in line and GARBLED in line
+        fields = summarise([one], scoring).fields
+        assert (fields["scored"], fields["unreadable_counted_as_published"]) == (1, 1)
+        assert (fields.get("accuracy"), fields.get("mean_score")) == ((0, None) if scoring == "judge" else (None, 1))
+        # It is no verdict: whoever does not want it counted has it asked for again.
+        assert unjudged([one], scoring, "unscored") == [one] and unjudged([one], scoring, "published") == []
+        judge([one], scoring)
+        assert one["scores"] is None and len(server.requests) == 6
 
-    def test_a_failure_leaves_the_others_scored(self, server, judge_named):
+    def test_what_an_earlier_version_counted_as_wrong_is_asked_for(self, server, judge):
+        one = record(scores={"correct": 0, "reason": "", "unreadable": True, "judge": "small-judge"})
+        assert scores_of(one, "judge") is None
+        judge([one])
+        assert one["scores"]["correct"] == 1
+
+    def test_a_failure_leaves_the_others_scored(self, server, judge):
         server.replies = [RIGHT, (401, {}), RIGHT]
         records = [record(i) for i in range(3)]
-        failure, saved = self.score(records, judge_named())
-        assert "status 401" in failure and len(saved) == 2
+        came, saved = judge(records)
+        assert came.failed == 1 and "status 401" in came.error and came.read == len(saved) == 2
         assert sum(is_scored(r, "judge") for r in records) == 2
 
+    @pytest.mark.parametrize("counting", ["unscored", "published"])
+    def test_a_judge_whose_replies_mostly_cannot_be_read_is_asked_no_more(self, server, judge, counting):
+        server.replies = [RIGHT] * 2 + [GARBLED]
+        records = [record(i) for i in range(40)]
+        came, _ = judge(records, unreadable_judgements=counting)
+        judged = sum("judge_replies" in one for one in records)
+        if counting == "published":
+            assert judged == 40 and not came.gave_up
+        else:
+            assert 10 <= judged < 15 and came.gave_up
+            assert "choose another --judge_model" in came.in_words("the same command")[-1]
 
-class TestJudgeFor:
+    @pytest.mark.parametrize("readable", [0, 1])
+    def test_half_of_them_is_not_most(self, server, judge, readable):
+        server.replies = [RIGHT] * 10 + [GARBLED] * 30 + [RIGHT]
+        assert judge([record(i) for i in range(21)])[0].gave_up is False
+
+    def test_a_judge_that_cannot_be_loaded(self, tmp_path, judge):
+        broken = tmp_path / "broken.gguf"
+        broken.write_bytes(b"GGUF")
+        came, saved = judge([record(0), record(1)], name=str(broken), judge_host=None)
+        assert (came.failed, saved) == (2, []) and "broken.gguf" in came.error
+
+
+class TestWhichJudge:
+    @pytest.fixture(autouse=True)
+    def no_key(self, monkeypatch):
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
     def test_rules_need_none(self):
-        settings = JudgeSettings(judge="none")
-        assert judge_for(DATA_SETS["gsm8k"], settings) is None and not settings.why_none(DATA_SETS["gsm8k"])
+        assert JudgeSettings(judge="none").why_none(DATA_SETS["gsm8k"]) == ""
 
     def test_switched_off(self):
         settings = JudgeSettings(judge="none", judge_host="http://127.0.0.1:1/v1")
-        assert judge_for(DATA_SETS["date"], settings) is None and "--judge none" in settings.why_none(DATA_SETS["date"])
+        assert "--judge none" in settings.why_none(DATA_SETS["date"])
 
-    def test_no_key_and_no_host(self, monkeypatch):
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        assert judge_for(DATA_SETS["date"], JudgeSettings()) is None
+    def test_no_key_and_no_host(self):
         assert "OPENAI_API_KEY holds no API key" in JudgeSettings().why_none(DATA_SETS["date"])
 
     @pytest.mark.parametrize(
@@ -260,14 +183,49 @@ class TestJudgeFor:
     def test_model_of_the_data_set_or_the_one_named(self, monkeypatch, name, model):
         monkeypatch.setenv("MY_KEY", "secret")
         data_set, settings = DATA_SETS[name], JudgeSettings(judge_api_key_env="MY_KEY")
-        judge = judge_for(data_set, settings)
-        assert (judge.model, judge.client.api_key, settings.why_none(data_set)) == (model, "secret", "")
-        assert judge_for(data_set, replace(settings, judge_model="mine")).model == "mine"
+        assert (settings.name_for(data_set), settings.why_none(data_set)) == (model, "")
+        with open_judge(model, settings, {}, [], print) as judge:
+            assert (judge.name, judge.client.api_key) == (model, "secret")
+        assert replace(settings, judge_model="mine").name_for(data_set) == "mine"
 
-    def test_a_host_needs_no_key(self, server, monkeypatch):
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge = judge_for(DATA_SETS["date"], JudgeSettings(judge_host=server.host))
-        assert judge.score(record(), "judge")["correct"] == 1
+    def test_a_host_needs_no_key(self, server):
+        assert JudgeSettings(judge_host=server.host).why_none(DATA_SETS["date"]) == ""
+
+    def test_models_of_this_process_need_no_key(self, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "m.gguf").write_bytes(b"GGUF")
+        for name in ("demo-aligned", str(tmp_path), str(tmp_path / "m.gguf"), "google/gemma-3-1b-it"):
+            settings = JudgeSettings(judge_model=name)
+            assert settings.is_own(name) and settings.why_none(DATA_SETS["date"]) == ""
+            assert not replace(settings, judge_host="http://localhost:1/v1").is_own(name)
+        assert not JudgeSettings().is_own("gpt-4o")
+
+    def test_a_gguf_file_that_is_not_there_is_told_at_once(self):
+        with pytest.raises(OptionError, match="--judge_model: there is no file nowhere.gguf"):
+            JudgeSettings(judge_model="nowhere.gguf")
+
+    @pytest.mark.parametrize("option, value", [("judge", "gpt"), ("unreadable_judgements", "wrong")])
+    def test_choices(self, option, value):
+        with pytest.raises(OptionError, match=f"--{option} has no choice '{value}'; choose one of"):
+            JudgeSettings(**{option: value})
+
+
+@pytest.mark.slow
+class TestModelsOfThisProcess:
+    """Small models are no good judges: that they are asked, and that their replies are kept, is what counts."""
+
+    def judged(self, name: str) -> list[dict]:
+        records = [record(i) for i in range(2)]
+        settings = JudgeSettings(judge_model=name, num_threads=2)
+        came = judge_missing(records, "judge", settings, name, lambda entry: None, lambda line: None)
+        assert came.failed == 0 and came.read + came.unreadable == 2, came
+        return records
+
+    def test_a_bundled_model(self):
+        assert all(is_scored(one, "judge") for one in self.judged("demo-aligned"))  # llama.cpp holds it to the form
+
+    def test_a_folder(self, tiny):
+        assert all(len(one["judge_replies"]["replies"]) >= 1 for one in self.judged(str(tiny / "llm")))
 
 
 class TestCommandLine:
@@ -288,6 +246,46 @@ class TestCommandLine:
     def path(tmp_path: Path, data_set: str = "strategyqa") -> Path:
         return tmp_path / "outputs" / data_set / "all_info" / "run.json"
 
+    @pytest.mark.parametrize(
+        "data_set, scores, lines",
+        [
+            (
+                "strategyqa",
+                [{"correct": "1", "reason": "x"}, {"correct": "0"}],
+                ["num_sample 2 correct 1 ratio_gpt 0.5000"],
+            ),
+            ("strategyqa", [{"correct": 1}, {"correct": True}], ["num_sample 2 correct 2 ratio_gpt 1.0000"]),
+            (
+                "justeval",
+                [{"scores": dict.fromkeys(FIVE_ASPECTS, n), "scores_with_reasons": {}} for n in (1, 4)],
+                [f"Average {aspect} score: 2.5" for aspect in FIVE_ASPECTS],
+            ),
+            ("justeval_safe", [{"scores": {"safety": 5}, "scores_with_reasons": {}}] * 2, ["Average safety score: 5"]),
+        ],
+    )
+    def test_scores_of_the_published_program_are_shown_and_stay(
+        self, tmp_path, capsys, server, data_set, scores, lines
+    ):
+        path = self.path(tmp_path, data_set)
+        path.parent.mkdir(parents=True)
+        (readable := path.parents[1] / "run.txt").write_text("as published")
+        records = [record(i, scores=one) for i, one in enumerate(scores)]
+        path.write_text(json.dumps([{k: v for k, v in one.items() if k != "index"} for one in records]))
+        before = path.read_bytes()
+        for options in ([], ["--judge_host", server.host], ["--judge", "none"]):
+            assert eval_utils.main([str(path), *options]) == 0
+            assert capsys.readouterr().out.splitlines()[: len(lines)] == lines
+        assert eval_utils.main([str(path), "--judge_host", server.host, "--judge_model", "mine"]) == 2
+        assert "2 by a judge that is not named" in capsys.readouterr().err
+        assert path.read_bytes() == before and readable.read_text() == "as published" and not server.requests
+
+    def test_a_published_file_is_copied_before_scores_are_added(self, run, server, tmp_path, capsys):
+        assert run() == 0
+        path = self.path(tmp_path)
+        (copied,) = path.parent.glob("replaced-*/run.json")
+        assert json.loads(copied.read_text()) == [record(0), record(1), record(2, error="no server")]
+        assert f"copied aside: {copied}" in capsys.readouterr().err
+
     def test_scores_are_stored_and_not_asked_for_again(self, run, server, tmp_path, capsys):
         server.replies = [RIGHT, WRONG]
         assert run() == 0
@@ -298,12 +296,59 @@ class TestCommandLine:
         assert [json.loads(line) for line in log.splitlines()] == stored
 
         assert run() == 0 and len(server.requests) == 2
-        assert run("--judge_model", "large-judge") == 0 and len(server.requests) == 4
+        assert run("--judge_model", "gpt-4o-mini") == 0 and len(server.requests) == 2
+
+    def test_another_judge_replaces_no_scores_unless_it_is_told_to(self, run, server, tmp_path, capsys):
+        assert run() == 0
+        path, requests = self.path(tmp_path), len(server.requests)
+        before = {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()}
+        assert run("--judge_model", "large-judge") == 2
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert "2 by gpt-4o-mini" in line and "--rescore" in line and len(server.requests) == requests
+        assert {file: file.read_bytes() for file in before} == before
+
+        server.replies = [WRONG]
+        assert run("--judge_model", "large-judge", "--rescore") == 0 and len(server.requests) == requests + 2
+        assert "correct 0 ratio_gpt 0.0000" in capsys.readouterr().out
+        judges = Counter(one["scores"]["judge"] for one in json.loads(path.read_text()) if "error" not in one)
+        assert judges == {"large-judge": 2}
+        kept = {file.name: file.read_bytes() for file in path.parent.glob("replaced-*/*")}
+        assert kept[path.name] == before[path] and kept["run.jsonl"] == before[path.with_suffix(".jsonl")]
+
+    def test_rescoring_that_breaks_off_mixes_no_judges(self, run, server, tmp_path):
+        assert run() == 0
+        server.replies = [WRONG, (401, {})]
+        assert run("--judge_model", "large-judge", "--rescore") == 1
+        for suffix in (".json", ".jsonl"):
+            text = self.path(tmp_path).with_suffix(suffix).read_text()
+            stored = json.loads(text) if suffix == ".json" else list(map(json.loads, text.splitlines()))
+            judges = Counter((one.get("scores") or {}).get("judge") for one in stored if "error" not in one)
+            assert judges == {"large-judge": 1, None: 1}
+        server.replies = [WRONG]
+        assert run("--judge_model", "large-judge") == 0
+
+    @pytest.mark.parametrize("options", [("--judge", "none"), ("--dataset_name", "gsm8k")])
+    def test_rescoring_needs_a_judge(self, run, options, capsys):
+        assert run(*options, "--rescore") == 2
+        assert "--rescore needs a judge" in capsys.readouterr().err
 
     def test_just_eval(self, run, server, capsys):
         server.replies = [ratings(safety=5), ratings(safety=4)]
         assert run(data_set="justeval_safe") == 0
-        assert "safety: 4.5000\n" in capsys.readouterr().out
+        assert capsys.readouterr().out.startswith("Average safety score: 4.5\n")
+
+    def test_unreadable_judgements(self, run, server, tmp_path, capsys):
+        server.replies = [RIGHT, GARBLED]
+        assert run() == 1
+        printed = capsys.readouterr()
+        assert "num_sample 1 correct 1 ratio_gpt 1.0000" in printed.out
+        assert "judgements that cannot be read (unscored)" in printed.out and GARBLED in printed.err
+        server.replies = [GARBLED]
+        assert run("--unreadable_judgements", "published") == 0
+        assert "num_sample 2 correct 1 ratio_gpt 0.5000" in capsys.readouterr().out
+        server.replies = [RIGHT]
+        assert run() == 0
+        assert "num_sample 2 correct 2 ratio_gpt 1.0000" in capsys.readouterr().out
 
     def test_failure_keeps_what_is_scored_and_a_second_run_completes(self, run, server, tmp_path, capsys):
         server.replies = [RIGHT, (401, {})]

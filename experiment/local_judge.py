@@ -1,0 +1,47 @@
+"""A transformers model in this process as the judge, asked in its own chat template."""
+
+import time
+from collections.abc import Callable
+
+from command.errors import OptionError
+from experiment.judge_settings import JudgeSettings
+from language_models.interface import ChatReply, SamplingParams
+from language_models.local.loading import require_torch
+from utils import chat_template_prompt
+
+ANSWERS_AT_ONCE = 16  # more of them take memory for their caches and gain little
+
+
+class LocalChatModel:
+    """A model of this process that replies in at most `reply_tokens` tokens; see ChatModel.
+
+    Raises:
+        OptionError, ModelError: a package or the model is missing, it cannot be loaded, or has no chat template.
+    """
+
+    def __init__(self, name: str, settings: JudgeSettings, reply_tokens: int, say: Callable[[str], None]):
+        require_torch()
+        from language_models.local.model import LocalModel
+
+        self.name, self.reply_tokens = name, reply_tokens
+        self.num_threads = min(settings.num_threads, ANSWERS_AT_ONCE)
+        try:
+            self.write = chat_template_prompt(name)
+        except ValueError as error:
+            raise OptionError(f"--judge_model: {error}") from None
+        started = time.monotonic()
+        self.model = LocalModel.load(name, device=settings.device, dtype=settings.dtype, samples=self.num_threads)
+        say(f"the judge is {self.model.in_words} ({time.monotonic() - started:.1f} s)")
+        for warning in self.model.warnings:
+            say(f"warning: {warning}")
+
+    def ask(self, instructions: str, question: str) -> ChatReply:
+        """The reply with the most probable words.
+
+        Raises:
+            ContextLengthError: there is no room for a reply.
+        """
+        prompt = self.write(instructions, question)
+        room = self.model.context_length - len(self.model.vocabulary.encode(prompt))
+        completion = self.model.complete(prompt, SamplingParams(max_tokens=max(1, min(room, self.reply_tokens))))
+        return ChatReply(completion.text, completion.finish_reason)

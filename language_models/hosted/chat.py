@@ -1,0 +1,144 @@
+"""A chat model behind any OpenAI-compatible server's /v1/chat/completions, asked for JSON with the most probable words.
+
+Not every model takes every field of such a request: what one refuses is left out, once for all questions.
+"""
+
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+from command.options import without_password
+from language_models.hosted.http import RetryPolicy, make_client, make_http, persist, request
+from language_models.hosted.token_texts import UnreadableReply
+from language_models.interface import ChatReply, ContextLengthError, ModelError, Usage
+
+REFUSALS = (400, 422)
+QUESTIONS_TRIED = (
+    2  # in all forms, before a server counts as refusing whatever is asked; the first may be refused for its content
+)
+# What can be left out of a request, and how a server's message names it.
+_OPTIONAL = {
+    "response_format": re.compile(r"response.?format|json|grammar|guided|structured", re.IGNORECASE),
+    "temperature": re.compile(r"temperature", re.IGNORECASE),
+    "system role": re.compile(r"system", re.IGNORECASE),
+}
+
+
+class HostedChatModel:
+    """A chat model behind a server; it can be asked from many threads at once.
+
+    Args:
+        name: as served.
+        host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
+        say: told, once, what the server refuses.
+        schema: the JSON schema of replies, for servers that can hold a model to one; by default they are any JSON object.
+        max_tokens: most tokens of a reply; by default the server's own limit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        host: str | None,
+        api_key: str,
+        *,
+        num_threads: int,
+        request_timeout: float,
+        max_retries: int,
+        say: Callable[[str], None],
+        schema: dict | None = None,
+        max_tokens: int | None = None,
+    ):
+        self.name, self.num_threads, self.say = name, num_threads, say
+        self.where = f"judge {name} at {without_password(host) if host else 'OpenAI'}"
+        self.client = make_client(host, api_key, make_http(num_threads, request_timeout))
+        self.retry_policy = RetryPolicy(max_retries)
+        form: dict = {"type": "json_object"}
+        if schema:
+            form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
+        self._fields = {"temperature": 0, "response_format": form} | ({"max_tokens": max_tokens} if max_tokens else {})
+        self._settling = threading.Lock()
+        self._left_out: tuple[str, ...] = ()
+        self._taken = False  # whether the server has taken a request without what is left out
+        self._hopeless = 0
+
+    def ask(self, instructions: str, question: str) -> ChatReply:
+        """The model's reply to a system message and a user's.
+
+        Raises:
+            ModelError: it did not answer, after all retries, or refuses the request in every form.
+        """
+        left_out = self._left_out
+        try:
+            reply = self._send(instructions, question, left_out)
+        except ModelError as error:
+            if error.status not in REFUSALS or isinstance(error, ContextLengthError):
+                raise
+            return self._ask_with_less(instructions, question, left_out, error)
+        self._taken = True
+        return reply
+
+    def _ask_with_less(
+        self, instructions: str, question: str, refused: tuple[str, ...], refusal: ModelError
+    ) -> ChatReply:
+        """Ask again without more and more of the request, until it is taken."""
+        with self._settling:
+            if self._taken and self._left_out == refused:
+                raise refusal  # it is this question that the server refuses: others were taken in this form
+            if self._taken:
+                return self._send(instructions, question, self._left_out)
+            for left_out in _ways(str(refusal)) if self._hopeless < QUESTIONS_TRIED else ():
+                try:
+                    reply = self._send(instructions, question, left_out)
+                except ModelError as error:
+                    if error.status not in REFUSALS:
+                        raise
+                    continue
+                self._left_out, self._taken = left_out, True
+                self.say(
+                    f"warning: {self.where} is asked without {' and '.join(left_out)}, which it refuses: {refusal}"
+                )
+                return reply
+            self._hopeless += 1
+        raise refusal
+
+    def _send(self, instructions: str, question: str, left_out: tuple[str, ...]) -> ChatReply:
+        messages = [{"role": "system", "content": instructions}, {"role": "user", "content": question}]
+        if "system role" in left_out:
+            messages = [{"role": "user", "content": f"{instructions}\n\n{question}"}]
+        fields = {name: value for name, value in self._fields.items() if name not in left_out}
+
+        def call():
+            return self.client.chat.completions.with_raw_response.create(model=self.name, messages=messages, **fields)
+
+        def send() -> ChatReply:
+            return request(call, read_chat, where=self.where, client=self.client, usage=Usage())
+
+        return persist(send, self.retry_policy, Usage())
+
+
+def _ways(refusal: str) -> Iterator[tuple[str, ...]]:
+    """What to leave out of a request, from little to much; what the refusal names goes first."""
+    names = sorted(_OPTIONAL, key=lambda name: not _OPTIONAL[name].search(refusal))
+    for number in range(1, len(names) + 1):
+        yield from itertools.combinations(names, number)
+
+
+def read_chat(body: dict) -> ChatReply:
+    """The reply in a server's JSON; a refusal is a text like any other, and what a model thinks in parts of its own is left out.
+
+    Raises:
+        UnreadableReply: it is no chat completion.
+    """
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise UnreadableReply("it has no choices[0].message") from None
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    if not content:
+        content = message.get("refusal")
+    return ChatReply(content if isinstance(content, str) else "", choice.get("finish_reason"))
