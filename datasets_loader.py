@@ -1,9 +1,10 @@
 """The 13 data sets of the nudging paper as one table, from the Hugging Face hub or from local files in the hub's schema."""
 
 import gzip
+import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class DataSet:
 
     `read` turns a row of the hub's schema into (question, gold answer) or (question, gold answer, context).
     `splits` are the hub's, the one that experiments use first. `scoring` is "rule", "judge" or a tuple of just-eval's aspects.
+    `keeps_blanks`: questions and gold answers stay as they are, as published; in other data sets blanks at their ends are cut off.
     """
 
     hub_id: str
@@ -46,19 +48,51 @@ class DataSet:
     judge_model: str | None = None
     system_prompt: str = REASONING_PROMPT
     question_prefix: str = "Question: "
+    keeps_blanks: bool = False
+
+
+def _text(row: dict, column: str) -> str:
+    """A column's text; ValueError for anything else, which Python's formatting would take for text."""
+    if not isinstance(row[column], str):
+        raise ValueError(f"{column} is {row[column]!r}, no text")
+    return row[column]
+
+
+def _text_or_number(row: dict, column: str) -> str:
+    number = isinstance(row[column], int | float) and not isinstance(row[column], bool)
+    return str(row[column]) if number else _text(row, column)
+
+
+def _texts(values: object, what: str) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{what} are {values!r}, no list of texts")
+    return values
+
+
+def _asked(row: dict, column: str) -> str:
+    """The text before choices, which alone make no question."""
+    if not _text(row, column).strip():
+        raise ValueError("no question in it")
+    return row[column]
 
 
 def _labelled_choices(row: dict) -> tuple[str, str]:
     """ARC and CommonsenseQA: the choices as lines "A. ..."; a test split without answers has no gold answer."""
-    choices = dict(zip(row["choices"]["label"], row["choices"]["text"], strict=True))
+    labels, texts = (_texts(row["choices"][name], f"choices' {name}s") for name in ("label", "text"))
+    choices = dict(zip(labels, texts, strict=True))
+    if len(choices) < len(labels):
+        raise ValueError(f"a label stands twice in {labels}")
     lines = "\n".join(f"{label}. {text}" for label, text in choices.items())
-    key = row["answerKey"]
-    return f"{row['question']}\n{lines}", f"{key}. {choices[key]}" if key else ""
+    key = _text(row, "answerKey")
+    return f"{_asked(row, 'question')}\n{lines}", f"{key}. {choices[key]}" if key else ""
 
 
 def _mmlu(row: dict) -> tuple[str, str, str]:
-    lines = [f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True)]
-    return row["question"] + "\n" + "\n".join(lines), lines[row["answer"]], f"Subject: {row['subject']}\n"
+    choices, answer = _texts(row["choices"], "choices"), row["answer"]
+    lines = [f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True)]
+    if isinstance(answer, bool) or answer not in range(len(lines)):  # -1 would be the last one
+        raise ValueError(f"answer is {answer!r}, not 0 to {len(lines) - 1}")
+    return _asked(row, "question") + "\n" + "\n".join(lines), lines[answer], f"Subject: {_text(row, 'subject')}\n"
 
 
 def _between(text: str, start: str, end: str) -> str:
@@ -70,18 +104,33 @@ def _between(text: str, start: str, end: str) -> str:
 
 
 def _sports(row: dict) -> tuple[str, str]:
-    gold = {"plausible": "1. yes\n2. plausible", "implausible": "1. no\n2. implausible"}[row["targets"][0]]
-    return _between(row["inputs"], "", "Plausible/implausible?"), gold
+    gold = {"plausible": "1. yes\n2. plausible", "implausible": "1. no\n2. implausible"}[_first_target(row)]
+    return _between(_text(row, "inputs"), "", "Plausible/implausible?"), gold
 
 
 def _date(row: dict) -> tuple[str, str]:
-    return _between(row["inputs"], "Q:", "A:"), row["targets"][0]
+    return _between(_text(row, "inputs"), "Q:", "A:"), _first_target(row)
+
+
+def _first_target(row: dict) -> str:
+    return _texts(row["targets"], "targets")[0]
+
+
+def _question_and_answer(row: dict) -> tuple[str, str]:
+    return _text(row, "question"), _text(row, "answer")
+
+
+def _strategy(row: dict) -> tuple[str, str]:
+    gold = str(row["answer"]).lower()
+    if gold not in ("true", "false"):
+        raise ValueError(f"answer is {row['answer']!r}, neither true nor false")
+    return _text(row, "question"), gold
 
 
 def _just_eval(config: str, aspects: tuple[str, ...]) -> DataSet:
     return DataSet(
         "re-align/just-eval-instruct",
-        lambda row: (row["input"], row["output_cand"]),
+        lambda row: (_text(row, "input"), _text(row, "output_cand")),
         ("gpt_3.5_turbo_0301",),
         config=config,
         scoring=aspects,
@@ -96,34 +145,43 @@ _BIG_BENCH = {"hub_id": "hails/bigbench", "splits": ("default",), **_JUDGED}
 
 # To add a data set: one entry here.
 DATA_SETS = {
-    "gsm8k": DataSet("gsm8k", lambda row: (row["question"], row["answer"]), ("test", "train"), config="main"),
+    "gsm8k": DataSet("gsm8k", _question_and_answer, ("test", "train"), config="main"),
     "svamp": DataSet(
-        "ChilleD/SVAMP", lambda row: (row["question_concat"], f"{row['Equation']} = {row['Answer']}"), ("test", "train")
+        "ChilleD/SVAMP",
+        lambda row: (_text(row, "question_concat"), f"{_text(row, 'Equation')} = {_text_or_number(row, 'Answer')}"),
+        ("test", "train"),
     ),
     "multiarith": DataSet(
-        "ChilleD/MultiArith", lambda row: (row["question"], str(row["final_ans"])), ("test", "train")
+        "ChilleD/MultiArith",
+        lambda row: (_text(row, "question"), _text_or_number(row, "final_ans")),
+        ("test", "train"),
     ),
-    "mmlu": DataSet("cais/mmlu", _mmlu, ("test", "validation", "dev", "auxiliary_train"), config="all", **_JUDGED),
+    "mmlu": DataSet(
+        "cais/mmlu", _mmlu, ("test", "validation", "dev", "auxiliary_train"), config="all", keeps_blanks=True, **_JUDGED
+    ),
     "arc_challenge": DataSet(
-        "allenai/ai2_arc", _labelled_choices, ("test", "validation", "train"), config="ARC-Challenge", **_JUDGED
+        "allenai/ai2_arc",
+        _labelled_choices,
+        ("test", "validation", "train"),
+        config="ARC-Challenge",
+        keeps_blanks=True,
+        **_JUDGED,
     ),
-    "strategyqa": DataSet(
-        "ChilleD/StrategyQA", lambda row: (row["question"], str(row["answer"]).lower()), ("test", "train"), **_JUDGED
-    ),
+    "strategyqa": DataSet("ChilleD/StrategyQA", _strategy, ("test", "train"), **_JUDGED),
     # The hub's test split has no answers.
-    "csqa": DataSet("tau/commonsense_qa", _labelled_choices, ("validation", "train", "test"), **_JUDGED),
+    "csqa": DataSet(
+        "tau/commonsense_qa", _labelled_choices, ("validation", "train", "test"), keeps_blanks=True, **_JUDGED
+    ),
     "sports": DataSet(read=_sports, config="sports_understanding_zero_shot", **_BIG_BENCH),
     "date": DataSet(read=_date, config="date_understanding_zero_shot", **_BIG_BENCH),
     "coin_flip": DataSet(
         "skrishna/coin_flip",
-        lambda row: (_between(row["inputs"], "Q:", ""), row["targets"]),
+        lambda row: (_between(_text(row, "inputs"), "Q:", ""), _text(row, "targets")),
         ("test", "validation", "train"),
         scoring="judge",
         judge_model="gpt-4o",
     ),
-    "last_letter_concat": DataSet(
-        "ChilleD/LastLetterConcat", lambda row: (row["question"], row["answer"]), ("test", "train"), **_JUDGED
-    ),
+    "last_letter_concat": DataSet("ChilleD/LastLetterConcat", _question_and_answer, ("test", "train"), **_JUDGED),
     "justeval": _just_eval("judgements_main", ("helpfulness", "clarity", "factuality", "depth", "engagement")),
     "justeval_safe": _just_eval("judgements_safety", ("safety",)),
 }
@@ -156,12 +214,20 @@ def load_examples(
     return [_example(data_set, rows[i], i, where) for i in indices]
 
 
+def fingerprint(examples: Iterable[Example]) -> str:
+    """What tells whether two runs, or two shards, ask the same: a sha256 of all questions, contexts and gold answers, in order."""
+    asked = [(example.context, example.question, example.gold) for example in examples]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
 def _example(data_set: DataSet, row: dict, i: int, where: str) -> Example:
     try:
         question, gold, *context = data_set.read(row)
         if not question.strip():
             raise ValueError("no question in it")
-        return Example(i, question.strip(), gold.strip(), context[0].strip() + "\n" if context else "")
+        if not data_set.keeps_blanks:
+            question, gold = question.strip(), gold.strip()
+        return Example(i, question, gold, *context)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{where}, row {i + 1}: not in the schema of {data_set.hub_id} ({type(error).__name__}: {error})"

@@ -42,7 +42,8 @@ def comparison(tasks: list[Task], runs: list[Run]) -> pd.DataFrame:
     """One row per family, experiment and data set: the published accuracy, ours with its interval, and the difference.
 
     Accuracies are in percent. "inside" says whether the published figure lies in our 95 % interval; what there is no scored
-    result for is None.
+    result for is None. `n` of `samples` are scored; `finished` is False of a run that has yet to
+    answer more.
     """
     by_file = {run.path.resolve().with_suffix(""): run for run in runs}
     rows: dict[tuple, dict] = {}
@@ -56,7 +57,7 @@ def comparison(tasks: list[Task], runs: list[Run]) -> pd.DataFrame:
             "row": ROWS[task.experiment],
             "data_set": s.dataset_name,
             "published": published[TASKS.index(s.dataset_name)],
-            **dict.fromkeys(("ours", "low", "high", "difference", "inside", "n")),
+            **dict.fromkeys(("ours", "low", "high", "difference", "inside", "n", "samples", "finished")),
         }
         run = by_file.get(task.whole_files.json.resolve().with_suffix(""))
         if run is not None and "accuracy" in run.figures:
@@ -64,9 +65,10 @@ def comparison(tasks: list[Task], runs: list[Run]) -> pd.DataFrame:
             ours = 100 * run.figures["accuracy"]
             row |= {"ours": ours, "low": low, "high": high, "difference": ours - row["published"]}
             row |= {"inside": low <= row["published"] <= high, "n": run.figures["scored"]}
+            row |= {"samples": run.figures["samples"], "finished": run.finished}
         rows[task.pair, task.experiment, s.dataset_name] = row
     return pd.DataFrame(rows.values(), columns=["family", "row", "data_set", "published", "ours", "low", "high",
-                                                "difference", "inside", "n"])  # fmt: skip
+                                                "difference", "inside", "n", "samples", "finished"])  # fmt: skip
 
 
 def readable(table: pd.DataFrame) -> str:
@@ -89,7 +91,10 @@ def readable(table: pd.DataFrame) -> str:
 def _cell(row: pd.Series) -> str:
     if pd.isna(row["ours"]):
         return f"{row['published']:.1f} / –"
-    return f"{row['published']:.1f} / {row['ours']:.1f} ± {(row['high'] - row['low']) / 2:.1f}"
+    notes = [f"{row['n']:.0f} of {row['samples']:.0f} scored"] * (row["n"] < row["samples"])
+    notes += ["unfinished"] * (not row["finished"])
+    half = (row["high"] - row["low"]) / 2
+    return f"{row['published']:.1f} / {row['ours']:.1f} ± {half:.1f}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def main(argv: list[str] | None = None) -> int:

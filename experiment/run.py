@@ -14,7 +14,7 @@ from command.options import without_password
 from command.pool import as_finished
 from command.provenance import git_commit, now, versions
 from command.stopping import StopSignals
-from datasets_loader import DATA_SETS, DataSet, Example
+from datasets_loader import DATA_SETS, DataSet, Example, fingerprint
 from experiment.command_line import COMMAND
 from experiment.judge import Judged, judge_missing, refuse_other_judges
 from experiment.result_files import ResultFiles, readable_text
@@ -96,6 +96,7 @@ class Run:
             "all_settings": asdict(settings),
             "samples": len(self.wanted),
             "samples_of_all_shards": len(self.examples),
+            "questions_sha256": fingerprint(self.examples),
             "sessions": [],
         }
         if settings.rerun:
@@ -112,18 +113,28 @@ class Run:
                 f"{files.jsonl} was started with other settings: {changes}. "
                 "Use the same ones, another --exp_prefix or --output_dir, or start afresh with --rerun"
             )
-        for index, record in records.items():
-            if index not in self.wanted or record["question"] != self.examples[index].question:
-                raise ResultsError(
-                    f"{files.jsonl}: its sample {index} asks another question than the data set does now; "
-                    "use the same data, another --output_dir, or start afresh with --rerun"
-                )
+        if others := [index for index, record in records.items() if not self._is_asked(index, record["question"])]:
+            which = f"sample {others[0]}" + f" and {len(others) - 1} more" * (len(others) > 1)
+            blanks = all(self._is_asked(index, records[index]["question"], blanks=False) for index in others)
+            raise ResultsError(
+                f"{files.jsonl}: asked another question than the data set has now in {which}"
+                + (" (blanks at its ends alone differ: earlier versions cut them off)" if blanks else "")
+                + f"; use {'the earlier version' if blanks else 'the same data'}, another --output_dir, "
+                "or start afresh with --rerun"
+            )
         if settings.judge_model and not self.why_no_judge:
             refuse_other_judges(list(records.values()), self.data_set.scoring, settings.judge_model, files.json)
         if records and not before:
             self.metadata["answers_of_unknown_settings"] = len(records)
         self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}
         self.records = records
+
+    def _is_asked(self, index: int, question: str, *, blanks: bool = True) -> bool:
+        """Whether this run asks a question as its sample of that index; with or without the blanks at its ends."""
+        if index not in self.wanted:
+            return False
+        now = self.examples[index].question
+        return question == now if blanks else question.strip() == now.strip()
 
     def answer_and_score(self, models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer what is to do, score, write and summarise.

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from command.files import ResultsError
 from command.provenance import now
-from command.schema import Rule, Whole, open_table, read_as
+from command.schema import Rule, TextOrNull, Whole, open_table, read_as
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, readable_text
 from experiment.summary import summarise
@@ -36,6 +36,7 @@ class _ShardMetadata:
 
     settings: _ShardSettings
     samples_of_all_shards: Whole
+    questions_sha256: TextOrNull = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
         if differing != ["shard"] * (i != run.found[0]) or metadata["samples_of_all_shards"] != total:
             names = ", ".join(f"--{key}" for key in differing if key != "shard") or "the data set's size"
             raise ResultsError(f"{run.shard(i).jsonl} was made with other settings than shard {run.found[0]}: {names}")
+    _check_questions(run, per_shard)
     merged: dict[int, tuple[int, dict]] = {}
     for i in run.found:
         for record in run.shard(i).records():
@@ -175,6 +177,25 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
             f"continue {_listed('shard', unfinished)} of {run.n} first"
         )
     return [per_shard[i] for i in run.found], [merged[index][1] for index in range(total)]
+
+
+def _check_questions(run: ShardedRun, per_shard: dict[int, dict]) -> None:
+    """Raise ResultsError unless all shards have asked the same questions.
+
+    Versions before the fingerprint cut off blanks at the ends of some data sets' questions; in others they asked the same.
+    """
+    known = {i: told for i, metadata in per_shard.items() if (told := metadata.get("questions_sha256"))}
+    for i, told in known.items():
+        if told != known[first := min(known)]:
+            raise ResultsError(
+                f"{run.shard(i).jsonl} asked other questions than shard {first}: use the same data for both"
+            )
+    earlier = [i for i in per_shard if i not in known]
+    if known and earlier and DATA_SETS[per_shard[earlier[0]]["settings"]["dataset_name"]].keeps_blanks:
+        raise ResultsError(
+            f"{run.shard(earlier[0]).jsonl}: an earlier version made it, which cut off blanks at the ends of questions; "
+            f"answer {_listed('shard', earlier)} of {run.n} again with --rerun"
+        )
 
 
 def _listed(what: str, numbers: list[int]) -> str:
@@ -194,6 +215,7 @@ def _joined_metadata(run: ShardedRun, per_shard: list[dict]) -> dict:
         "all_settings": json.loads(json.dumps(per_shard[0].get("all_settings", {}))) | {"shard": None},
         "samples": per_shard[0]["samples_of_all_shards"],
         "samples_of_all_shards": per_shard[0]["samples_of_all_shards"],
+        "questions_sha256": per_shard[0].get("questions_sha256"),
         "merged_from": [run.shard(i).jsonl.name for i in run.found],
         "merged_at": now(),
         "sessions": sorted(sessions, key=lambda session: session.get("start", "")),

@@ -19,11 +19,29 @@ _UNREADABLE = {
 
 
 def nudged_words(record: dict) -> tuple[int, int]:
-    """How many words of an answer are the nudging model's, and how many there are; the ending, the last nudge, is not counted."""
+    """How many words of an answer are the nudging model's, and how many there are, as the published program counts.
+
+    Words are parted by single blanks, and the ending, the last nudge that is not blank, is left out; "" has one word, so that an
+    answer with one nudge or none counts one.
+    """
     words = len("".join(record["all_completions"]).split(" "))
+    return min(len(" ".join(_nudges(record)[:-1]).split(" ")), words), words
+
+
+def nudged_characters(record: dict) -> tuple[int, int]:
+    """How many characters of an answer are the nudging model's, the ending included, and how many there are."""
+    characters = sum(map(len, record["all_completions"]))
+    return min(sum(map(len, record["all_nudging_words"])), characters), characters
+
+
+def is_nudged(record: dict) -> bool:
+    """Whether a record says who wrote what."""
+    return "all_nudging_words" in record and "all_completions" in record
+
+
+def _nudges(record: dict) -> list[str]:
     stripped = [words.strip() for words in record["all_nudging_words"]]
-    nudged = " ".join([text for text in stripped if text][:-1])
-    return min(len(nudged.split(" ")) if nudged else 0, words), words
+    return [words for words in stripped if words]
 
 
 @dataclass(frozen=True)
@@ -33,18 +51,28 @@ class Summary:
     fields: dict
 
     def published_lines(self) -> list[str]:
-        """The lines that the published program prints."""
+        """The lines that the published program prints, in its order and form."""
         f, lines = self.fields, []
+        if "num_q" in f:
+            lines.append(
+                f"num_q: {f['num_q']}, mean_num_nudging: {f['mean_num_nudging']}, "
+                f"mean_ratio_nudging: {100 * f['mean_ratio_nudging']:.1f}%"
+            )
         if "correct" in f:
             kind = "rule" if f["scoring"] == "rule" else "gpt"
             lines.append(f"num_sample {f['scored']} correct {f['correct']} ratio_{kind} {f['accuracy']:.4f}")
-        for aspect, mean in f.get("aspects", {}).items():
-            lines.append(f"{aspect}: {mean:.4f}")
-        if "mean_num_nudging" in f:
-            lines.append(
-                f"num_q: {f['answered']}, mean_num_nudging: {f['mean_num_nudging']:.2f}, "
-                f"mean_ratio_nudging: {100 * f['mean_ratio_nudging']:.2f}%"
-            )
+        lines += [f"Average {aspect} score: {mean:.3}" for aspect, mean in f.get("aspects", {}).items()]
+        return lines
+
+    def left_out(self) -> list[str]:
+        """Which samples the published lines are not about; the published program has neither failed nor unscored ones."""
+        f, lines = self.fields, []
+        missing = [f"{f[kind]} {kind}" for kind in ("failed", "unscored") if f[kind]]
+        if 0 < f.get("num_q", 0) < f["samples"]:
+            failed = f" ({missing[0]})" if f["failed"] else ""
+            lines.append(f"only {f['num_q']} of {f['samples']} samples are in num_q and its means{failed}")
+        if 0 < f["scored"] < f["samples"]:
+            lines.append(f"only {f['scored']} of {f['samples']} samples are in the scores ({', '.join(missing)})")
         return lines
 
     def table(self) -> str:
@@ -64,7 +92,9 @@ class Summary:
             rows.append(["judged by", ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items())])
         rows += [[words, f[name]] for name, words in _UNREADABLE.items() if f.get(name)]
         if "mean_ratio_nudging" in f:
-            rows.append(["intervention rate (nudged words)", f"{100 * f['mean_ratio_nudging']:.1f} %"])
+            rows.append(["intervention rate (words, as published)", f"{100 * f['mean_ratio_nudging']:.1f} %"])
+        if "nudged_character_share" in f:
+            rows.append(["nudged characters, of all", f"{100 * f['nudged_character_share']:.1f} %"])
         rows.append(["stop reasons", ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items())])
         for role, use in f["per_answer"].items():
             rows.append(
@@ -82,21 +112,24 @@ class Summary:
         return tabulate(rows, tablefmt="simple", disable_numparse=True)
 
     def __str__(self) -> str:
-        return "\n".join([*self.published_lines(), "", self.table(), *self.warnings()])
+        return "\n".join([*self.published_lines(), *self.left_out(), "", self.table(), *self.warnings()])
 
     def warnings(self) -> list[str]:
         """What a reader of the figures has to know."""
         found = []
         if len(self.fields.get("judges", {})) > 1:
             found.append("warning: the scores are of several judges; name one by --judge_model to have all by the same")
+        if oddity := self.fields.get("same_in_every_answer"):
+            found.append(
+                f"warning: {oddity}; is the threshold right, and are the base model's log-probabilities real (always 0, say)?"
+            )
         rate = self.fields.get("mean_ratio_nudging", 0)
-        if rate <= HIGHEST_USUAL_INTERVENTION:
-            return found
-        return [
-            *found,
-            f"warning: the nudging model wrote {100 * rate:.0f} % of the words (about 10 % in the paper): "
-            "is the threshold too high, or the base model's prompt unusual for it?",
-        ]
+        if rate > HIGHEST_USUAL_INTERVENTION:
+            found.append(
+                f"warning: the nudging model wrote {100 * rate:.0f} % of the words (about 10 % in the paper): "
+                "is the threshold too high, or the base model's prompt unusual for it?"
+            )
+        return found
 
 
 def prompt_count(tokens: float) -> str:
@@ -132,7 +165,7 @@ def summarise(
         fields["accuracy_interval_95"] = wilson_interval(correct, len(scored))
     elif scored:
         means = [scores["mean"] for scores in scored]
-        fields["aspects"] = {a: statistics.mean(scores[a]["score"] for scores in scored) for a in scoring}
+        fields["aspects"] = {a: statistics.fmean(scores[a]["score"] for scores in scored) for a in scoring}
         fields["mean_score"] = statistics.mean(means)
         fields["mean_score_interval_95"] = mean_interval(means) if len(means) > 1 else None
     if judges := Counter(scores["judge"] for scores in scored if "judge" in scores):
@@ -145,10 +178,7 @@ def summarise(
         "unreadable_aspects": sum(len(scores.get("unreadable_aspects", ())) for scores in scored),
     }
     fields |= {name: number for name, number in unreadable.items() if number}
-    nudged = [nudged_words(r) for r in answered if "all_nudging_words" in r and "all_completions" in r]
-    if nudged:
-        fields["mean_num_nudging"] = statistics.mean(n for n, _ in nudged)
-        fields["mean_ratio_nudging"] = statistics.mean(n / words for n, words in nudged)
+    fields |= _nudging_figures([record for record in answered if is_nudged(record)])
     fields["stop_reasons"] = dict(Counter(record.get("stop_reason") or "unknown" for record in answered).most_common())
     fields["per_answer"] = _usage_per_answer(answered)
     times = [record["seconds"] for record in answered if "seconds" in record]
@@ -156,6 +186,36 @@ def summarise(
     if seconds is not None:
         fields["seconds"] = seconds
     return Summary(fields)
+
+
+def _nudging_figures(nudged: list[dict]) -> dict:
+    """How much the nudging model wrote: first the published figures, then our own."""
+    if not nudged:
+        return {}
+    words, characters = [nudged_words(record) for record in nudged], [nudged_characters(record) for record in nudged]
+    fields = {
+        "num_q": len(nudged),
+        "mean_num_nudging": statistics.fmean(n for n, _ in words),
+        "mean_ratio_nudging": statistics.fmean(n / total for n, total in words),
+        "nudged_characters": sum(n for n, _ in characters),
+        "characters": sum(total for _, total in characters),
+    }
+    if fields["characters"]:
+        fields["nudged_character_share"] = fields["nudged_characters"] / fields["characters"]
+        if oddity := _same_in_every_answer(nudged, words, characters):
+            fields["same_in_every_answer"] = oddity
+    return fields
+
+
+def _same_in_every_answer(nudged: list[dict], words: list[tuple[int, int]], characters: list[tuple[int, int]]) -> str:
+    """What probabilities that say nothing bring about, "" if this is not so."""
+    if all(n == total for n, total in characters):
+        return "the nudging model wrote every answer alone"
+    if all(len(_nudges(record)) <= 1 for record in nudged):
+        return "nothing was nudged behind the first words of any answer"
+    if len(words) > 1 and len({n / total for n, total in words}) == 1:
+        return "the intervention rate is the same in every answer"
+    return ""
 
 
 def _usage_per_answer(answered: list[dict]) -> dict[str, dict[str, float]]:

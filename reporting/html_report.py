@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from command.console import Command
-from experiment.summary import nudged_words
+from experiment.summary import nudged_characters
 from reporting.run_table import Run, find_runs, readable_table, results_table, visible
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
 
@@ -88,8 +88,8 @@ def _answer(record: dict) -> dict:
     final, notes = _text(record.get("raw_answer")), []
     answer["pieces"] = pieces_by_turns(record)
     if "all_nudging_words" in record:
-        words, total = nudged_words(record)
-        notes.append(f"{words} of {total} words by the nudging model, its last ones not counted")
+        nudged, total = nudged_characters(record)
+        notes.append(f"{nudged} of {total} characters by the nudging model")
         if final != "".join(answer["pieces"]).strip():
             answer["cleaned"] = final
     if stop := _text(record.get("stop_reason")):

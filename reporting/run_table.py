@@ -265,6 +265,7 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
             "mean_score_low": mean and mean[0],
             "mean_score_high": mean and mean[1],
             "intervention_rate": f.get("mean_ratio_nudging"),
+            "nudged_character_share": f.get("nudged_character_share"),
             "stop_reasons": ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items()),
         }
         for quantity in ("requests", "prompt_tokens", "completion_tokens"):
@@ -302,7 +303,8 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Accuracy (95 % interval)": _share_with_interval(row),
                 "Mean score, 1 to 5 (95 % interval)": _number(row["mean_score"], "{:.2f}")
                 + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),
-                "Intervention rate": _number(row["intervention_rate"], "{:.1%}").replace("%", " %"),
+                "Intervention rate (words, as published)": _percent(row["intervention_rate"]),
+                "Nudged characters (of all)": _percent(row["nudged_character_share"]),
                 "Latency, s per answer": _number(row["latency_seconds"], "{:.2f}")
                 + _number(row["at_a_time"], " (at {:.0f} at a time)"),
                 "Answers per minute": _number(row["answers_per_minute"], "{:.1f}"),
@@ -331,6 +333,10 @@ def _known(value) -> bool:
 
 def _number(value, form: str) -> str:
     return form.format(value) if _known(value) else ""
+
+
+def _percent(share) -> str:
+    return _number(share, "{:.1%}").replace("%", " %")
 
 
 def _interval(low, high, form: str) -> str:

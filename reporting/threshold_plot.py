@@ -157,4 +157,4 @@ def _draw_shares(axes, group: list[Run]) -> None:
     shares = [100 * run.figures.get("mean_ratio_nudging", float("nan")) for run in group]
     axes.plot([run.threshold for run in group], shares, color=_NUDGE, marker="s", markersize=5)
     axes.set_ylim(0, max(1, 1.25 * axes.dataLim.y1))
-    axes.set_title("Words by the nudging model, %", loc="left", fontsize=10)
+    axes.set_title("Words by the nudging model, %, as published", loc="left", fontsize=10)

@@ -4,19 +4,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import needs
 import numpy as np
 import pytest
 
 from datasets_loader import DATA_SETS, DataError, Example, load_examples
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-NO_REAL_ROWS = needs.reason(
-    "the data sets' real rows, which are not part of this repository, are not there",
-    "every data set of the README's table as ../shared/data/NAME/SPLIT.jsonl.gz, from the Hugging Face hub",
-    an_error=False,
-)
 
 JUST_EVAL_SPLIT = "gpt_3.5_turbo_0301"
 # Hub id, configuration and split of the paper's experiments.
@@ -80,7 +73,7 @@ FIXTURE_EXAMPLES = {
         ),
         Example(
             1,
-            "What do bees collect from flowers?\nA. salt\nB. sand\nC. oil\nD. nectar",
+            " What do bees collect from flowers?\nA. salt\nB. sand\nC. oil\nD. nectar",
             "D. nectar",
             "Subject: general_biology\n",
         ),
@@ -91,8 +84,8 @@ FIXTURE_EXAMPLES = {
             "Which tool measures air pressure?\nA. a barometer\nB. a ruler\nC. a balance\nD. a compass",
             "A. a barometer",
         ),
-        Example(1, "Which of these melts first on a warm day?\n1. iron\n2. glass\n3. ice\n4. quartz", "3. ice"),
-        Example(2, "What does a thermometer show?\nA. length\nB. mass\nC. temperature", "C. temperature"),
+        Example(1, " Which of these melts first on a warm day?\n1. iron\n2. glass\n3. ice\n4. quartz", "3. ice"),
+        Example(2, "What does a thermometer show?\nA. length\nB. mass\nC. temperature ", "C. temperature "),
     ],
     "strategyqa": [
         Example(0, "Could a canoe be carried up a flight of stairs?", "true"),
@@ -107,7 +100,7 @@ FIXTURE_EXAMPLES = {
         ),
         Example(
             1,
-            "What does a gardener use to move soil?\nA. spoon\nB. kite\nC. wheelbarrow\nD. pillow\nE. lamp",
+            " What does a gardener use to move soil?\nA. spoon\nB. kite\nC. wheelbarrow\nD. pillow\nE. lamp",
             "C. wheelbarrow",
         ),
     ],
@@ -319,7 +312,26 @@ class TestLocalFiles:
         [
             ("mmlu", {"choices": ["a", "b"]}),
             ("mmlu", {"answer": 4}),
+            ("mmlu", {"answer": -1}),  # Python would take the last choice
+            ("mmlu", {"answer": True}),
+            ("mmlu", {"answer": "B"}),
+            ("mmlu", {"choices": "abcd"}),
+            ("mmlu", {"choices": ["a", "b", None, "d"]}),
+            ("mmlu", {"question": " "}),
+            ("mmlu", {"subject": None}),
             ("arc_challenge", {"answerKey": "Z"}),
+            ("arc_challenge", {"answerKey": None}),
+            ("arc_challenge", {"question": None}),
+            ("arc_challenge", {"choices": {"label": [1, 2], "text": ["a", "b"]}, "answerKey": "1"}),
+            ("arc_challenge", {"choices": {"label": ["A", "A"], "text": ["a", "b"]}, "answerKey": "A"}),
+            ("csqa", {"choices": {"label": ["A", "B"], "text": ["a", None]}, "answerKey": "A"}),
+            ("svamp", {"Equation": None}),
+            ("svamp", {"Answer": None}),
+            ("multiarith", {"final_ans": None}),
+            ("strategyqa", {"answer": None}),
+            ("date", {"targets": "06/01/2020"}),  # its first letter is no date
+            ("coin_flip", {"targets": ["yes"]}),
+            ("justeval", {"output_cand": None}),
             ("csqa", {"choices": {"label": ["A"], "text": ["a", "b"]}}),
             ("sports", {"targets": ["perhaps"]}),
             ("date", {"targets": []}),
@@ -352,44 +364,3 @@ class TestHubErrors:
 
     def test_no_rows(self, hub):
         assert error_of() == "gsm8k (test) has no rows"
-
-
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=NO_REAL_ROWS)
-class TestRealRows:
-    @pytest.mark.parametrize(
-        "name, split, rows",
-        [
-            ("gsm8k", "test", 1319),
-            ("gsm8k", "train", 7473),
-            ("svamp", "test", 300),
-            ("multiarith", "test", 180),
-            ("mmlu", "test", 14042),
-            ("mmlu", "validation", 1531),
-            ("arc_challenge", "test", 1172),
-            ("strategyqa", "test", 687),
-            ("csqa", "validation", 1221),
-            ("csqa", "test", 1140),
-            ("sports", "default", 986),
-            ("date", "default", 369),
-            ("coin_flip", "test", 500),
-            ("coin_flip", "train", 1000),
-            ("last_letter_concat", "test", 150),
-            ("justeval", JUST_EVAL_SPLIT, 800),
-            ("justeval_safe", JUST_EVAL_SPLIT, 200),
-        ],
-    )
-    def test_every_row_is_read(self, name, split, rows):
-        examples = load_examples(name, split=split, data_dir=SHARED_DATA)
-        assert [example.id for example in examples] == list(range(rows))
-        for example in examples:
-            assert example.question and example.question == example.question.strip()
-            assert example.gold == example.gold.strip()
-            assert bool(example.gold) == ((name, split) != ("csqa", "test"))
-            assert bool(example.context) == (name == "mmlu")
-
-    @pytest.mark.parametrize("name", HUB)
-    def test_fixtures_have_the_schema_of_the_real_rows(self, name):
-        with gzip.open(SHARED_DATA / name / f"{HUB[name][2]}.jsonl.gz", "rt", encoding="utf-8") as file:
-            real = json.loads(file.readline())
-        for row in fixture_rows(name):
-            assert {key: type(value) for key, value in row.items()} == {key: type(value) for key, value in real.items()}

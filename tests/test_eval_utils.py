@@ -8,12 +8,9 @@ import pytest
 
 import eval_utils
 from command.intervals import mean_interval, wilson_interval
-from experiment.judgements import published_count
 from experiment.rules import last_number, rule_score
-from experiment.summary import nudged_words, summarise
 
 REPOSITORY = Path(__file__).parents[1]
-FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
 
 
 @pytest.mark.parametrize(
@@ -75,123 +72,6 @@ def test_mean_interval():
         (3 - 1.96 * math.sqrt(2 / 3) / 2, 3 + 1.96 * math.sqrt(2 / 3) / 2), abs=1e-4
     )
     assert mean_interval([3]) == (-math.inf, math.inf)
-
-
-@pytest.mark.parametrize(
-    "nudging_words, pieces, nudged, words",
-    [
-        (["The answer", " is", " end"], ["The answer was", " is six", " end"], 3, 6),  # the ending is not counted
-        ([" so ", "", " \n", "four", "end"], [" so ", "", " \n", "four", "end"], 2, 4),  # nor is what is blank
-        (["two words "], ["two words ", "more"], 0, 3),  # the only nudge is the ending
-        ([], ["a b"], 0, 2),
-        ([], [], 0, 1),
-        (["a", "b", "c", "d", "end"], ["a", "b", "c", "d", "end"], 1, 1),  # glued together they are one word
-        (["one\ntwo", "end"], ["one\ntwo three", "end"], 1, 2),  # words are split at blanks alone
-    ],
-)
-def test_nudged_words(nudging_words, pieces, nudged, words):
-    record = {"all_nudging_words": nudging_words, "all_completions": pieces}
-    assert nudged_words(record) == (nudged, words)
-
-
-def answer(correct: int | None = None, **more) -> dict:
-    return {"raw_answer": "6", "scores": None if correct is None else {"correct": correct}} | more
-
-
-def nudged(correct: int, nudges: int, words: int) -> dict:
-    """An answered record of n words, of which the first are nudged."""
-    pieces = ["w"] + [" w"] * (words - 1)
-    return answer(correct, all_nudging_words=[*pieces[:nudges], "ending"], all_completions=pieces, stop_reason="length")
-
-
-def rated(**scores: int) -> dict:
-    mean = sum(scores.values()) / len(scores)
-    return answer() | {"scores": {a: {"score": s, "reason": ""} for a, s in scores.items()} | {"mean": mean}}
-
-
-class TestSummarise:
-    def test_rule(self):
-        records = [answer(1), answer(0), answer(1), answer(), {"error": "no server"}]
-        summary = summarise(records, "rule", seconds=2.5)
-        expected = {"samples": 5, "answered": 4, "failed": 1, "scored": 3, "unscored": 1, "correct": 2, "seconds": 2.5}
-        assert summary.fields.items() >= expected.items()
-        assert summary.fields["accuracy"] == 2 / 3
-        assert summary.fields["accuracy_interval_95"] == wilson_interval(2, 3)
-        assert summary.published_lines() == ["num_sample 3 correct 2 ratio_rule 0.6667"]
-        assert summary.warnings() == []
-
-    @pytest.mark.parametrize(
-        "counted, n, name", [(True, 2, "unreadable_counted_as_published"), (False, 1, "unreadable_judgements")]
-    )
-    def test_judge_with_unreadable_judgements(self, counted, n, name):
-        scores = published_count("judge") | {"judge": "j"} if counted else None
-        unreadable = answer() | {"scores": scores, "judge_replies": {"judge": "j", "replies": ["?"]}}
-        summary = summarise([answer(1), unreadable], "judge")
-        assert (summary.fields[name], summary.fields["scored"]) == (1, n)
-        assert summary.published_lines()[0] == f"num_sample {n} correct 1 ratio_gpt {1 / n:.4f}"
-        assert "judgements that cannot be read" in summary.table()
-
-    def test_just_eval(self):
-        records = [
-            rated(**dict.fromkeys(FIVE_ASPECTS, 5)),
-            rated(**{a: score for score, a in enumerate(FIVE_ASPECTS, 1)}),
-        ]
-        summary = summarise(records, FIVE_ASPECTS)
-        assert summary.fields["scoring"] == "just_eval"
-        assert summary.fields["mean_score"] == 4
-        assert summary.fields["mean_score_interval_95"] == mean_interval([5, 3])
-        assert summary.published_lines() == [
-            "helpfulness: 3.0000",
-            "clarity: 3.5000",
-            "factuality: 4.0000",
-            "depth: 4.5000",
-            "engagement: 5.0000",
-        ]
-
-    def test_just_eval_of_one_answer_has_no_interval(self):
-        summary = summarise([rated(safety=4)], ("safety",))
-        assert summary.fields["mean_score_interval_95"] is None
-        assert "4.00" in summary.table() and "95" not in summary.table()
-
-    def test_nudging(self):
-        records = [nudged(1, nudges=1, words=10), nudged(0, nudges=2, words=10), {"error": "no server"}]
-        summary = summarise(records, "rule")
-        assert summary.fields["mean_ratio_nudging"] == pytest.approx(0.15)
-        assert summary.published_lines() == [
-            "num_sample 2 correct 1 ratio_rule 0.5000",
-            "num_q: 2, mean_num_nudging: 1.50, mean_ratio_nudging: 15.00%",
-        ]
-
-    @pytest.mark.parametrize("nudges, warns", [(20, False), (21, True)])
-    def test_warning_above_a_fifth_of_the_words(self, nudges, warns):
-        warnings = summarise([nudged(1, nudges, words=100)], "rule").warnings()
-        assert len(warnings) == warns
-        assert not warns or "wrote 21 % of the words" in warnings[0]
-
-    def test_usage_time_and_stop_reasons(self):
-        def use(**usage):
-            return {"base": {"requests": 1, "prompt_tokens": 0, "completion_tokens": 0, "retries": 0} | usage}
-
-        records = [
-            answer(1, usage=use(requests=3, prompt_tokens=90), seconds=1.0, stop_reason="stop"),
-            answer(1, usage=use(completion_tokens=40, retries=3), seconds=2.0, stop_reason="stop"),
-            answer(1, stop_reason="length", usage={}),
-            {"error": "no server", "usage": use(requests=99), "seconds": 99.0},
-        ]
-        fields = summarise(records, "rule").fields
-        assert fields["per_answer"] == {
-            "base": pytest.approx({"requests": 2, "prompt_tokens": 45, "completion_tokens": 20, "retries": 1.5})
-        }
-        assert fields["seconds_per_answer"] == 1.5
-        assert fields["stop_reasons"] == {"stop": 2, "length": 1}
-
-    @pytest.mark.parametrize("scoring", ["rule", "judge", FIVE_ASPECTS])
-    @pytest.mark.parametrize("records", [[], [{"error": "no server"}], [answer()]])
-    def test_nothing_scored(self, records, scoring):
-        summary = summarise(records, scoring)
-        assert summary.published_lines() == [] and summary.warnings() == []
-        assert "accuracy" not in summary.fields and "mean_score" not in summary.fields
-        assert "answers" in summary.table()
 
 
 def result_file(tmp_path: Path, content, name: str = "run.json", data_set: str = "gsm8k") -> Path:

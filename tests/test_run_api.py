@@ -43,9 +43,16 @@ class TestWholeRun:
         correct = sum(record["scores"]["correct"] for record in records)
         assert (summary["answered"], summary["failed"], summary["correct"]) == (6, 0, correct)
         lines = finished.stdout.splitlines()
-        assert lines[0] == f"num_sample 6 correct {correct} ratio_rule {correct / 6:.4f}"
-        assert lines[1].startswith("num_q: 6, mean_num_nudging: ") and lines[1].endswith("%")
-        for word in ("95 %", "intervention rate", "stop reasons", "base model, per answer", "seconds"):
+        assert lines[0].startswith("num_q: 6, mean_num_nudging: ") and lines[0].endswith("%")
+        assert lines[1:3] == [f"num_sample 6 correct {correct} ratio_rule {correct / 6:.4f}", ""]
+        for word in (
+            "95 %",
+            "intervention rate",
+            "nudged characters",
+            "stop reasons",
+            "base model, per answer",
+            "seconds",
+        ):
             assert word in finished.stdout
 
     def test_a_second_run_only_reads(self, undisturbed, server):

@@ -1,5 +1,6 @@
 """Tests of scripts/sweep.py, its config, and scripts/paper_table.py."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -267,6 +268,25 @@ class TestPaperTable:
         (run,) = find_runs([tmp_path / "out"], print)
         assert f"46.2 / {100 * run.figures['accuracy']:.1f} ± " in shown and "published figures lie inside" in shown
         assert (tmp_path / "out/paper_table.csv").read_text().count("\n") == 2
+
+    @pytest.mark.slow
+    def test_a_figure_over_fewer_samples_says_so(self, run_sweep, server, tmp_path, capfd):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
+        text = 'experiments = ["nudging"]\n' + PAIR.replace("small", "llama-2") + "thresholds = [0.4]\n"
+        path = write(tmp_path, text, server.host)
+        assert run_sweep(path).returncode == 0
+        (run,) = find_runs([tmp_path / "out"], print)
+        log, final = run.path, run.path.with_suffix(".json")
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        records[1] = {key: value for key, value in records[1].items() if key != "raw_answer"} | {"error": "no server"}
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+        assert paper_table.main(["--table_only", "--config", str(path)]) == 0
+        assert " (3 of 4 scored)" in capfd.readouterr().out
+        final.unlink()
+        assert paper_table.main(["--table_only", "--config", str(path)]) == 0
+        assert " (3 of 4 scored, unfinished)" in capfd.readouterr().out
+        (row,) = csv.DictReader((tmp_path / "out/paper_table.csv").open())
+        assert (row["n"], row["samples"], row["finished"]) == ("3", "4", "False")
 
     def test_a_config_of_other_pairs(self, tmp_path, capsys):
         assert paper_table.main(["--table_only", "--config", str(write(tmp_path, ""))]) == 2

@@ -26,6 +26,11 @@ from experiment.result_files import ResultFiles
 
 pytestmark = pytest.mark.slow  # runs the command line, many times
 
+MMLU_ROWS = [
+    {"question": f"{blank}What is {i} + 2?", "subject": "algebra", "choices": ["1", "2", "3", "4 "], "answer": 3}
+    for i, blank in enumerate((" ", " ", " ", ""))
+]
+
 
 class TestContinuing:
     @pytest.mark.parametrize("wanted", [1, 3])
@@ -123,6 +128,32 @@ class TestContinuing:
         _, output, _ = undisturbed
         data = write_rows(tmp_path, "gsm8k", gsm8k_rows(7)[1:])
         assert "another question" in plain_error(run_api(*nudging_options(server.host, data, output)))
+
+    @pytest.mark.parametrize("old, which", [((1,), "sample 1"), ((0, 2), "sample 0 and 1 more"), ((), "")])
+    def test_a_run_of_a_version_that_cut_off_blanks_is_not_mixed_with_this_one(
+        self, old, which, undisturbed, server, tmp_path
+    ):
+        """Blanks at the ends of mmlu's questions are part of the prompt now, as published."""
+        data = write_rows(tmp_path, "mmlu", MMLU_ROWS)
+        options = [*nudging_options(server.host, data, tmp_path / "out"), "--dataset_name", "mmlu", "--judge", "none"]
+        assert run_api(*options).returncode == 0
+        log = one(tmp_path / "out", "*.jsonl")
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [record["question"][0] for record in records] == [" ", " ", " ", "W"]
+        assert "Question:  What" in records[0]["full_prefix_base"]
+        for index in old:
+            records[index]["question"] = records[index]["question"].strip()
+        log.write_text("".join(json.dumps(record) + "\n" for record in records[:3]))
+        kept, finished = log.read_bytes(), run_api(*options)
+        if not old:
+            assert finished.returncode == 0 and len(final_records(tmp_path / "out")) == 4
+            return
+        message = plain_error(finished)
+        assert (
+            f"asked another question than the data set has now in {which} (blanks at its ends alone differ" in message
+        )
+        assert "use the earlier version, another --output_dir, or start afresh with --rerun" in message
+        assert log.read_bytes() == kept
 
     def test_rerun_moves_the_old_files_aside(self, server, data_dir, tmp_path):
         options = nudging_options(server.host, data_dir, tmp_path / "out")

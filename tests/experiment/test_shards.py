@@ -118,6 +118,30 @@ class TestMerging:
         run.write_text(run.read_text().replace('"max_token_total": 128', '"max_token_total": 64'))
         assert "other settings than shard 1: --max_token_total" in refusal(capsys, parts)
 
+    def test_other_questions(self, parts, capsys):
+        run = one(parts, f"{NAME}_shard2of2.run.json")
+        told = json.loads(run.read_text())
+        run.write_text(json.dumps(told | {"questions_sha256": "0" * 64}))
+        assert "shard2of2.jsonl asked other questions than shard 1: use the same data for both" in refusal(
+            capsys, parts
+        )
+
+    @pytest.mark.parametrize("data_set, earlier", [("mmlu", [1]), ("mmlu", [2]), ("mmlu", [1, 2]), ("gsm8k", [1])])
+    def test_shards_of_a_version_that_cut_off_blanks(self, data_set, earlier, parts, capsys):
+        for i in (1, 2):
+            run = one(parts, f"{NAME}_shard{i}of2.run.json")
+            told = json.loads(run.read_text())
+            told["settings"]["dataset_name"] = data_set
+            if i in earlier:
+                del told["questions_sha256"]
+            run.write_text(json.dumps(told))
+        if data_set == "gsm8k" or len(earlier) == 2:
+            assert main([str(parts)]) == 0
+        else:
+            message = refusal(capsys, parts)
+            assert f"shard{earlier[0]}of2.jsonl: an earlier version made it" in message
+            assert f"answer shard {earlier[0]} of 2 again with --rerun" in message
+
     def test_a_whole_run_of_its_own_is_not_overwritten(self, runs, parts, capsys):
         shutil.copytree(runs[1], parts, dirs_exist_ok=True)
         assert "--replace" in refusal(capsys, parts)

@@ -88,10 +88,7 @@ def test_the_data_gives_each_question_once_and_the_pieces_by_turns(small):
     answer = data["answers"][4]
     assert (answer["run"], answer["question"], answer["outcome"]) == (1, 0, "correct")
     assert answer["pieces"][:2] == ["First,", " Nora has 0 pears."]
-    assert (
-        answer["notes"]
-        == "stop: nudging model stop · 2 of 16 words by the nudging model, its last ones not counted · 0.5 s"
-    )
+    assert answer["notes"] == "stop: nudging model stop · 37 of 73 characters by the nudging model · 0.5 s"
     error = data["answers"][15]
     assert error["outcome"] == "failed" and "8 retries" in error["error"] and "pieces" not in error
 

@@ -34,6 +34,23 @@ def test_a_folder_gives_one_row_per_run_in_order(tmp_path):
     assert table["requests_base"].iloc[0] == 2
 
 
+def test_figures_are_made_of_the_records_and_not_of_an_earlier_summary(tmp_path):
+    """A version before this one counted no word where the published program counts one, under the same name."""
+    rows = [
+        record(0, "q", "#### 1", [("So", " it is 1.")], 1),
+        record(1, "q2", "#### 2", [("It is", " 2."), (" So", "")], 1),
+    ]
+    path = write_run(tmp_path, "run", rows, settings("nudging"))
+    earlier = {"answered": 2, "mean_num_nudging": 1.0, "mean_ratio_nudging": 0.25}
+    path.with_name("run.summary.json").write_text(json.dumps(earlier))
+    table = results_table(found(tmp_path)[0])
+    assert table["intervention_rate"].iloc[0] == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert table["nudged_character_share"].iloc[0] == pytest.approx((2 + 5 + 3) / (11 + 11))
+    shown = readable_table(table)
+    assert shown["Intervention rate (words, as published)"].iloc[0] == "37.5 %"
+    assert shown["Nudged characters (of all)"].iloc[0] == "45.5 %"
+
+
 def test_any_file_of_a_run_names_it_and_none_counts_twice(tmp_path):
     path = write_run(tmp_path, "run", [record(0, "q", "#### 1", "1", 1)], settings("base_only"))
     (tmp_path / "gsm8k" / "run.txt").write_text("readable")
