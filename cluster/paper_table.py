@@ -91,8 +91,8 @@ def readable(table: pd.DataFrame) -> str:
 def _cell(row: pd.Series) -> str:
     if pd.isna(row["ours"]):
         return f"{row['published']:.1f} / –"
-    notes = [f"{row['n']:.0f} of {row['samples']:.0f} scored"] * (row["n"] < row["samples"])
-    notes += ["unfinished"] * (not row["finished"])
+    notes = [f"{row['n']:.0f} of {row['samples']:.0f} scored"] * bool(row["n"] < row["samples"])
+    notes += ["unfinished"] * (not bool(row["finished"]))
     half = (row["high"] - row["low"]) / 2
     return f"{row['published']:.1f} / {row['ours']:.1f} ± {half:.1f}" + (f" ({', '.join(notes)})" if notes else "")
 

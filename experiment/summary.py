@@ -92,7 +92,7 @@ class Summary:
             rows.append(["judged by", ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items())])
         rows += [[words, f[name]] for name, words in _UNREADABLE.items() if f.get(name)]
         if "mean_ratio_nudging" in f:
-            rows.append(["intervention rate (words, as published)", f"{100 * f['mean_ratio_nudging']:.1f} %"])
+            rows.append(["intervention rate, as published", f"{100 * f['mean_ratio_nudging']:.1f} %"])
         if "nudged_character_share" in f:
             rows.append(["nudged characters, of all", f"{100 * f['nudged_character_share']:.1f} %"])
         rows.append(["stop reasons", ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items())])

@@ -59,9 +59,12 @@ def outcome(record: dict) -> str:
     if "error" in record:
         return "failed"
     scores = record.get("scores")
-    if not scores:
+    if not isinstance(scores, dict):
         return "unscored"
-    return "rated" if "mean" in scores else "correct" if scores.get("correct") else "wrong"
+    if "mean" in scores:
+        return "rated"
+    correct = scores.get("correct")
+    return ("wrong", "correct")[int(correct)] if correct in (0, 1) else "unscored"
 
 
 def report_data(runs: list[Run], labels: list[str]) -> dict:
@@ -113,7 +116,7 @@ def _split_piece(words: str, piece: str) -> tuple[str, str]:
 
 def _score_text(record: dict) -> str:
     scores = record.get("scores")
-    if not scores or "error" in record:
+    if not isinstance(scores, dict) or "error" in record:
         return ""
     if "mean" not in scores:
         return _text(scores.get("reason"))

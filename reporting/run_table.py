@@ -303,8 +303,8 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Accuracy (95 % interval)": _share_with_interval(row),
                 "Mean score, 1 to 5 (95 % interval)": _number(row["mean_score"], "{:.2f}")
                 + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),
-                "Intervention rate (words, as published)": _percent(row["intervention_rate"]),
-                "Nudged characters (of all)": _percent(row["nudged_character_share"]),
+                "Intervention rate, as published": _percent(row["intervention_rate"]),
+                "Nudged characters, of all": _percent(row["nudged_character_share"]),
                 "Latency, s per answer": _number(row["latency_seconds"], "{:.2f}")
                 + _number(row["at_a_time"], " (at {:.0f} at a time)"),
                 "Answers per minute": _number(row["answers_per_minute"], "{:.1f}"),

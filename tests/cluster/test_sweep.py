@@ -285,7 +285,7 @@ class TestPaperTable:
         final.unlink()
         assert paper_table.main(["--table_only", "--config", str(path)]) == 0
         assert " (3 of 4 scored, unfinished)" in capfd.readouterr().out
-        (row,) = csv.DictReader((tmp_path / "out/paper_table.csv").open())
+        (row,) = csv.DictReader((tmp_path / "out/paper_table.csv").read_text().splitlines())
         assert (row["n"], row["samples"], row["finished"]) == ("3", "4", "False")
 
     def test_a_config_of_other_pairs(self, tmp_path, capsys):

@@ -78,7 +78,7 @@ class TestRecordedOutputs:
         summary = summarise(CASES[name]["records"], "rule")
         shown = dict(line.split("  ", 1) for line in summary.table().splitlines()[1:-1])
         assert shown["nudged characters, of all"].strip() == share
-        assert shown["intervention rate (words, as published)"].strip() == f"{PUBLISHED_FIGURES[name][1]} %"
+        assert shown["intervention rate, as published"].strip() == f"{PUBLISHED_FIGURES[name][1]} %"
 
     @pytest.mark.parametrize("name", [name for name in CASES if CASES[name]["exp"] != "nudging"])
     def test_other_experiments_have_no_intervention_rate(self, name):

@@ -125,6 +125,12 @@ def test_outcomes():
     assert outcome({"scores": {"mean": 3.0}}) == "rated"
 
 
+@pytest.mark.parametrize("scores", [{}, True, "good", [1], 5, {"correct": "yes"}, {"correct": None}, {"reason": "?"}])
+def test_scores_that_say_nothing_are_none(scores):
+    """As in the table, which counts such answers as unscored."""
+    assert outcome({"scores": scores}) == "unscored"
+
+
 def test_runs_at_several_thresholds_are_plotted_with_text_as_text(small):
     (group,) = threshold_groups(runs_in(small))
     assert [run.threshold for run in group] == [0.2, 0.4, 0.6]

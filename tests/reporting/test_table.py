@@ -47,8 +47,8 @@ def test_figures_are_made_of_the_records_and_not_of_an_earlier_summary(tmp_path)
     assert table["intervention_rate"].iloc[0] == pytest.approx((1 / 4 + 2 / 4) / 2)
     assert table["nudged_character_share"].iloc[0] == pytest.approx((2 + 5 + 3) / (11 + 11))
     shown = readable_table(table)
-    assert shown["Intervention rate (words, as published)"].iloc[0] == "37.5 %"
-    assert shown["Nudged characters (of all)"].iloc[0] == "45.5 %"
+    assert shown["Intervention rate, as published"].iloc[0] == "37.5 %"
+    assert shown["Nudged characters, of all"].iloc[0] == "45.5 %"
 
 
 def test_any_file_of_a_run_names_it_and_none_counts_twice(tmp_path):
