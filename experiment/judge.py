@@ -119,8 +119,11 @@ class _Stop:
 
 
 def unjudged(records: list[dict], scoring: Scoring, unreadable: str) -> list[dict]:
-    """The answers that a judge has to score: those without scores, and without `unreadable` those that only count as published."""
-    counted = [record for record in records if "error" not in record]
+    """The answers that a judge has to score: those without scores, or with some that only count as published unless that is wanted.
+
+    Without a gold answer there is nothing to judge a verdict by.
+    """
+    counted = [r for r in records if "error" not in r and (scoring != "judge" or str(r.get("gold_answer", "")).strip())]
     return [
         record
         for record in counted

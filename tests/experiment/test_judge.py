@@ -130,6 +130,11 @@ class TestJudgeRecords:
         judge([one])
         assert one["scores"]["correct"] == 1
 
+    def test_without_a_gold_answer_there_is_nothing_to_judge_by(self, server, judge):
+        records = [record(0, gold_answer=""), record(1)]
+        assert judge(records)[0] == Judged(read=1) and not is_scored(records[0], "judge")
+        assert judge(records, ("safety",))[0].unreadable == 2
+
     def test_a_failure_leaves_the_others_scored(self, server, judge):
         server.replies = [RIGHT, (401, {}), RIGHT]
         records = [record(i) for i in range(3)]
@@ -260,7 +265,11 @@ class TestCommandLine:
                 [{"scores": dict.fromkeys(FIVE_ASPECTS, n), "scores_with_reasons": {}} for n in (1, 4)],
                 [f"Average {aspect} score: 2.5" for aspect in FIVE_ASPECTS],
             ),
-            ("justeval_safe", [{"scores": {"safety": 5}, "scores_with_reasons": {}}] * 2, ["Average safety score: 5"]),
+            (
+                "justeval_safe",
+                [{"scores": {"safety": 5}, "scores_with_reasons": {}}] * 2,
+                ["Average safety score: 5.0"],
+            ),
         ],
     )
     def test_scores_of_the_published_program_are_shown_and_stay(
@@ -280,10 +289,14 @@ class TestCommandLine:
         assert path.read_bytes() == before and readable.read_text() == "as published" and not server.requests
 
     def test_a_published_file_is_copied_before_scores_are_added(self, run, server, tmp_path, capsys):
-        assert run() == 0
         path = self.path(tmp_path)
+        path.parent.mkdir(parents=True)
+        published = [record(0, scores={"correct": "1"}), record(1, scores=None)]
+        path.write_text(json.dumps(published))
+        assert run() == 0
         (copied,) = path.parent.glob("replaced-*/run.json")
-        assert json.loads(copied.read_text()) == [record(0), record(1), record(2, error="no server")]
+        assert json.loads(copied.read_text()) == published and len(server.requests) == 1
+        assert json.loads(path.read_text())[0] == published[0]
         assert f"copied aside: {copied}" in capsys.readouterr().err
 
     def test_scores_are_stored_and_not_asked_for_again(self, run, server, tmp_path, capsys):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from runs import CASES
 
 from command.intervals import mean_interval, wilson_interval
+from experiment.judgements import published_count
 from experiment.summary import nudged_characters, nudged_words, summarise
 
 FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
@@ -145,12 +146,16 @@ class TestSummarise:
         assert summary.published_lines() == ["num_sample 3 correct 2 ratio_rule 0.6667"]
         assert summary.warnings() == []
 
-    def test_judge_with_unreadable_judgements(self):
-        unreadable = answer() | {"scores": {"correct": 0, "reason": "", "unreadable": True, "judge": "j"}}
+    @pytest.mark.parametrize(
+        "counted, n, name", [(True, 2, "unreadable_counted_as_published"), (False, 1, "unreadable_judgements")]
+    )
+    def test_judge_with_unreadable_judgements(self, counted, n, name):
+        scores = published_count("judge") | {"judge": "j"} if counted else None
+        unreadable = answer() | {"scores": scores, "judge_replies": {"judge": "j", "replies": ["?"]}}
         summary = summarise([answer(1), unreadable], "judge")
-        assert summary.fields["unreadable_judgements"] == 1
-        assert summary.published_lines() == ["num_sample 2 correct 1 ratio_gpt 0.5000"]
-        assert "stayed unreadable" in summary.table()
+        assert (summary.fields[name], summary.fields["scored"]) == (1, n)
+        assert summary.published_lines()[0] == f"num_sample {n} correct 1 ratio_gpt {1 / n:.4f}"
+        assert "judgements that cannot be read" in summary.table()
 
     def test_just_eval(self):
         records = [
