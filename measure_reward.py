@@ -223,7 +223,7 @@ def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:
         from pad.text_metrics import coherence
 
         device = device_or_fallback(options.rm_gpu, "--rm_gpu", note)
-        found["coherence"] = coherence(answers, options.embedder, device, options.batch_size)
+        found["coherence"] = coherence(answers, options.embedder, device, options.batch_size, note)
     return found
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from command.weights import loading_report, wrong_weights
 from demo.catalogue import (
     DEMO_MODELS,
     DemoModel,
@@ -128,12 +129,15 @@ def convert_gguf(file: Path, folder: Path) -> None:
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    weights = AutoModelForCausalLM.from_pretrained(
+    weights, info = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),  # without it the quantization stays and cannot be saved
+        output_loading_info=True,
     )
+    if fault := wrong_weights(file.name, type(weights).__name__, **loading_report(info)):
+        raise FetchError(fault)
     weights.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
 
@@ -223,7 +227,10 @@ def convert_llama2c(file: Path, folder: Path) -> None:
         tie_word_embeddings=True,
     )
     weights = LlamaForCausalLM(config)
-    weights.load_state_dict(state, strict=False)
+    lacking = weights.load_state_dict(state, strict=False)
+    tied = r"^lm_head\.weight$"
+    if fault := wrong_weights(file.name, "LlamaForCausalLM", lacking.missing_keys, lacking.unexpected_keys, may_lack=tied):
+        raise FetchError(fault)
     weights.save_pretrained(folder)
     pieces, merges = read_llama2c_tokenizer(data[position:], vocabulary_size)
     LlamaTokenizer(vocab=pieces, merges=merges, add_bos_token=True).save_pretrained(folder)

@@ -55,7 +55,7 @@ def load_armorm(name: str, *, device: torch.device, dtype: torch.dtype, load_in_
     Raises:
         OptionError, ModelError: they cannot be loaded.
     """
-    backbone = load_model("AutoModel", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
+    backbone = load_model("AutoModel", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, part=True)
     weight = _read_tensor(name, HEAD)
     head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=device, dtype=dtype)
     with torch.no_grad():

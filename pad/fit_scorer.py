@@ -38,9 +38,8 @@ def fit(name: str, sentences: tuple[list[str], list[str]], folder: Path) -> list
 
     positive, negative = sentences
     device = pick_device("auto")
-    classifier = load_model(
-        "AutoModelForSequenceClassification", name, device=device, dtype=torch.float32, num_labels=1
-    )
+    kind, loading = "AutoModelForSequenceClassification", {"device": device, "dtype": torch.float32, "num_labels": 1}
+    classifier = load_model(kind, name, **loading, may_lack=r"^score\.", part=True)  # its head is fitted below
     tokenizer = load_tokenizer(name)
     with torch.inference_mode():
         states = [_states(classifier, tokenizer, text, device) for text in (*positive, *negative)]

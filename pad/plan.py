@@ -136,6 +136,8 @@ def _implicit(settings: CollectSettings, kind: str | None) -> bool:
 
 
 def _kind(settings: CollectSettings, rm_config) -> str:
+    if is_armorm(rm_config):
+        raise OptionError(f"--rm {settings.rm} is an ArmoRM, which scores whole answers: name it to measure_reward.py")
     classifier = _is_classifier(rm_config)
     wanted = "implicit" if settings.PAD is not None else settings.rm_type
     if wanted == "auto":

@@ -6,11 +6,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from language_models.interface import ModelError
 from pad.answers import Answered
 
 if TYPE_CHECKING:
     import torch
 
+POOLER = r"^pooler\."
 _WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
 
 
@@ -52,7 +54,13 @@ def text_metrics(answers: list[Answered]) -> dict:
     return found | ({"mean_seconds": statistics.fmean(seconds)} if seconds else {})
 
 
-def coherence(answers: list[Answered], embedder: str, device: "torch.device", batch_size: int = 16) -> float:
+def coherence(
+    answers: list[Answered],
+    embedder: str,
+    device: "torch.device",
+    batch_size: int = 16,
+    say: Callable[[str], None] = lambda _: None,
+) -> float:
     """Mean cosine of the embeddings of each question and its own answer.
 
     Args:
@@ -66,8 +74,15 @@ def coherence(answers: list[Answered], embedder: str, device: "torch.device", ba
     tokenizer = load_tokenizer(embedder)
     if tokenizer.pad_token is None:  # masked out, so any token will do
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    model = load_model("AutoModel", embedder, device=device, dtype=torch.float32)
-    mean = _says_mean(embedder)
+    mean, loading = _says_mean(embedder), {"device": device, "dtype": torch.float32, "part": True}
+    try:
+        model = load_model("AutoModel", embedder, **loading, may_lack=POOLER if mean else None)
+    except ModelError:
+        if mean:
+            raise
+        # Some encoders were saved without the layer that makes the pooled output, which would be drawn at random.
+        model, mean = load_model("AutoModel", embedder, **loading, may_lack=POOLER), True
+        say(f"{embedder} was saved without the layer of its pooled output; the mean of its tokens is taken")
 
     @torch.inference_mode()
     def embed(texts: list[str]) -> "torch.Tensor":

@@ -9,6 +9,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from command.weights import first_of
 from language_models.interface import ModelError
 from language_models.local.loading import find_model
 
@@ -33,6 +34,8 @@ def load_value_head(name: str, model: PreTrainedModel, say: Callable[[str], None
         raise ModelError(f"{path} is no preference head: it holds no {error}") from None
     except Exception as error:  # safetensors' and pickle's errors share no base class
         raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+    if others := state.keys() - {_WEIGHT, _BIAS}:
+        raise ModelError(f"{path} is another kind of head: it also holds {first_of(sorted(others))}")
     size = model.get_output_embeddings().weight.shape[1]
     if weight.shape != (size, size) or bias.shape != (size,):
         raise ModelError(

@@ -7,10 +7,12 @@ import importlib.util
 import inspect
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
+from command.weights import loading_report, wrong_weights
 from demo.catalogue import DEMO_MODELS, demo_transformers_path
 from language_models.interface import ModelError
 
@@ -165,24 +167,61 @@ def load_causal_lm(
 
 
 def load_model(
-    auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
+    auto_class: str,
+    name: str,
+    *,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    load_in_4bit: bool = False,
+    may_lack: str | None = None,
+    part: bool = False,
+    **more,
 ) -> "PreTrainedModel":
-    """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_causal_lm`."""
-    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **more)[0]
+    """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_with_adapter`."""
+    checks = {"may_lack": may_lack, "part": part}
+    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **checks, **more)[0]
 
 
 def load_with_adapter(
-    auto_class: str, name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False, **more
+    auto_class: str,
+    name: str,
+    *,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    load_in_4bit: bool = False,
+    may_lack: str | None = None,
+    part: bool = False,
+    **more,
 ) -> "tuple[PreTrainedModel, PeftModel | None]":
-    """`load_model`'s model, and peft's for its adapter, by which that can be switched off; None for a whole model."""
+    """`load_causal_lm`'s or another kind of model, and peft's for its adapter, by which that can be switched off.
+
+    Every load of weights in this process goes through here: a checkpoint that lacks some of them, or holds others, is refused.
+
+    Args:
+        auto_class: the name of one of transformers' auto classes.
+        may_lack: a pattern of the weights that the caller sets or does not use.
+        part: only a part of the checkpoint is wanted: others than its weights are no fault.
+        more: for the auto class, such as num_labels.
+
+    Returns:
+        The model, and None for a whole model's adapter.
+
+    Raises:
+        OptionError: it is not there, a package for it is missing, or two models lie in its folder.
+        ModelError: it cannot be loaded, or its weights are not those of its kind.
+    """
     require_torch()
     import transformers
 
     base = adapter_base(name)
     if base is not None and importlib.util.find_spec("peft") is None:
         raise OptionError(f"{name} is an adapter, which needs peft: {INSTALL}")
-
-    options = {"dtype": dtype} | more
+    if base is None and (Path(find_model(name)) / ADAPTER).is_file():
+        # transformers would put the adapter on, and say nothing of the weights below it: perhaps they are merged already.
+        raise OptionError(
+            f"the folder {name} holds a whole model (config.json) and an adapter ({ADAPTER}); move one of them elsewhere"
+        )
+    options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True} | more
     if load_in_4bit:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise OptionError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes")
@@ -194,30 +233,43 @@ def load_with_adapter(
         )
         options["device_map"] = {"": device}
     try:
-        model = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+        model, info = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
     except OptionError as error:
         if base is None:
             raise
         raise OptionError(f"the adapter {name} was made for {base}: {error}") from None
-    adapter = None if base is None else _with_adapter(model, name)
+    adapter, report = None, loading_report(info)
+    if base is not None:
+        adapter, brought = _with_adapter(model, name)
+        report["missing"] = set(report["missing"]) - brought
+    if fault := wrong_weights(base or name, type(model).__name__, **report, may_lack=may_lack, part=part):
+        raise ModelError(fault)
     if not load_in_4bit:
         model = _moved(model, name, device)
     return model.eval().requires_grad_(False), adapter
 
 
-def _with_adapter(model: "PreTrainedModel", name: str) -> "PeftModel":
-    """Put an adapter's layers into a model, which stays itself."""
+def _with_adapter(model: "PreTrainedModel", name: str) -> "tuple[PeftModel, set[str]]":
+    """Put an adapter's layers into a model, which stays itself; also the names of the model's own weights that it brings."""
     import peft
 
+    found, kind = find_model(name), type(model).__name__
     try:
-        adapter = peft.PeftModel.from_pretrained(
-            model, find_model(name), torch_device=str(model.device), autocast_adapter_dtype=False
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # said below
+            adapter = peft.PeftModel.from_pretrained(
+                model, found, torch_device=str(model.device), autocast_adapter_dtype=False
+            )
+        there = set(peft.load_peft_weights(found, device="cpu"))
+        needed = set(peft.get_peft_model_state_dict(adapter, save_embedding_layers=False))
+        known = needed | set(peft.get_peft_model_state_dict(adapter, save_embedding_layers=True))
     except Exception as error:  # peft's, the hub client's and safetensors' errors share no base class
         raise ModelError(f"the adapter {name} cannot be loaded ({reason_of(error)}); is the folder whole?") from None
     if adapter.get_base_model() is not model or adapter.active_peft_config.is_prompt_learning:
         raise ModelError(f"the adapter {name} is of a kind that changes the prompt; LoRA and its like can be used")
-    return adapter
+    if fault := wrong_weights(f"the adapter {name}", f"adapter of {kind}", needed - there, there - known):
+        raise ModelError(fault)
+    return adapter, {key.removeprefix("base_model.model.") for key in there}
 
 
 def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreTrainedModel":
