@@ -110,8 +110,13 @@ def job_of(
     seed = settings.seed if config.seed is None else config.seed
     locks.enter_context(output.locked())
     texts = [prompt.text for prompt in prompts]
-    rows = {} if settings.overwrite else output.earlier_rows(texts, seed, settings.decisive, note)
+    rows = {} if settings.overwrite else output.earlier_rows(texts, seed, decisive(settings, plan), note)
     return Job(output, prompts, rows, seed)
+
+
+def decisive(settings: CollectSettings, plan: Plan) -> dict:
+    """The settings on which answers depend; of several outputs of a reward model by its number the one that guides."""
+    return settings.decisive | {"dimension": plan.dimension}
 
 
 def start_output(settings: CollectSettings, job: Job) -> None:
@@ -167,7 +172,7 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     """
     from pad.models import peak_memory
 
-    meta = {"settings": settings.decisive, "all_settings": settings.written(), "label": settings.PAD}
+    meta = {"settings": decisive(settings, plan), "all_settings": settings.written(), "label": settings.PAD}
     meta |= {"config": job.output.config.written(), "reward": plan.kind}
     meta |= {"devices": {"llm": str(plan.llm_device), "rm": str(plan.rm_device)}, "dtype": str(models.lm.network.dtype)}
     meta |= {"sessions": job.output.read_meta().get("sessions", [])}

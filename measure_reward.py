@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +33,10 @@ from pad.pairwise_judge import CRITERIA, REPLY_SCHEMA, ReplyLog, compare, instru
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, table
 
-FORMATS = ("native", "upstream")
+if TYPE_CHECKING:
+    from pad.scorers import Scored
+
+FORMATS = ("native", "upstream", "args")
 
 COMMAND = Command("measure_reward.py")
 note = COMMAND.note
@@ -57,7 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--rm", "--rm_path", metavar="MODEL", help="a sequence classifier or ArmoRM: folder or hub id")
     group.add_argument("--tokenizer", metavar="MODEL", help="another tokenizer than its own")
     group.add_argument("--dimension", metavar="N|NAME", help="which of its outputs, by number or name")
-    group.add_argument("--format", choices=FORMATS, default="native", help="upstream: the published program's text")
+    group.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="native",
+        help="text and counting: native, as the model was trained; upstream, PAD's published program's; args, ARGS's "
+        "(default: native)",
+    )
     group.add_argument("--rm_gpu", default="cuda:0", metavar="DEVICE", help="(default: cuda:0, or the CPU)")
     group.add_argument("--dtype", default="auto", choices=DTYPES)
     group.add_argument("--load_in_4bit", action="store_true", help="weights in 4 bits (needs bitsandbytes)")
@@ -137,12 +147,17 @@ def run(options: argparse.Namespace) -> int:
         if baseline is not None:
             check_same_questions(answers, baseline, f"--baseline {options.baseline} and {name}")
     score = scorer(options) if options.rm else None
-    baseline_scores = score(baseline) if score and baseline is not None else None
+    pattern = "{}" in options.out_file
+    baseline_scores = score(baseline, pattern).scores if score and baseline is not None else None
     reports, arrays, unanswered = [], [], 0
     for name, (answers, rows) in files.items():
         report: dict = {"file": name, "skipped": rows - len(answers)}
         if score:
-            scores = score(answers)
+            scored = score(answers, pattern)
+            scores = scored.scores
+            report["skipped"] += scored.too_long
+            if options.format != "native":
+                report["published"] = published_figures(scored, pattern)
             report |= {"rm": options.rm, "dimension": options.dimension, "format": options.format}
             report |= mean_and_error(list(scores.values()))
             if options.npout:
@@ -169,8 +184,10 @@ def read_file(name: str, options: argparse.Namespace) -> tuple[dict[int, Answere
     """
     rows = read_rows(Path(name), note)
     answers: dict[int, Answered] = {}
+    published = options.format != "native"
     for number, row in enumerate(rows):
-        answered = read_answer(row, number, name, experiment=options.experiment, field=options.field)
+        how = {"experiment": options.experiment, "field": options.field, "any_response": published}
+        answered = read_answer(row, number, name, **how)
         if answered is None:
             continue
         if answered.index in answers:
@@ -182,7 +199,7 @@ def read_file(name: str, options: argparse.Namespace) -> tuple[dict[int, Answere
 
 
 def scorer(options: argparse.Namespace):
-    """A function from answers by index to scores by index."""
+    """A function from answers by index, and whether they are of one of several files, to their scores."""
     from language_models.local.loading import pick_dtype, require_torch
     from pad.plan import device_or_fallback
     from pad.scorers import Scorer
@@ -196,19 +213,34 @@ def scorer(options: argparse.Namespace):
         tokenizer=options.tokenizer,
         dimension=options.dimension,
         text_format=options.format,
+        experiment=options.experiment,
+        text_field=options.field,
         load_in_4bit=options.load_in_4bit,
         say=note,
     )
 
-    def score(answers: dict[int, Answered]) -> dict[int, float]:
-        found: list[float] = []
+    def score(answers: dict[int, Answered], pattern: bool) -> "Scored":
         with tqdm(total=len(answers), desc="scoring", unit="answer") as bar:
-            for batch in model.scores(list(answers.values()), options.batch_size):
-                found += batch
-                bar.update(len(batch))
-        return dict(zip(answers, found, strict=True))
+            return model.score(list(answers.values()), options.batch_size, pattern=pattern, done=bar.update)
 
     return score
+
+
+def published_figures(scored: "Scored", pattern: bool) -> dict:
+    """The mean that a published program prints, of how many values, and how many rows it skips; `pattern`: in which words."""
+    mean = float(np.mean(scored.counted)) if scored.counted else None
+    return {"mean": mean, "n": len(scored.counted), "skipped": scored.too_long, "pattern": pattern}
+
+
+def headline(report: dict) -> list[str]:
+    """The published program's two lines in its format, else ours."""
+    published = report.get("published")
+    if published is None:
+        return [f"mean reward: {report['mean']}", f"skipped: {report['skipped']}"]
+    mean = float("nan") if published["mean"] is None else published["mean"]
+    if published["pattern"]:
+        return [f"Mean RM Score for {report['file']}: {mean}", f"Number of skipped entries: {published['skipped']}"]
+    return [f"np.mean(rm_scores)={mean}", f"num_skip={published['skipped']}"]
 
 
 def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:
@@ -293,8 +325,7 @@ def show(report: dict) -> None:
     """The published lines, a table, and one line of JSON."""
     print(f"\n{report['file']}")
     if "mean" in report:
-        print(f"mean reward: {report['mean']}")
-        print(f"skipped: {report['skipped']}")
+        print("\n".join(headline(report)))
         print(table(report))
     for name in ("metrics", "coherence", "judged"):
         if name in report:

@@ -32,6 +32,7 @@ def wrong_weights(
         may_lack: a pattern of names that the caller sets or does not use.
         part: only a part of the checkpoint is wanted, so that unexpected weights are no fault.
     """
+
     def spared(key: str) -> bool:
         return may_lack is not None and re.search(may_lack, key) is not None
 

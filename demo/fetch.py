@@ -229,7 +229,9 @@ def convert_llama2c(file: Path, folder: Path) -> None:
     weights = LlamaForCausalLM(config)
     lacking = weights.load_state_dict(state, strict=False)
     tied = r"^lm_head\.weight$"
-    if fault := wrong_weights(file.name, "LlamaForCausalLM", lacking.missing_keys, lacking.unexpected_keys, may_lack=tied):
+    if fault := wrong_weights(
+        file.name, "LlamaForCausalLM", lacking.missing_keys, lacking.unexpected_keys, may_lack=tied
+    ):
         raise FetchError(fault)
     weights.save_pretrained(folder)
     pieces, merges = read_llama2c_tokenizer(data[position:], vocabulary_size)

@@ -1,6 +1,8 @@
 """Rows of outputs as question and answer, whoever wrote them: this program, the published ones, or a user by hand."""
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets_loader import DataError
@@ -21,17 +23,21 @@ _SPEAKER = re.compile(r"\s*\b(Human|Assistant):\s*")
 
 @dataclass(frozen=True)
 class Answered:
-    """A question and its answer. `prompt` has the preference text before the question; `elapsed` is in seconds."""
+    """A question and its answer. `prompt` has the preference text before the question; `elapsed` is in seconds.
+
+    `texts` are the row's own, by field: what the published programs score.
+    """
 
     index: int
     question: str
     answer: str
     prompt: str
     elapsed: float | None = None
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 def read_answer(
-    row, number: int, where: str, *, experiment: str = "hhrlhf", field: str | None = None
+    row, number: int, where: str, *, experiment: str = "hhrlhf", field: str | None = None, any_response: bool = False
 ) -> Answered | None:
     """Question and answer of a row; None where the row says that it was skipped.
 
@@ -43,6 +49,7 @@ def read_answer(
         number: of the row, from 0, where it names no `index`.
         where: file, for messages.
         field: the field that holds the answer, where it is none of these.
+        any_response: whether a response that does not begin with its prompt is an answer, as the published programs take it.
 
     Raises:
         DataError: the row has no prompt or no answer.
@@ -53,12 +60,13 @@ def read_answer(
         return None
     prompt = _text(row, "prompt", number, where)
     question = row["instruction"] if isinstance(row.get("instruction"), str) else _PREFERENCE.sub("", prompt, count=1)
-    answer = _answer(row, prompt, number, where, field)
+    answer = _answer(row, prompt, number, where, field, any_response)
     if cut := EXPERIMENTS[experiment].search(answer):
         answer = answer[: cut.start()]
     index = row["index"] if isinstance(row.get("index"), int) and row["index"] >= 0 else number
     elapsed = row.get("elapsed") if isinstance(row.get("elapsed"), int | float) else None
-    return Answered(index, question, answer.strip(), prompt, elapsed)
+    texts = {name: text for name, text in row.items() if isinstance(text, str)}
+    return Answered(index, question, answer.strip(), prompt, elapsed, texts)
 
 
 def is_dialogue(question: str) -> bool:
@@ -76,12 +84,14 @@ def chat_turns(question: str, answer: str) -> list[dict[str, str]]:
     return [*turns, {"role": "assistant", "content": answer}]
 
 
-def _answer(row: dict, prompt: str, number: int, where: str, field: str | None) -> str:
+def _answer(row: dict, prompt: str, number: int, where: str, field: str | None, any_response: bool) -> str:
     for name in (field,) if field else ("result", "output"):
         if name in row:
             text = _text(row, name, number, where)
             return _after_prompt(text, prompt) if name == "result" and "instruction" not in row else text
     response = _text(row, "response", number, where)
+    if any_response:
+        return _after_prompt(response.removeprefix(prompt), prompt)
     if not response.startswith(prompt):
         raise DataError(f"{where}, row {number}: its response does not begin with its prompt; name a field by --field")
     return _after_prompt(response[len(prompt) :], prompt)

@@ -11,42 +11,11 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import find_model, load_model
+from pad.dimension import OBJECTIVES
 
-OBJECTIVES = (
-    *("helpsteer-helpfulness", "helpsteer-correctness", "helpsteer-coherence", "helpsteer-complexity"),
-    *("helpsteer-verbosity", "ultrafeedback-overall", "ultrafeedback-instruction-following"),
-    *("ultrafeedback-truthfulness", "ultrafeedback-honesty", "ultrafeedback-helpfulness", "beavertails-is_safe"),
-    *("prometheus-score", "argilla-overall-quality", "argilla-judge-lm", "code-complexity", "code-style"),
-    *("code-explanation", "code-instruction-following", "code-readability"),
-)
 HEAD = "regression_layer.weight"
-
-
-def is_armorm(config) -> bool:
-    """Whether a configuration is of this kind of model."""
-    return any("RewardModelWithGating" in name for name in config.architectures or [])
-
-
-def objective(dimension: str | None) -> int:
-    """The number of an objective, by number or name.
-
-    Raises:
-        OptionError: there is no such objective, or none is named.
-    """
-    if dimension is None:
-        raise OptionError(
-            f"--dimension is needed for this model: 0 to {len(OBJECTIVES) - 1}, or a name such as {OBJECTIVES[0]} "
-            "(its gated overall score needs the model's own code, which is not run)"
-        )
-    names = {name: i for i, name in enumerate(OBJECTIVES)} | {str(i): i for i in range(len(OBJECTIVES))}
-    if dimension not in names:
-        raise OptionError(
-            f"--dimension has no choice {dimension!r}; choose 0 to {len(OBJECTIVES) - 1}, or one of: {', '.join(OBJECTIVES)}"
-        )
-    return names[dimension]
 
 
 def load_armorm(name: str, *, device: torch.device, dtype: torch.dtype, load_in_4bit: bool = False):
@@ -57,6 +26,9 @@ def load_armorm(name: str, *, device: torch.device, dtype: torch.dtype, load_in_
     """
     backbone = load_model("AutoModel", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, part=True)
     weight = _read_tensor(name, HEAD)
+    size = (len(OBJECTIVES), backbone.config.get_text_config().hidden_size)
+    if weight.shape != size:
+        raise ModelError(f"{HEAD} of {name} is {tuple(weight.shape)}, not {size}: it is another model's")
     head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=device, dtype=dtype)
     with torch.no_grad():
         head.weight.copy_(weight)

@@ -16,6 +16,7 @@ from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.cross_tokenizer import CrossTokenizerReward
 from pad.decoding import Answer, Reward, decode, generator_for
+from pad.dimension import described
 from pad.implicit_reward import CandidateLogits, ImplicitReward
 from pad.plan import Plan
 from pad.prompts import Prompt
@@ -95,8 +96,11 @@ def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -
     options = {"device": plan.rm_device, "dtype": dtype, "load_in_4bit": settings.load_in_4bit}
     classifier = load_model(name, settings.rm, **options)
     block_weights(classifier)
-    kind = choose_scalar_reward(classifier, say)
-    return lambda config: kind(classifier, config.chunk)
+    output = plan.dimension or 0
+    if plan.dimension is not None:
+        say(f"{settings.rm}: {described(classifier.config, output)} is the reward")
+    kind = choose_scalar_reward(classifier, say, output)
+    return lambda config: kind(classifier, config.chunk, output)
 
 
 def _implicit(

@@ -51,6 +51,8 @@ class OutputFile:
         if not self.path.exists():
             return {}
         then = self.read_meta().get("settings", {})
+        if then and decisive.get("dimension") is not None:
+            then = {"dimension": 0} | then  # earlier versions were guided by the first of several outputs
         if differing := [name for name in decisive if name in then and then[name] != decisive[name]]:
             name = differing[0]
             raise self._other_run(f"--{name} was {then[name]!r}, is {decisive[name]!r}")

@@ -8,6 +8,7 @@ from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
 from pad.config import DecodingConfig
+from pad.dimension import is_armorm, is_classifier, output_of
 from pad.prompts import Prompt, encode, same_vocabulary, with_perspective
 from pad.settings import REFERENCES, CollectSettings
 
@@ -31,6 +32,7 @@ class Plan:
     llm_context: int
     rm_context: int
     adapter_reference: bool  # the reward model's DPO reference is itself without its adapter
+    dimension: int | None = None  # of a scalar reward model with several outputs, the one that guides
 
     def prompts(self, settings: CollectSettings, config: DecodingConfig, instructions: list[str]) -> list[Prompt]:
         """The prompts of a configuration, as the models read them."""
@@ -77,10 +79,11 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
     llm_config = load_config(settings.llm)
     _check_language_model("--llm", settings.llm, llm_config)
     vocabulary, rm_context = llm_config.get_text_config().vocab_size, config_length(llm_config)
-    kind, rm_tokenizer, adapter_reference = None, None, False
+    kind, rm_tokenizer, adapter_reference, dimension = None, None, False, None
     if guided:
         rm_config = load_config(settings.rm)
         kind = _kind(settings, rm_config)
+        dimension = _dimension(settings, kind, rm_config)
         rm_context = config_length(rm_config)
         theirs = _rm_tokenizer(settings.rm, rm_config, llm_config, say)
         if theirs is None or same_vocabulary(tokenizer, theirs):
@@ -116,6 +119,7 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         config_length(llm_config),
         rm_context,
         adapter_reference,
+        dimension,
     )
 
 
@@ -138,7 +142,7 @@ def _implicit(settings: CollectSettings, kind: str | None) -> bool:
 def _kind(settings: CollectSettings, rm_config) -> str:
     if is_armorm(rm_config):
         raise OptionError(f"--rm {settings.rm} is an ArmoRM, which scores whole answers: name it to measure_reward.py")
-    classifier = _is_classifier(rm_config)
+    classifier = is_classifier(rm_config)
     wanted = "implicit" if settings.PAD is not None else settings.rm_type
     if wanted == "auto":
         return "scalar" if classifier else "implicit"
@@ -152,13 +156,20 @@ def _kind(settings: CollectSettings, rm_config) -> str:
     return wanted
 
 
-def _is_classifier(config) -> bool:
-    return any("SequenceClassification" in name for name in config.architectures or [])
+def _dimension(settings: CollectSettings, kind: str, rm_config) -> int | None:
+    if kind == "implicit":
+        if settings.dimension is not None:
+            raise OptionError(
+                f"--dimension is for sequence classifiers; leave it out with the language model {settings.rm}"
+            )
+        return None
+    output = output_of(rm_config, settings.dimension, settings.rm)
+    return output if rm_config.num_labels > 1 else None
 
 
 def _check_language_model(option: str, name: str, config) -> None:
     # It would load as a language model whose output matrix is drawn at random.
-    if _is_classifier(config):
+    if is_classifier(config):
         raise OptionError(f"{option} {name} is a sequence classifier; name a language model")
 
 

@@ -24,9 +24,9 @@ def _head(classifier: PreTrainedModel) -> torch.nn.Module | None:
 class TreeReward:
     """One forward pass of k positions in one row per step and sequence; the chosen candidate's states stay in the cache."""
 
-    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None):
-        """`chunk`: the most candidates read at once; None for all."""
-        self.device, self.chunk = classifier.device, chunk
+    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None, output: int = 0):
+        """`chunk`: the most candidates read at once; None for all. `output`: which of the classifier's is the reward."""
+        self.device, self.chunk, self.output = classifier.device, chunk, output
         self.states = CachedModel(classifier.base_model)
         self._score = _head(classifier)
 
@@ -37,7 +37,7 @@ class TreeReward:
     def rewards(self, candidates: Tensor, logits: Tensor) -> Tensor:
         """Rewards (B, k), float32, of the candidates (B, k)."""
         chunks = candidates.to(self.device).split(self.chunk or candidates.shape[1], dim=1)
-        found = [self._score(self.states.branch(chunk))[..., 0] for chunk in chunks]
+        found = [self._score(self.states.branch(chunk))[..., self.output] for chunk in chunks]
         return torch.cat(found, 1).float().to(logits.device)
 
     def advance(self, tokens: Tensor, ranks: Tensor) -> None:
@@ -58,7 +58,7 @@ class CopiesReward(TreeReward):
         found, self._copies = [], None
         for chunk in candidates.split(self.chunk or candidates.shape[1], dim=1):
             copies = self.states.repeated(chunk.shape[1])
-            found.append(self._score(copies.step(chunk.reshape(-1)))[:, 0].view(chunk.shape))
+            found.append(self._score(copies.step(chunk.reshape(-1)))[:, self.output].view(chunk.shape))
             self._copies = copies if chunk.shape == candidates.shape else None
         return torch.cat(found, 1).float().to(logits.device)
 
@@ -84,9 +84,9 @@ class CopiesReward(TreeReward):
 class UncachedReward:
     """The classifier's own forward pass over the whole text for every candidate: for encoders, which cannot use a cache."""
 
-    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None):
-        """`chunk`: the most candidates read at once; None for all."""
-        self.classifier, self.device, self.chunk = classifier, classifier.device, chunk
+    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None, output: int = 0):
+        """As TreeReward's."""
+        self.classifier, self.device, self.chunk, self.output = classifier, classifier.device, chunk, output
         self._pad = classifier.config.pad_token_id
         self._sequences: list[list[int]] = []
 
@@ -107,7 +107,7 @@ class UncachedReward:
         width = max(map(len, texts))
         ids = torch.tensor([text + [self._pad or 0] * (width - len(text)) for text in texts], device=self.device)
         mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=self.device)
-        return self.classifier(input_ids=ids, attention_mask=mask).logits[:, 0]
+        return self.classifier(input_ids=ids, attention_mask=mask).logits[:, self.output]
 
     def advance(self, tokens: Tensor, ranks: Tensor) -> None:
         """Append the chosen tokens (B,)."""
@@ -119,15 +119,15 @@ class UncachedReward:
         self._sequences = [self._sequences[row] for row in rows.tolist()]
 
 
-def choose_scalar_reward(classifier: PreTrainedModel, say: Callable[[str], None] = lambda _: None) -> type:
+def choose_scalar_reward(
+    classifier: PreTrainedModel, say: Callable[[str], None] = lambda _: None, output: int = 0
+) -> type:
     """The fastest of TreeReward, CopiesReward and UncachedReward that gives the classifier's own values on a short text.
 
-    `say` is told where it is not the first.
+    `say` is told where it is not the first. `output`: the one of the classifier's that is the reward.
     """
-    if classifier.config.num_labels != 1:
-        say(f"the reward model has {classifier.config.num_labels} labels; the first is the reward")
     for kind in (TreeReward, CopiesReward):
-        if _head(classifier) is not None and _agrees(kind, classifier):
+        if _head(classifier) is not None and _agrees(kind, classifier, output):
             if kind is CopiesReward:
                 say("the reward model has no tree attention: its cache is copied for every candidate, which is slower")
             return kind
@@ -136,13 +136,14 @@ def choose_scalar_reward(classifier: PreTrainedModel, say: Callable[[str], None]
 
 
 @torch.inference_mode()
-def _agrees(kind: type, classifier: PreTrainedModel) -> bool:
+def _agrees(kind: type, classifier: PreTrainedModel, output: int) -> bool:
     special = {classifier.config.pad_token_id, classifier.config.eos_token_id}
     ids = [i for i in range(3 * CHECKED_TOKENS) if i not in special][:CHECKED_TOKENS]
     prefix, candidates = ids[:-3], ids[-3:]
     device = classifier.device
-    own = [classifier(input_ids=torch.tensor([[*prefix, 9, c]], device=device)).logits[0, 0] for c in candidates]
-    reward = kind(classifier)
+    texts = [torch.tensor([[*prefix, 9, candidate]], device=device) for candidate in candidates]
+    own = [classifier(input_ids=text).logits[0, output] for text in texts]
+    reward = kind(classifier, output=output)
     try:
         reward.start([Prompt(0, "", "", tuple(prefix))])
         tokens = torch.tensor([[9, *candidates]], device=device)

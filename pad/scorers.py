@@ -3,8 +3,8 @@
 The kind is told by the model's configuration, never by its name.
 """
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,13 +13,21 @@ from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import config_length, load_config, load_model, load_tokenizer
 from pad.answers import Answered, chat_turns, is_dialogue
-from pad.armorm import is_armorm, load_armorm, objective
-
-if TYPE_CHECKING:
-    pass
+from pad.armorm import load_armorm
+from pad.dimension import described, is_armorm, is_classifier, output_of
+from pad.published_text import HUMOR_LENGTH, PUBLISHED_FORMATS, armorm_turns, row_text, transcript
 
 HUMAN = "\n\nHuman: {}\n\nAssistant:"
-DEFAULT_LABEL = "HUMOR"
+FORMATS = {"upstream": "the text of PAD's published program", "args": "the text of ARGS's published program"}
+
+
+@dataclass
+class Scored:
+    """Scores of rows by index, and what a published program has: the values that it takes the mean of, and rows it skips."""
+
+    scores: dict[int, float]
+    counted: list[float] = field(default_factory=list)
+    too_long: int = 0
 
 
 class Scorer:
@@ -29,7 +37,8 @@ class Scorer:
         name: a folder or hub id: ArmoRM, or any sequence classifier.
         tokenizer: another one than the model's own, as ARGS has it.
         dimension: the output by number or label; needed where there are several (a label HUMOR is found by itself).
-        text_format: "native", the text that the model was trained on, or "upstream", the published program's.
+        text_format: "native", the text that the model was trained on, or a published program's: "upstream" or "args".
+        experiment, text_field: of the published programs' texts; see published_text.row_text.
         say: told what is scored.
 
     Raises:
@@ -45,45 +54,121 @@ class Scorer:
         tokenizer: str | None = None,
         dimension: str | None = None,
         text_format: str = "native",
+        experiment: str = "hhrlhf",
+        text_field: str | None = None,
         load_in_4bit: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ):
         config = load_config(name)
         loading = {"device": device, "dtype": dtype, "load_in_4bit": load_in_4bit}
         self.device, self.text_format = device, text_format
-        if is_armorm(config):
-            self.output, self.kind = objective(dimension), "chat"
-            self.tokenizer = load_tokenizer(tokenizer or name)
+        self.experiment, self.text_field = experiment, text_field
+        if not (is_armorm(config) or is_classifier(config)):
+            raise OptionError(
+                f"{name} is {' '.join(config.architectures or ['a model'])}, which gives no scores; name a classifier"
+            )
+        self.output = output_of(config, dimension, name)
+        self.tokenizer = load_tokenizer(tokenizer or name)
+        self.armorm = is_armorm(config)
+        if self.armorm:
+            if text_format == "args":
+                raise OptionError(
+                    f"--format args is for sequence classifiers, and {name} is an ArmoRM, which reads chats"
+                )
+            self.kind = "chat"
             self._backbone, self._head = load_armorm(name, **loading)
             self._classifier = None
         else:
-            if not any("SequenceClassification" in a for a in config.architectures or []):
-                raise OptionError(
-                    f"{name} is {' '.join(config.architectures or ['a model'])}, which gives no scores; name a classifier"
-                )
-            self.output = _output(config, dimension, name)
-            self.tokenizer = load_tokenizer(tokenizer or name)
             self.kind = "answer" if config.num_labels > 1 else "chat" if self.tokenizer.chat_template else "pair"
             self._classifier = load_model("AutoModelForSequenceClassification", name, **loading)
             self._backbone, self._head = self._classifier.base_model, getattr(self._classifier, "score", None)
         self.vocabulary = config.get_text_config().vocab_size
         self.longest = min(config_length(config), self.tokenizer.model_max_length)
+        self._cut = HUMOR_LENGTH if config.num_labels > 1 and not self.armorm else None
         texts = {"answer": "the answer alone", "chat": "the chat template", "pair": "Human: ... Assistant: ..."}
-        given = texts[self.kind] if text_format == "native" else "the published program's text"
-        say(
-            f"{name}: output {self.output} of {self._head.out_features if self._head else config.num_labels}, given {given}"
-        )
+        say(f"{name}: {described(config, self.output)}, given {FORMATS.get(text_format, texts[self.kind])}")
 
     def scores(self, answers: list[Answered], batch_size: int = 8) -> Iterator[list[float]]:
-        """The scores of answers, batch by batch, in order."""
-        for start in range(0, len(answers), batch_size):
-            yield self._batch([self.encode(answer) for answer in answers[start : start + batch_size]])
+        """The scores of answers, batch by batch, in order; nothing is counted twice or left out."""
+        yield from self._scores([self.encode(answer) for answer in answers], batch_size)
+
+    def score(
+        self,
+        answers: Sequence[Answered],
+        batch_size: int = 8,
+        *,
+        pattern: bool = False,
+        done: Callable[[int], None] = lambda _: None,
+    ) -> Scored:
+        """The scores of answers by index, in a published program's format counted as there.
+
+        There an empty text counts 0.0, and in most cases is scored as well, so that it counts twice; a text of too many tokens
+        is skipped. By index an empty text has the score 0.0.
+
+        Args:
+            pattern: whether the answers are of one of several files, which PAD's program counts in another way.
+            done: told how many more answers are scored.
+
+        Raises:
+            OptionError, ModelError: a text cannot be read by the model, or memory is short.
+        """
+        encoded = {answer.index: self.encode(answer) for answer in answers}
+        if self.text_format == "native":
+            values = self._each(list(encoded.values()), batch_size, done)
+            return Scored(dict(zip(encoded, values, strict=True)), values)
+        rules = PUBLISHED_FORMATS[self.text_format]
+        empty = {answer.index for answer in answers if not self.published_text(answer)}
+        # ArmoRM's rows are never skipped, and a tokenizer without a token in front gives nothing that could be scored.
+        too_long = set() if self.armorm else {i for i, ids in encoded.items() if len(ids) >= rules.too_long}
+        twice = rules.empty_twice_in_patterns or not pattern
+        todo = {
+            i: ids[: self._cut] if self.text_format == "upstream" else ids
+            for i, ids in encoded.items()
+            if i not in too_long and (i not in empty or (twice and ids))
+        }
+        if longer := [i for i, ids in todo.items() if len(ids) > self.longest and not self.armorm]:
+            raise ModelError(
+                f"the text of row {longer[0]} has {len(todo[longer[0]])} tokens, and the model reads {self.longest}: "
+                "the published program stops there; leave out --format"
+            )
+        values = dict(zip(todo, self._each(list(todo.values()), batch_size, done), strict=True))
+        done(len(encoded) - len(todo))
+        counted = [
+            value for i in encoded for value in ([0.0] if i in empty else []) + ([values[i]] if i in values else [])
+        ]
+        scores = {i: 0.0 if i in empty else values[i] for i in encoded if i in empty or i in values}
+        return Scored(scores, counted, len(too_long))
+
+    def published_text(self, answered: Answered) -> str:
+        """The text of an answer by a published program's rules, before it is made into what the model reads."""
+        try:
+            return row_text(answered.texts, self.text_format, self.experiment, self.text_field)
+        except KeyError as error:
+            raise OptionError(
+                f"row {answered.index} has no text {error} for --format {self.text_format}; name a field by --field"
+            ) from None
+
+    def _each(self, texts: list[list[int]], batch_size: int, done: Callable[[int], None]) -> list[float]:
+        found: list[float] = []
+        for batch in self._scores(texts, batch_size):
+            found += batch
+            done(len(batch))
+        return found
+
+    def _scores(self, texts: list[list[int]], batch_size: int) -> Iterator[list[float]]:
+        for start in range(0, len(texts), batch_size):
+            yield self._batch(texts[start : start + batch_size])
 
     def encode(self, answered: Answered) -> list[int]:
-        """Token ids of what the model reads: never longer than it can; of a pair the question loses its beginning."""
-        if self.text_format == "upstream" and self.kind != "chat":
-            text = published_text(answered, pair=self.kind == "pair")
-            return self.tokenizer(text)["input_ids"][: self.longest]
+        """Token ids of what the model reads.
+
+        In the native format never longer than it can; of a pair the question loses its beginning.
+        """
+        if self.text_format != "native":
+            text = self.published_text(answered)
+            if self.text_format == "args":
+                return self.tokenizer(text)["input_ids"]
+            return self._chat(*armorm_turns(text)) if self.armorm else self.tokenizer(transcript(text))["input_ids"]
         if self.kind == "answer":
             return self.tokenizer(answered.answer, truncation=True, max_length=self.longest)["input_ids"]
         if self.kind == "chat":
@@ -91,6 +176,10 @@ class Scorer:
             return self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)[-self.longest :]
         question = answered.question if is_dialogue(answered.question) else HUMAN.format(answered.question)
         return self._pair(question, answered.answer)
+
+    def _chat(self, question: str, answer: str) -> list[int]:
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
 
     def _pair(self, question: str, answer: str) -> list[int]:
         ids = self.tokenizer(question, answer)["input_ids"]
@@ -129,29 +218,3 @@ class Scorer:
         hidden = self._backbone(input_ids=ids, attention_mask=mask)[0]
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return self._head(last)
-
-
-def _output(config, dimension: str | None, name: str) -> int:
-    labels = {str(label): int(i) for label, i in (config.label2id or {}).items()}
-    if dimension is None:
-        if config.num_labels == 1:
-            return 0
-        found = {label.upper(): i for label, i in labels.items()}.get(DEFAULT_LABEL)
-        if found is None:
-            raise OptionError(f"--dimension is needed for {name}: its outputs are {', '.join(labels)}")
-        return found
-    numbered = labels | {str(i): i for i in range(config.num_labels)}
-    if dimension not in numbered:
-        raise OptionError(f"--dimension has no choice {dimension!r}; the outputs of {name} are {', '.join(numbered)}")
-    return numbered[dimension]
-
-
-def published_text(answered: Answered, pair: bool) -> str:
-    """The text that the published program scores, flaws included: a transcript whose first role words are replaced.
-
-    For the GPT-2 reward models (`pair`) the first "assistant" and the first "user" anywhere in it, even in the question.
-    """
-    text = f"user\n\n{answered.prompt}assistant\n\n{answered.answer}"
-    if pair:
-        text = text.replace("assistant", " Assistant:", 1).replace("user", "Human:", 1)
-    return text

@@ -48,6 +48,7 @@ class CollectSettings:
     chat_template: str = "auto"
     tokenizer: str | None = None
     rm_type: str = "auto"
+    dimension: str | None = None
     ref: str = "llm"
     PAD: str | None = None
     allow_cross_tokenizer: bool = False
@@ -132,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("llm", "the base LM, whose tokens are chosen among", metavar="MODEL")
     option("rm", "the reward model; not needed where every rm_weight is 0", metavar="MODEL")
     option("rm_type", "implicit (PAD, a causal LM), scalar (ARGS, a sequence classifier), or auto by the model's kind")
+    option("dimension", "which output of a classifier with several is the reward: number or label", metavar="N|NAME")
     option("ref", "what an implicit reward is relative to: llm, none, self, or a MODEL", metavar="REF")
     option("PAD", "a label that is kept with the results; says that the reward is implicit", metavar="LABEL")
     option("tokenizer", "another tokenizer than the base LM's own", metavar="MODEL")

@@ -179,7 +179,9 @@ def load_model(
 ) -> "PreTrainedModel":
     """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_with_adapter`."""
     checks = {"may_lack": may_lack, "part": part}
-    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **checks, **more)[0]
+    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **checks, **more)[
+        0
+    ]
 
 
 def load_with_adapter(

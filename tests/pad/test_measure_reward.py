@@ -17,8 +17,8 @@ import measure_reward  # noqa: E402
 from command.errors import OptionError  # noqa: E402
 from language_models.interface import ModelError  # noqa: E402
 from pad.answers import Answered  # noqa: E402
-from pad.armorm import OBJECTIVES  # noqa: E402
-from pad.scorers import Scorer, published_text  # noqa: E402
+from pad.dimension import OBJECTIVES  # noqa: E402
+from pad.scorers import Scorer  # noqa: E402
 from pad.text_metrics import coherence  # noqa: E402
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -168,16 +168,6 @@ class TestTexts:
         [[alone]] = scorer.scores([ANSWER])
         assert np.isfinite(score) and short == pytest.approx(alone, abs=1e-5)
 
-    def test_the_published_text_with_its_flaws(self, scorers):
-        answered = Answered(0, "Is my user name ok?", "Yes.", "Is my user name ok?")
-        assert published_text(answered, pair=True) == "Human:\n\nIs my user name ok? Assistant:\n\nYes."
-        odd = Answered(0, "An assistant?", "Yes.", "An assistant?")
-        assert published_text(odd, pair=True) == "Human:\n\nAn  Assistant:?assistant\n\nYes."
-        scorer = Scorer(str(scorers / "gpt2"), text_format="upstream", **CPU)
-        assert text_of(scorer, answered).endswith("Human:\n\nIs my user name ok? Assistant:\n\nYes.")
-        humor = Scorer(str(scorers / "humor"), text_format="upstream", **CPU)
-        assert text_of(humor, answered).endswith("user\n\nIs my user name ok?assistant\n\nYes.")
-
 
 class TestScores:
     @pytest.mark.parametrize("kind", ["gpt2_scorer", "llama_scorer"])
@@ -201,9 +191,9 @@ class TestScores:
         assert list(humor.scores([ANSWER])) == [[pytest.approx(own[1].item(), abs=1e-5)]]
         assert list(swapped.scores([ANSWER])) == [[pytest.approx(own[0].item(), abs=1e-5)]]
         assert Scorer(str(scorers / "other"), dimension="good", **CPU).output == 1
-        with pytest.raises(OptionError, match="--dimension is needed .*: its outputs are bad, good"):
+        with pytest.raises(OptionError, match="--dimension is needed .*: its outputs are 0 to 1, or bad, good"):
             Scorer(str(scorers / "other"), **CPU)
-        with pytest.raises(OptionError, match="no choice 'funny'; the outputs of .* are bad, good, 0, 1"):
+        with pytest.raises(OptionError, match="no choice 'funny'; the outputs of .* are 0 to 1, or bad, good"):
             Scorer(str(scorers / "other"), dimension="funny", **CPU)
 
     def test_armorm_by_number_and_name(self, scorers):
