@@ -66,6 +66,8 @@ def models(options: argparse.Namespace, device: torch.device, dtype: torch.dtype
     loading = {"device": device, "dtype": dtype}
     if options.llm:
         found = [load_causal_lm(name, **loading) for name in (options.llm, options.rm or options.llm)]
+        if options.classifier is None:  # the speed of a head does not depend on its weights
+            loading |= {"may_lack": r"^score\.", "part": True}
         return [*found, load_model("AutoModelForSequenceClassification", options.classifier or options.llm, **loading)]
     sizes = {"hidden_size": options.hidden, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 4 * options.hidden}

@@ -85,6 +85,14 @@ def tiny(tmp_path_factory) -> Path:
     return save_all(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def scorers(tmp_path_factory) -> Path:
+    """A folder of tiny reward models of the PAD paper's kinds (see tiny_models.save_scorers)."""
+    from tiny_models import save_scorers
+
+    return save_scorers(tmp_path_factory.mktemp("scorers"))
+
+
 @pytest.fixture
 def pad_folder(tmp_path, monkeypatch):
     """A working folder for collect_model_outs.py: a greedy configuration, and six prompts of unequal lengths."""

@@ -10,7 +10,7 @@ import pytest
 torch = needs.module("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from tiny_models import edit_config, make_model, make_tokenizer, save  # noqa: E402
+from tiny_models import make_model, make_tokenizer, save  # noqa: E402
 from transformers import BertConfig, BertModel  # noqa: E402
 
 import measure_reward  # noqa: E402
@@ -54,32 +54,6 @@ PUBLISHED = {
     --experiment="shp"
 """,
 }
-
-
-@pytest.fixture(scope="module")
-def scorers(tmp_path_factory):
-    """Folders of reward models of the kinds that the PAD paper evaluates with."""
-    folder = tmp_path_factory.mktemp("scorers")
-    save(folder / "gpt2", make_model("gpt2_scorer", 5, context=64), make_tokenizer(template=None))
-    for name, labels in (
-        ("humor", ["NO_HUMOR", "HUMOR"]),
-        ("swapped", ["HUMOR", "NO_HUMOR"]),
-        ("other", ["bad", "good"]),
-    ):
-        model = make_model(
-            "distilbert", 6, id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}
-        )
-        save(folder / name, model, make_tokenizer(template=None))
-    save(folder / "armorm", make_model("llama", 7))
-    weights = load_file(folder / "armorm/model.safetensors")
-    torch.manual_seed(8)
-    weights = {name: weight for name, weight in weights.items() if name != "lm_head.weight"}
-    weights |= {"regression_layer.weight": torch.randn(19, 64), "gating.layers.0.weight": torch.randn(8, 64)}
-    save_file(weights, folder / "armorm/model.safetensors", {"format": "pt"})
-    remote = {"AutoModelForSequenceClassification": "modeling_custom.LlamaForRewardModelWithGating"}
-    labels = {str(i): f"LABEL_{i}" for i in range(19)}
-    edit_config(folder / "armorm", architectures=["LlamaForRewardModelWithGating"], auto_map=remote, id2label=labels)
-    return folder
 
 
 def write(path, rows) -> str:
@@ -353,3 +327,15 @@ def test_coherence_is_the_cosine_of_each_pair(tmp_path):
         pairs = [(embedded(a.question, mean), embedded(a.answer, mean)) for a in answers]
         expected = sum(torch.cosine_similarity(q, a).item() for q, a in pairs) / 3
         assert coherence(answers, str(folder), torch.device("cpu"), 2) == pytest.approx(expected, abs=1e-5)
+    # A checkpoint without the layer of the pooled output, which would be drawn at random: the mean is taken, and said.
+    (folder / "modules.json").unlink()
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("pooler.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    said = []
+    assert coherence(answers, str(folder), torch.device("cpu"), 2, said.append) == pytest.approx(expected, abs=1e-5)
+    assert "without the layer of its pooled output; the mean of its tokens is taken" in said[0]
+    del kept["encoder.layer.0.output.dense.weight"]
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="1 of its weights are missing"):
+        coherence(answers, str(folder), torch.device("cpu"), 2)

@@ -65,6 +65,10 @@ class TestPreferenceHeadFile:
         (folder / "value_head.safetensors").unlink()
         with pytest.raises(ModelError, match="holds no 'v_head.summary.weight'"):
             self.load(folder)
+        state = {"v_head.summary.weight": torch.zeros(64, 64), "v_head.summary.bias": torch.zeros(64)}
+        torch.save(state | {"v_head.second.weight": torch.zeros(1)}, folder / "value_head.bin")
+        with pytest.raises(ModelError, match=r"another kind of head: it also holds v_head\.second\.weight"):
+            self.load(folder)
         (folder / "value_head.bin").write_bytes(b"no pickle")
         with pytest.raises(ModelError, match="cannot be read"):
             self.load(folder)

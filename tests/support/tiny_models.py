@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     DistilBertConfig,
@@ -108,7 +108,7 @@ def distilbert_config(vocabulary: int = VOCABULARY, **more) -> DistilBertConfig:
 MAKERS = {
     "llama": lambda **more: LlamaForCausalLM(llama_config(**more)),
     "gpt2": lambda **more: GPT2LMHeadModel(gpt2_config(**more)),
-    "llama_scorer": lambda **more: LlamaForSequenceClassification(llama_config(num_labels=1, **more)),
+    "llama_scorer": lambda **more: LlamaForSequenceClassification(llama_config(**{"num_labels": 1} | more)),
     "gpt2_scorer": lambda **more: GPT2ForSequenceClassification(gpt2_config(num_labels=1, pad_token_id=1, **more)),
     "distilbert": lambda **more: DistilBertForSequenceClassification(distilbert_config(**more)),
 }
@@ -161,4 +161,30 @@ def save_all(folder: Path) -> Path:
     save(folder / "gpt2_classifier", make_model("gpt2_scorer", 5, context=64), make_tokenizer(template=None))
     save(folder / "other_rm", make_model("llama", 7, vocabulary=450), make_tokenizer(SENTENCES[3:7], 450))
     save(folder / "short_lm", make_model("llama", 1, context=48))
+    return folder
+
+
+def save_scorers(folder: Path) -> Path:
+    """Reward models of the kinds that the PAD paper evaluates with, each in a folder of its name; returns the folder of these."""
+    save(folder / "gpt2", make_model("gpt2_scorer", 5, context=64), make_tokenizer(template=None))
+    save(folder / "long_gpt2", make_model("gpt2_scorer", 5, context=1400), make_tokenizer(template=None))
+    save(folder / "chatty", make_model("llama_scorer", 4, context=2048))  # with a chat template
+    for name, labels in (
+        ("humor", ["NO_HUMOR", "HUMOR"]),
+        ("swapped", ["HUMOR", "NO_HUMOR"]),
+        ("other", ["bad", "good"]),
+    ):
+        model = make_model(
+            "distilbert", 6, id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}
+        )
+        save(folder / name, model, make_tokenizer(template=None))
+    save(folder / "armorm", make_model("llama", 7, context=8192))
+    weights = load_file(folder / "armorm/model.safetensors")
+    torch.manual_seed(8)
+    weights = {name: weight for name, weight in weights.items() if name != "lm_head.weight"}
+    weights |= {"regression_layer.weight": torch.randn(19, 64), "gating.layers.0.weight": torch.randn(8, 64)}
+    save_file(weights, folder / "armorm/model.safetensors", {"format": "pt"})
+    remote = {"AutoModelForSequenceClassification": "modeling_custom.LlamaForRewardModelWithGating"}
+    labels = {str(i): f"LABEL_{i}" for i in range(19)}
+    edit_config(folder / "armorm", architectures=["LlamaForRewardModelWithGating"], auto_map=remote, id2label=labels)
     return folder
