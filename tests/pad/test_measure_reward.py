@@ -204,6 +204,12 @@ class TestScores:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(ModelError, match=r"has no regression_layer\.weight"):
             Scorer(str(folder), dimension="3", **CPU)
+        (folder / "model.safetensors.index.json").unlink()
+        save_file(
+            weights | {"regression_layer.weight": torch.zeros(18, 64)}, folder / "model.safetensors", {"format": "pt"}
+        )
+        with pytest.raises(ModelError, match=r"regression_layer\.weight of .* is \(18, 64\), not \(19, 64\)"):
+            Scorer(str(folder), dimension="3", **CPU)
 
     def test_models_that_give_no_scores(self, tiny):
         with pytest.raises(OptionError, match="LlamaForCausalLM, which gives no scores; name a classifier"):

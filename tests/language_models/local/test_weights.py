@@ -159,6 +159,19 @@ class TestModelsOfAnotherKind:
         extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8), "mtp.fc.weight": torch.zeros(2, 2)}
         load_causal_lm(str(write(tmp_path / "w", whole, weights | extra)), **CPU)
 
+    def test_a_classifier_s_former_output_matrix_is_not_its_own(self, folders, tmp_path):
+        whole, weights = folders["llama_scorer"]
+        load_model(
+            CLASSIFIER, str(write(tmp_path / "w", whole, weights | {"lm_head.weight": torch.zeros(600, 64)})), **CPU
+        )
+
+    def test_weights_that_were_saved_in_4_bits(self, folders, tmp_path):
+        needs.module("bitsandbytes")
+        model = load_causal_lm(str(folders["llama"][0]), **CPU, load_in_4bit=True)
+        folder = save(tmp_path / "four", model)
+        ids = torch.tensor([[3, 4, 5]])
+        assert torch.allclose(load_causal_lm(str(folder), **CPU)(ids).logits, model(ids).logits, atol=1e-4)
+
 
 class TestAdapters:
     @pytest.fixture
