@@ -31,7 +31,7 @@ from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, REPLY_SCHEMA, ReplyLog, compare, instructions
 from pad.rows import read_rows
-from pad.summary import check_same_questions, mean_and_error, paired, table
+from pad.summary import check_same_questions, headline, mean_and_error, paired, published_figures, table
 
 if TYPE_CHECKING:
     from pad.scorers import Scored
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
             scores = scored.scores
             report["skipped"] += scored.too_long
             if options.format != "native":
-                report["published"] = published_figures(scored, pattern)
+                report["published"] = published_figures(scored.counted, scored.too_long, pattern)
             report |= {"rm": options.rm, "dimension": options.dimension, "format": options.format}
             report |= mean_and_error(list(scores.values()))
             if options.npout:
@@ -224,23 +224,6 @@ def scorer(options: argparse.Namespace):
             return model.score(list(answers.values()), options.batch_size, pattern=pattern, done=bar.update)
 
     return score
-
-
-def published_figures(scored: "Scored", pattern: bool) -> dict:
-    """The mean that a published program prints, of how many values, and how many rows it skips; `pattern`: in which words."""
-    mean = float(np.mean(scored.counted)) if scored.counted else None
-    return {"mean": mean, "n": len(scored.counted), "skipped": scored.too_long, "pattern": pattern}
-
-
-def headline(report: dict) -> list[str]:
-    """The published program's two lines in its format, else ours."""
-    published = report.get("published")
-    if published is None:
-        return [f"mean reward: {report['mean']}", f"skipped: {report['skipped']}"]
-    mean = float("nan") if published["mean"] is None else published["mean"]
-    if published["pattern"]:
-        return [f"Mean RM Score for {report['file']}: {mean}", f"Number of skipped entries: {published['skipped']}"]
-    return [f"np.mean(rm_scores)={mean}", f"num_skip={published['skipped']}"]
 
 
 def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:

@@ -51,6 +51,23 @@ def check_same_questions(mine: Mapping[int, Answered], baseline: Mapping[int, An
             )
 
 
+def published_figures(counted: list[float], skipped: int, pattern: bool) -> dict:
+    """The mean that a published program prints, of how many values, and how many rows it skips; `pattern`: in which words."""
+    mean = statistics.fmean(counted) if counted else None
+    return {"mean": mean, "n": len(counted), "skipped": skipped, "pattern": pattern}
+
+
+def headline(report: dict) -> list[str]:
+    """The published program's two lines in its format, else ours."""
+    published = report.get("published")
+    if published is None:
+        return [f"mean reward: {report['mean']}", f"skipped: {report['skipped']}"]
+    mean = float("nan") if published["mean"] is None else published["mean"]
+    if published["pattern"]:
+        return [f"Mean RM Score for {report['file']}: {mean}", f"Number of skipped entries: {published['skipped']}"]
+    return [f"np.mean(rm_scores)={mean}", f"num_skip={published['skipped']}"]
+
+
 def table(figures: dict) -> str:
     """The figures of `mean_and_error`, with "skipped" and perhaps "paired", as a table of two columns."""
     rows = [["answers", figures["n"]], ["skipped", figures["skipped"]]]
