@@ -197,7 +197,7 @@ class TestJudgedRuns:
 
     def test_without_a_key_the_answers_are_saved_and_the_scoring_command_works(self, server, tmp_path):
         finished = run_api(*self.options(server, tmp_path))
-        assert finished.returncode == 0
+        assert finished.returncode == 1
         lines = [line for line in finished.stderr.splitlines() if "python eval_utils.py" in line]
         assert "OPENAI_API_KEY" in lines[0] and len(lines) == 2  # before the first sample, and at the end
         assert all(record["scores"] is None for record in final_records(tmp_path / "out"))
@@ -213,36 +213,35 @@ class TestJudgedRuns:
         assert "num_sample 6 correct 6 ratio_gpt 1.0000" in scored.stdout
         # and the run itself knows the scores now
         again = run_api(*self.options(server, tmp_path))
-        assert "num_sample 6 correct 6 ratio_gpt 1.0000" in again.stdout
+        assert again.returncode == 0 and "num_sample 6 correct 6 ratio_gpt 1.0000" in again.stdout
 
-    def test_unreadable_replies_count_as_incorrect_and_are_counted(self, server, tmp_path):
-        judge = self.judge(["what?"] * 18)
-        finished = run_api(*self.options(server, tmp_path), "--judge_host", judge.host)
-        assert finished.returncode == 0, finished.stderr
-        assert "num_sample 6 correct 0 ratio_gpt 0.0000" in finished.stdout
-        assert "judgements that stayed unreadable  6" in finished.stdout
+    def test_unreadable_replies_are_not_counted_and_asked_for_again(self, server, tmp_path):
+        judge = self.judge(["what?"] * 36 + ['{"correct": 1}'] * 6)
+        options = [*self.options(server, tmp_path), "--judge_host", judge.host]
+        finished = run_api(*options)
+        assert finished.returncode == 1 and "ratio_gpt" not in finished.stdout
+        assert "6 judgements cannot be read and are not counted, such as 'what?'" in finished.stderr
         assert len(judge.requests) == 18
-        again = run_api(*self.options(server, tmp_path), "--judge_host", judge.host)
+        published = run_api(*options, "--unreadable_judgements", "published")
+        assert published.returncode == 0 and "num_sample 6 correct 0 ratio_gpt 0.0000" in published.stdout
+        assert "counted as wrong or 1 (as published)  6" in published.stdout
+        again = run_api(*options)
         judge.stop()
-        assert again.returncode == 0 and len(judge.requests) == 18  # stored: nothing is asked for again
+        assert again.returncode == 0 and len(judge.requests) == 42
+        assert "num_sample 6 correct 6 ratio_gpt 1.0000" in again.stdout
 
     def test_judge_none(self, server, tmp_path):
         finished = run_api(*self.options(server, tmp_path), "--judge", "none")
         assert finished.returncode == 0 and "unscored" in finished.stdout
 
-    def test_scores_of_another_judge_do_not_count(self, server, tmp_path):
+    def test_scores_of_another_judge_are_not_replaced(self, server, tmp_path):
         first = self.judge(['{"correct": 1}'] * 6)
         assert run_api(*self.options(server, tmp_path), "--judge_host", first.host).returncode == 0
+        finished = run_api(*self.options(server, tmp_path), "--judge_host", first.host, "--judge_model", "b")
+        assert "6 by gpt-4o-mini" in plain_error(finished) and "--rescore" in finished.stderr
+        finished = run_api(*self.options(server, tmp_path), "--judge_host", first.host)
         first.stop()
-        count = iter(range(100))
-        good = {"choices": [{"message": {"content": '{"correct": 0}'}}]}
-        second = ReplyServer(lambda path, body: (200, {}, good) if next(count) < 2 else (401, {}, {"error": "no"}))
-        finished = run_api(
-            *self.options(server, tmp_path), "--judge_host", second.host, "--judge_model", "b", "--num_threads", 1
-        )
-        second.stop()
-        assert finished.returncode == 1 and "4 answers could not be scored" in finished.stderr
-        assert "num_sample 2 correct 0 ratio_gpt 0.0000" in finished.stdout and "b (2)" in finished.stdout
+        assert finished.returncode == 0 and "gpt-4o-mini (6)" in finished.stdout and len(first.requests) == 6
 
     def test_a_judge_that_fails(self, server, tmp_path):
         judge = ReplyServer(lambda path, body: (401, {}, {"error": {"message": "bad key"}}))

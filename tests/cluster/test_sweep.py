@@ -212,6 +212,19 @@ class TestRunning:
         assert finished.returncode == 1 and "sweep.sh: failed: small: svamp base_only" in finished.stderr
         assert "Traceback" not in finished.stderr and "| gsm8k " in (tmp_path / "out/results.md").read_text()
 
+    @pytest.mark.parametrize("judge, exit_code", [("auto", 1), ("none", 0)])
+    def test_answers_without_scores_are_told_each_time(self, run_sweep, server, tmp_path, judge, exit_code):
+        write_rows(tmp_path, "strategyqa", [{"question": f"Is {n} more than 3?", "answer": n > 3} for n in range(2)])
+        text = f'data_sets = ["strategyqa"]\nexperiments = ["base_only"]\n[options]\njudge = "{judge}"\n'
+        path = write(tmp_path, text, server.host)
+        for _ in range(2):
+            finished = run_sweep(path)
+            assert finished.returncode == exit_code and "failed" not in finished.stderr
+            assert ("sweep.sh: small: strategyqa base_only: done, 2 of 2 unscored" in finished.stderr) == (
+                exit_code == 1
+            )
+        assert "| strategyqa " in (tmp_path / "out/results.md").read_text()
+
     def test_hosts_from_the_environment(self, run_sweep, server, tmp_path):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(1))
         path = write(tmp_path, 'experiments = ["base_only"]\n', "${SWEEP_TEST_HOST}")

@@ -55,6 +55,25 @@ def test_unreadable_replies_are_counted_apart_after_three_tries():
     assert len(judge.asked) == 2 * 2 * 3 + 1
 
 
+def test_unreadable_replies_in_the_log_are_asked_for_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    first = compare(MINE, BASE, ScriptedJudge(broken="poor"), judge="j", log=ReplyLog(path))
+    assert first["unreadable"] == 2 and "The first one, I think." in first["unreadable_reply"]
+    replayed = compare(MINE, BASE, None, judge="j", log=ReplyLog(path), replay=True)
+    assert replayed == first
+    judge = ScriptedJudge()
+    again = compare(MINE, BASE, judge, judge="j", log=ReplyLog(path))
+    assert (again["unreadable"], again["read"]) == (0, 3) and len(judge.asked) == 4
+    assert compare(MINE, BASE, None, judge="j", log=ReplyLog(path)) == again
+
+
+def test_a_judge_whose_replies_mostly_cannot_be_read_is_asked_no_more():
+    many = {i: Answered(i, f"Q{i}?", "poor", f"Q{i}?") for i in range(60)}
+    good = {i: Answered(i, f"Q{i}?", "good", f"Q{i}?") for i in range(60)}
+    found = compare(many, good, ScriptedJudge(broken="poor"), judge="j", num_threads=1)
+    assert 10 <= found["unreadable"] < 20 and found["left"] == 60 - found["pairs"] > 40
+
+
 def test_the_sample_is_the_seeds():
     assert sample_indices([3, 1, 2], None, 0) == sample_indices([3, 1, 2], 9, 0) == [1, 2, 3]
     drawn = [sample_indices(list(range(50)), 10, seed) for seed in (0, 0, 1)]
@@ -85,6 +104,9 @@ def test_replies_are_kept_and_not_asked_again(tmp_path):
     [
         ('{"first": 1, "second": 10}', (1, 10)),
         ('{"reason": "x", "first": "3", "second": 4.0}', (3, 4)),
+        ('Both are fine. {"reason": "\\( x \\)", "first": " 3 ", "second": 4}\nSo the second.', (3, 4)),
+        ('<think>{"first": 1, "second": 1}</think>{"first": 3, "second": 4}', (3, 4)),
+        ('{"first": 3, "sec', None),
         ('{"first": 0, "second": 4}', None),
         ('{"first": 11, "second": 4}', None),
         ('{"first": 3.5, "second": 4}', None),
@@ -140,6 +162,19 @@ class TestCommand:
         assert measure_reward.main([*files, *options]) == 1
         judged = json.loads(capsys.readouterr().out.splitlines()[-1])["judged"]
         assert (judged["failed"], judged["read"]) == (3, 0) and "no such model" in judged["error"]
+
+    def test_replies_that_cannot_be_read(self, files, reply_server, capsys):
+        server = reply_server(lambda path, body: (200, {}, {"choices": [{"message": {"content": "Hm."}}]}))
+        assert measure_reward.main([*files, "--judge_model", "j", "--judge_host", server.host]) == 1
+        assert (
+            "3 pairs are not counted, since the judge's replies cannot be read, such as 'Hm.'"
+            in capsys.readouterr().err
+        )
+
+    @pytest.mark.slow
+    def test_a_bundled_model_judges(self, files, capsys):
+        assert measure_reward.main([*files, "--judge_model", "demo-aligned", "--n", "1"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["judged"]["read"] == 1
 
     @pytest.mark.parametrize(
         "more, message",
