@@ -35,10 +35,29 @@ def ensemble_choice(base: Token, chat: Token) -> str:
     return max(sums, key=sums.__getitem__)
 
 
+def proxy_tuning_score(base: float, chat: float, proxy_base: float) -> float | None:
+    """p_base * p_chat / p_proxy_base of a token, in the published program's arithmetic, of log-probabilities.
+
+    None where a small model's probability is not a number to divide by: servers write -inf, -9999 or -3.4e38 for a token that a
+    model excludes, which is no measure of how far tuning has moved it, and the quotient must be a number too.
+    """
+    p_chat, p_proxy_base = math.exp(chat), math.exp(proxy_base)
+    if not (p_chat > 0 and p_proxy_base > 0):  # NaN is not either
+        return None
+    score = math.exp(base) * p_chat / p_proxy_base
+    return score if math.isfinite(score) else None
+
+
 def proxy_tuning_choice(base: Token, chat: Token, proxy_base: Token) -> str | None:
-    """The token text with the largest p_base * p_chat / p_proxy_base among those in all three top lists; None if none is."""
-    p_chat, p_proxy = dict(chat.top), dict(proxy_base.top)
-    scores = {t: p + p_chat[t] - p_proxy[t] for t, p in base.top if t in p_chat and t in p_proxy}
+    """The token text with the largest `proxy_tuning_score` among those in all three top lists; None if none has one."""
+    of_chat, of_proxy_base = dict(chat.top), dict(proxy_base.top)
+    scores = {
+        text: score
+        for text, logprob in base.top
+        if text in of_chat
+        and text in of_proxy_base
+        and (score := proxy_tuning_score(logprob, of_chat[text], of_proxy_base[text])) is not None
+    }
     return max(scores, key=scores.__getitem__) if scores else None
 
 
