@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from command.intervals import mean_interval, wilson_interval
+from experiment.odd_rates import odd_rates
 from experiment.rules import scores_of
 from language_models.interface import Usage
 
@@ -116,13 +117,9 @@ class Summary:
 
     def warnings(self) -> list[str]:
         """What a reader of the figures has to know."""
-        found = []
+        found = [odd] if (odd := self.fields.get("odd_rates")) else []
         if len(self.fields.get("judges", {})) > 1:
             found.append("warning: the scores are of several judges; name one by --judge_model to have all by the same")
-        if oddity := self.fields.get("same_in_every_answer"):
-            found.append(
-                f"warning: {oddity}; is the threshold right, and are the base model's log-probabilities real (always 0, say)?"
-            )
         rate = self.fields.get("mean_ratio_nudging", 0)
         if rate > HIGHEST_USUAL_INTERVENTION:
             found.append(
@@ -202,20 +199,9 @@ def _nudging_figures(nudged: list[dict]) -> dict:
     }
     if fields["characters"]:
         fields["nudged_character_share"] = fields["nudged_characters"] / fields["characters"]
-        if oddity := _same_in_every_answer(nudged, words, characters):
-            fields["same_in_every_answer"] = oddity
+    if odd := odd_rates(nudged):
+        fields["odd_rates"] = odd
     return fields
-
-
-def _same_in_every_answer(nudged: list[dict], words: list[tuple[int, int]], characters: list[tuple[int, int]]) -> str:
-    """What probabilities that say nothing bring about, "" if this is not so."""
-    if all(n == total for n, total in characters):
-        return "the nudging model wrote every answer alone"
-    if all(len(_nudges(record)) <= 1 for record in nudged):
-        return "nothing was nudged behind the first words of any answer"
-    if len(words) > 1 and len({n / total for n, total in words}) == 1:
-        return "the intervention rate is the same in every answer"
-    return ""
 
 
 def _usage_per_answer(answered: list[dict]) -> dict[str, dict[str, float]]:
