@@ -66,7 +66,12 @@ def connect(
         ]
         replicas = Replicas(endpoints, retry_policy, COMMAND.note)
         try:
-            reports = replicas.probe(model.logprobs, family_name(model.name))
+            reports = replicas.probe(
+                model.logprobs,
+                family_name(model.name),
+                temperature=settings.base_temperature,  # of all requests that log-probabilities are read of
+                top_p=settings.base_top_p if settings.exp == "nudging" else 1.0,
+            )
         except ModelError as error:
             raise ModelError(f"{option}: {error}") from None
         for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):

@@ -35,6 +35,10 @@ class TransientError(ModelError):
         self.retry_after = retry_after
 
 
+class ProbabilityError(ModelError):
+    """A model's log-probabilities are missing, or cannot be what they are called: asking again brings the same."""
+
+
 class ContextLengthError(ModelError):
     """The prompt leaves too little room in the model's context window for the tokens asked for."""
 

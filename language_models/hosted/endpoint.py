@@ -1,5 +1,6 @@
 """A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
 
+import math
 import threading
 from dataclasses import asdict
 
@@ -8,15 +9,19 @@ import openai
 
 from command.options import without_password
 from language_models.hosted.http import RetryPolicy, answers, checked, make_client, make_http, persist, request, shorten
-from language_models.hosted.probe import PROBE_PROMPT, ServerReport, find_abilities
+from language_models.hosted.logprob_check import find_fault
+from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
 from language_models.hosted.streams import EventStream, ResumedStream
-from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
+from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, has_tokens, printed_pieces
 from language_models.interface import (
+    END_OF_SEQUENCE,
     Completion,
     ContextLengthError,
     LanguageModel,
     ModelError,
+    ProbabilityError,
     SamplingParams,
+    Token,
     TokenStream,
     TransientError,
     Usage,
@@ -143,25 +148,33 @@ class OpenAIEndpoint:
         self.reader, self.neutral_sampling = other.reader, other.neutral_sampling
         self.stream_options = other.stream_options
 
-    def probe(self, logprobs: int | None, family: str = "") -> ServerReport:
+    def probe(
+        self, logprobs: int | None, family: str = "", *, temperature: float = 0.0, top_p: float = 1.0
+    ) -> ServerReport:
         """Find out whether the server can do what a run needs, and how it prints tokens; its requests are not counted.
 
         Args:
             logprobs: how many log-probabilities per position the run needs; None for none.
             family: the name that says of which family the model is, where its own does not.
+            temperature, top_p: what the run's requests ask for.
 
         Raises:
             TransientError: the server does not answer.
+            ProbabilityError: its log-probabilities are none, or some are missing.
             ModelError: it does not serve the model, or lacks log-probabilities.
         """
         report = ServerReport(self.shown_host, self.name, self._served_models(), logprobs)
         report.version = self._version()
+        written: tuple[Token, ...] = ()
         try:
-            self._probe_sampling(report)
+            prompts = self._probe_sampling(report)
             if logprobs is not None:
-                self._probe_logprobs(report, logprobs)
-            find_abilities(self._ask_briefly, report, family or self.name)
+                asked = SamplingParams(PROBE_TOKENS, temperature, top_p, logprobs)
+                written = self._probe_logprobs(report, asked, prompts[0])
+            find_abilities(self._ask_briefly, report, family or self.name, prompts)
             self.stream_options = report.stream_options
+            if logprobs is not None:
+                self._check_logprobs(report, asked, written, prompts)
         except ContextLengthError as error:
             raise ModelError(f"{error}; its context window is too short for a prompt of a few words") from None
         if report.served_models and self.name not in report.served_models:
@@ -208,11 +221,18 @@ class OpenAIEndpoint:
         except openai.APIError:
             return None
 
-    def _probe_sampling(self, report: ServerReport) -> None:
+    def _probe_sampling(self, report: ServerReport) -> list[str]:
+        """Find the sampling options that the server takes.
+
+        Returns:
+            The probe's prompts, the first one such that the model does not end at once.
+        """
+        prompts = list(PROBE_PROMPTS)
         for i, options in enumerate(NEUTRAL_SAMPLING):
             self.neutral_sampling = options
             try:
-                self.complete(PROBE_PROMPT, SamplingParams(1))
+                while not self.complete(prompts[0], SamplingParams(1)).text and prompts[0] != PROBE_PROMPTS[-1]:
+                    prompts.append(prompts.pop(0))
             except ContextLengthError:
                 raise
             except ModelError as error:
@@ -225,27 +245,29 @@ class OpenAIEndpoint:
                 raise
             break
         report.neutral_sampling = self.neutral_sampling
+        return prompts
 
-    def _probe_logprobs(self, report: ServerReport, logprobs: int) -> None:
-        def read(body: dict) -> tuple[str, str, list[str]]:
+    def _probe_logprobs(self, report: ServerReport, asked: SamplingParams, prompt: str) -> tuple[Token, ...]:
+        """Find out how the server prints tokens, and read those that it writes after a prompt as the run will."""
+        logprobs = asked.logprobs
+
+        def read(body: dict) -> tuple[Token, ...]:
             text, finish_reason, choice = completion_choice(body)
             found = choice.get("logprobs") or {}
-            content = found.get("content")
-            shown = [entry["token"] for entry in content] if content else found.get("tokens")
-            if not shown and text:
+            if text and not has_tokens(found):
                 raise ModelError(
                     f"{self.where}: this server returns no log-probabilities on /v1/completions, and they are needed here; "
                     "vLLM and SGLang do"
                 )
-            return text, finish_reason, shown or []
+            self.reader.read(text, choice.get("logprobs"), finish_reason)  # it can be read at all
+            self._learn_names(report, found, text, finish_reason)
+            return self.reader.read(text, choice.get("logprobs"), finish_reason)
 
         def call():
-            return self.client.completions.with_raw_response.create(
-                model=self.name, prompt=PROBE_PROMPT, max_tokens=PROBE_TOKENS, temperature=0.0, logprobs=logprobs
-            )
+            return checked(self.http.post(self.completions_url, json=self._body(prompt, asked), headers=self.headers))
 
         try:
-            text, finish_reason, shown = persist(
+            return persist(
                 lambda: request(call, read, where=self.where, client=self.client, usage=Usage()),
                 self.retry_policy,
                 Usage(),
@@ -256,9 +278,44 @@ class OpenAIEndpoint:
                     f"{error}; {logprobs} log-probabilities per token are needed: start vLLM with --max-logprobs {logprobs}"
                 ) from None
             raise
+
+    def _learn_names(self, report: ServerReport, logprobs: dict, text: str, finish_reason: str) -> None:
+        """Have the reader know how the server prints tokens, as far as a reply shows it."""
+        content = logprobs.get("content") or []
+        shown = [entry["token"] for entry in content] or logprobs.get("tokens") or []
+        tops = [entry.get("top_logprobs") for entry in content] or logprobs.get("top_logprobs") or []
         report.prints_tokens_as = printed_pieces(shown, text)
         if finish_reason == "stop" and shown and shown[-1] and not text.endswith(shown[-1]):
             report.end_names_seen = [shown[-1]]
-        self.reader = TokenReader(self.reader.end_names | set(report.end_names_seen), report.prints_tokens_as)
-        # A reply that cannot be read is found out here rather than in every sample.
-        self.complete(PROBE_PROMPT, SamplingParams(PROBE_TOKENS, logprobs=logprobs))
+        end_names = self.reader.end_names | set(report.end_names_seen)
+        self.reader = TokenReader(end_names, report.prints_tokens_as, lists_top=any(tops))
+
+    def _check_logprobs(
+        self, report: ServerReport, asked: SamplingParams, written: tuple[Token, ...], prompts: list[str]
+    ) -> None:
+        """Refuse log-probabilities that no model gives; where only those of streams are such, say so and do without streams.
+
+        Raises:
+            ProbabilityError: they are in whole completions too.
+        """
+        drawn = asked.temperature != 1 or asked.top_p != 1
+
+        def first_top(prompt: str) -> float:
+            token = self.complete(prompt, SamplingParams(1, 1.0, 1.0, asked.logprobs)).tokens[0]
+            return math.nan if token is END_OF_SEQUENCE else token.top[0][1]
+
+        def check(write) -> None:
+            # Without lists of the most probable tokens only the drawn token's probability is seen.
+            fault = find_fault(written, prompts[1:], write, first_top if drawn and self.reader.lists_top else None)
+            if fault:
+                raise ProbabilityError(f"{self.where}: {fault}")
+
+        if report.streams_logprobs:
+            try:
+                return check(lambda prompt: list(self.stream(prompt, asked)))
+            except ContextLengthError:
+                raise
+            except ModelError as error:
+                report.streams_logprobs = False
+                report.warnings.append(f"the streams of {report.host} are not used: {error}")
+        check(lambda prompt: self.complete(prompt, asked).tokens)

@@ -13,8 +13,8 @@ import httpx2
 import openai
 
 from command.options import NEUTRAL_API_KEY
-from language_models.hosted.token_texts import UnreadableReply
-from language_models.interface import ContextLengthError, ModelError, TransientError, Usage
+from language_models.hosted.token_texts import FaultyLogprobs, UnreadableReply
+from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0
@@ -129,6 +129,7 @@ def request(
 
     Raises:
         ContextLengthError: the server says that the prompt does not fit.
+        ProbabilityError: log-probabilities are missing, or are none.
         TransientError: no answer, status 408, 409, 429 or 5xx, or a reply that cannot be read.
         ModelError: any other refusal.
     """
@@ -152,6 +153,8 @@ def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
 
     try:
         yield
+    except FaultyLogprobs as error:
+        raise ProbabilityError(plain(str(error))) from None
     except UnreadableReply as error:
         raise TransientError(plain(f"the server's reply cannot be read: {error}")) from None
     except openai.APIStatusError as error:

@@ -1,13 +1,16 @@
 """What a server of /v1/completions can do beyond a plain completion: found out by one short request for each ability."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from language_models.families import NEEDS_BOS
+from language_models.hosted.token_texts import has_tokens
 from utils import name_parts
 
 PROBE_PROMPT = "Question: What is 2 + 3?\nAnswer: 2 + 3 = 5.\n\nQuestion: What is the capital of France?\nAnswer:"
+# Where a model ends at once, which says nothing of its server, the next one is asked.
+PROBE_PROMPTS = (PROBE_PROMPT, "My favourite", "I think that")
 CAPITAL = "Paris"
 # Where servers are known to stop: OpenAI and Fireworks AI at 5, vLLM (by default) and Together AI at 20.
 LOGPROBS_STEPS = (100, 20, 5)
@@ -44,19 +47,20 @@ class ServerReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def find_abilities(ask: Ask, report: ServerReport, family: str) -> None:
+def find_abilities(ask: Ask, report: ServerReport, family: str, prompts: Sequence[str] = PROBE_PROMPTS) -> None:
     """Fill in what a server can do; a refusal or an odd reply means that it cannot.
 
     Args:
         ask: sends a request, with few retries.
         family: the name that says of which family the model is.
+        prompts: PROBE_PROMPTS, the first one such that the model writes something after it.
     """
     for options in STREAM_OPTIONS:
-        report.streams, report.streams_logprobs = _streams(ask, options)
+        report.streams, report.streams_logprobs = _streams(ask, options, prompts)
         if report.streams:
             report.stream_options = options
             break
-    report.max_logprobs = _max_logprobs(ask)
+    report.max_logprobs = _max_logprobs(ask, prompts[0])
     if report.logprobs and report.max_logprobs and report.max_logprobs < report.logprobs:
         report.warnings.append(
             f"{report.host} gives {report.max_logprobs} log-probabilities per token where {report.logprobs} were asked for: "
@@ -91,19 +95,24 @@ def _tokens(choice: dict) -> list:
     return found if isinstance(found, list) else []
 
 
-def _streams(ask: Ask, options: dict) -> tuple[bool, bool]:
+def _streams(ask: Ask, options: dict, prompts: Sequence[str]) -> tuple[bool, bool]:
     """Whether a completion can be streamed, and whether with log-probabilities."""
-    fields = {"stream_options": options} if options else {}
-    reply = ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": 1, "stream": True} | fields) or ""
-    events = [line.removeprefix("data:").strip() for line in reply.splitlines() if line.startswith("data:")]
-    choices = [choice for event in events for choice in _choices(event)]
-    return bool(choices), any(_tokens(choice) for choice in choices)
+    fields = {"max_tokens": 1, "logprobs": 1, "stream": True} | ({"stream_options": options} if options else {})
+    for prompt in prompts:
+        reply = ask({"prompt": prompt} | fields) or ""
+        events = [line.removeprefix("data:").strip() for line in reply.splitlines() if line.startswith("data:")]
+        choices = [choice for event in events for choice in _choices(event)]
+        with_logprobs = any(has_tokens(choice.get("logprobs")) for choice in choices)
+        if not choices or with_logprobs or any(choice.get("text") for choice in choices):
+            return bool(choices), with_logprobs
+    # The model ends at once after every prompt: their shape alone is left to judge by.
+    return True, any(isinstance(choice.get("logprobs"), dict) for choice in choices)
 
 
-def _max_logprobs(ask: Ask) -> int:
+def _max_logprobs(ask: Ask, prompt: str) -> int:
     """The largest number of log-probabilities per token that is known to be given."""
     for asked, less in zip(LOGPROBS_STEPS, (*LOGPROBS_STEPS[1:], 0), strict=True):
-        choices = _choices(ask({"prompt": PROBE_PROMPT, "max_tokens": 1, "logprobs": asked}))
+        choices = _choices(ask({"prompt": prompt, "max_tokens": 1, "logprobs": asked}))
         tokens = _tokens(choices[0]) if choices else []
         if not tokens:
             continue

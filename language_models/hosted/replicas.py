@@ -102,7 +102,9 @@ class Replicas:
         """The model as one sample sees it."""
         return _SampleView(self, preference(sample_id, [endpoint.host for endpoint in self.endpoints]))
 
-    def probe(self, logprobs: int | None, family: str = "") -> list[ServerReport]:
+    def probe(
+        self, logprobs: int | None, family: str = "", *, temperature: float = 0.0, top_p: float = 1.0
+    ) -> list[ServerReport]:
         """Probe every server (see OpenAIEndpoint.probe); one that cannot be reached is left out for now, unless all are.
 
         Raises:
@@ -112,7 +114,7 @@ class Replicas:
         missing: list[tuple[int, TransientError]] = []
         for i, endpoint in enumerate(self.endpoints):
             try:
-                reports.append(endpoint.probe(logprobs, family))
+                reports.append(endpoint.probe(logprobs, family, temperature=temperature, top_p=top_p))
             except TransientError as error:
                 missing.append((i, error))
                 reports.append(ServerReport(endpoint.shown_host, self.name, warnings=[str(error)]))

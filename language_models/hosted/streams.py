@@ -9,11 +9,20 @@ import httpx2
 import openai
 
 from language_models.hosted.http import json_object, plain_errors, seconds_to_wait
-from language_models.hosted.token_texts import TextMismatch, TokenReader, UnreadableReply, completion_choice
-from language_models.interface import END_OF_SEQUENCE, SamplingParams, Token, TransientError, Usage
+from language_models.hosted.token_texts import (
+    TextMismatch,
+    TokenReader,
+    UnreadableReply,
+    completion_choice,
+    has_tokens,
+    no_logprobs,
+)
+from language_models.interface import END_OF_SEQUENCE, ModelError, SamplingParams, Token, TransientError, Usage
 
 # llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.
 CLOSES_AFTER_STREAMS = "llama.cpp"
+# Of a failure that comes back after fewer tokens than a call of the loops has, it is not believed that it passes.
+RECOVERED_TOKENS = 16
 
 
 class ChunkReader:
@@ -32,6 +41,7 @@ class ChunkReader:
         """The tokens that a chunk completes.
 
         Raises:
+            FaultyLogprobs: they have no log-probabilities, or some that are none.
             UnreadableReply: they cannot be read; a text that does not fit its tokens only at the end.
         """
         if self.reader is None:
@@ -41,9 +51,9 @@ class ChunkReader:
             raise UnreadableReply("its log-probabilities have an unknown shape")
         if self._waiting:
             text, logprobs = self._waiting[0] + text, _joined(self._waiting[1], logprobs)
-        if not (logprobs.get("content") or logprobs.get("tokens")):
+        if not has_tokens(logprobs):
             if text:
-                raise UnreadableReply("a chunk has text and no log-probabilities")
+                raise no_logprobs(text)
             ends = finish_reason == "stop" and self._last != ""
             return [END_OF_SEQUENCE] if ends else []
         try:
@@ -198,7 +208,7 @@ class ResumedStream:
             open_after: opens a stream after a text that has been written, with the params of what is missing; tries again by
                 itself, and counts the retries in the usage that it is given.
             params: of the whole; a stream that breaks off after max_tokens is over.
-            retries: how often in a row a stream may fail without a token more.
+            retries: how often it may fail within RECOVERED_TOKENS.
             failed: is told of each failure after the opening.
 
         Raises:
@@ -207,7 +217,8 @@ class ResumedStream:
         self._open_after, self._failed = open_after, failed
         self._params, self._retries = params, retries
         self._complete = False  # all tokens are there, and the server's last word is not
-        self._text, self._read, self._failures, self._breaks = "", 0, 0, 0
+        self._text, self._read, self._breaks = "", 0, 0
+        self._failures, self._failed_at = 0, 0  # in a row, the last one after that many tokens
         self._before = Usage()
         self._stream = open_after("", params, self._before)
 
@@ -238,9 +249,11 @@ class ResumedStream:
                     raise StopIteration from None
                 self._go_on(error)
                 continue
+            except ModelError:
+                self._stream.close()
+                raise
             self._text += token.text
             self._read += 1
-            self._failures = 0
             return token
 
     def _go_on(self, error: TransientError) -> None:
@@ -248,7 +261,8 @@ class ResumedStream:
         self._before.add(self._stream.usage)
         self._before.retries += 1
         self._stream.usage = Usage()
-        self._failures += 1
+        recovered = self._read - self._failed_at >= RECOVERED_TOKENS
+        self._failures, self._failed_at = 1 if recovered else self._failures + 1, self._read
         self._failed(error)
         if self._failures > self._retries:
             raise error

@@ -23,6 +23,8 @@ END_NAMES = frozenset(
     ).split()
 )
 _SPECIAL_NAME = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+# By how much a log-probability may pass 0 where it is a rounding error.
+ROUNDING = 1e-3
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
 FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
@@ -30,6 +32,10 @@ FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": 
 
 class UnreadableReply(ValueError):
     """A reply that lacks what was asked for, or cannot be made sense of."""
+
+
+class FaultyLogprobs(UnreadableReply):
+    """Log-probabilities that are missing or are none, as this server will give them again."""
 
 
 class TextMismatch(UnreadableReply):
@@ -157,23 +163,27 @@ class TokenReader:
     """Reads the log-probabilities of one choice of a /v1/completions reply, in the completions or the chat API's shape.
 
     `end_names`: names of the end of sequence in top lists. `pieces`: how the server prints tokens ("text", "byte_level" or
-    "sentencepiece"), where the probe has found it out.
+    "sentencepiece"), and `lists_top`: whether it lists the most probable tokens, where the probe has found it out.
     """
 
     end_names: frozenset[str] = END_NAMES
     pieces: str = "text"
+    lists_top: bool = False
 
     def read(self, text: str, logprobs: dict | None, finish_reason: str) -> tuple[Token, ...]:
         """The tokens of a completion: their texts joined are `text`, an ending is a token "".
 
         Raises:
-            UnreadableReply: there are no log-probabilities, they are not numbers, or they do not fit the text.
+            FaultyLogprobs: some are missing, or above 0.
+            UnreadableReply: they are not numbers, or they do not fit the text.
         """
-        if logprobs is None:
-            raise UnreadableReply("it has no log-probabilities")
         ended = finish_reason == "stop"
+        if not has_tokens(logprobs):
+            if text or (logprobs is None and not ended):
+                raise no_logprobs(text)
+            return (END_OF_SEQUENCE,)
         try:
-            if logprobs.get("content") is not None:
+            if logprobs.get("content"):
                 tokens = self._chat_shape(logprobs["content"], text, ended)
             else:
                 tokens = self._completions_shape(logprobs, text, ended)
@@ -192,11 +202,14 @@ class TokenReader:
         slices = token_slices(shown, text, ended=ended, offsets=logprobs.get("text_offset"))
         tops = logprobs.get("top_logprobs") or [None] * len(shown)
         own = logprobs.get("token_logprobs") or [None] * len(shown)
-        return [
+        lists_top = self.lists_top or any(tops)
+        tokens = []
+        for piece, name, top, logprob in zip(slices, shown, tops, own, strict=True):
+            listed = _numbers((top or {}).items())
+            _require_probability(name, logprob, listed, lists_top)
             # The chosen token's own log-probability counts as well: equal keys of a top list have collapsed into one.
-            self._token(piece, name, [*(top or {}).items(), *([] if logprob is None else [(name, logprob)])])
-            for piece, name, top, logprob in zip(slices, shown, tops, own, strict=True)
-        ]
+            tokens.append(self._token(piece, name, [*listed, *_numbers([(name, logprob)])]))
+        return tokens
 
     def _chat_shape(self, content: list[dict], text: str, ended: bool) -> list[Token]:
         shown = [entry["token"] for entry in content]
@@ -205,16 +218,22 @@ class TokenReader:
             slices = byte_slices(bytes(entry["bytes"]) for entry in content)
         if slices is None or "".join(slices) != text:
             slices = token_slices(shown, text, ended=ended)
-        return [
-            self._token(
-                piece, entry["token"], [(top["token"], top["logprob"]) for top in entry.get("top_logprobs") or [entry]]
-            )
-            for piece, entry in zip(slices, content, strict=True)
-        ]
+        lists_top = self.lists_top or any(entry.get("top_logprobs") for entry in content)
+        tokens = []
+        for piece, name, entry in zip(slices, shown, content, strict=True):
+            listed = _numbers((top["token"], top.get("logprob")) for top in entry.get("top_logprobs") or [])
+            _require_probability(name, entry.get("logprob"), listed, lists_top)
+            tokens.append(self._token(piece, name, listed or [(name, entry["logprob"])]))
+        return tokens
 
     def _token(self, piece: str, name: str, top: list[tuple[str, float]]) -> Token:
-        if not top or any(math.isnan(logprob) or logprob == math.inf for _, logprob in top):
-            raise UnreadableReply(f"a log-probability beside {name!r} is missing or not a number")
+        if any(math.isnan(logprob) for _, logprob in top):
+            raise UnreadableReply(f"a log-probability beside {name!r} is not a number")
+        if (highest := max(logprob for _, logprob in top)) > ROUNDING:
+            raise FaultyLogprobs(
+                f"it gives {highest:.4g} beside the token {name!r} as a log-probability, which is never above 0: "
+                "are they probabilities, or the model's raw outputs (vLLM: --logprobs-mode raw_logprobs)?"
+            )
         texts: dict[str, float] = {}
         for key, logprob in sorted(top, key=lambda pair: -pair[1]):
             texts.setdefault(piece if key == name else self.key_text(key), logprob)
@@ -230,6 +249,46 @@ class TokenReader:
             text = byte_level_text(key)
             return key if text is None else text
         return key
+
+
+def _numbers(top: Iterable[tuple[str, float | None]]) -> list[tuple[str, float]]:
+    """The entries of a top list that have a log-probability."""
+    return [(key, logprob) for key, logprob in top if logprob is not None]
+
+
+def has_tokens(logprobs: dict | None) -> bool:
+    """Whether the log-probabilities of a choice are of any token."""
+    return isinstance(logprobs, dict) and bool(logprobs.get("content") or logprobs.get("tokens"))
+
+
+def no_logprobs(text: str) -> FaultyLogprobs:
+    """What is wrong with tokens of this text, of whose probabilities a server says nothing."""
+    return FaultyLogprobs(
+        f"it gives no log-probability for {text[:30]!r}, and each token's is needed. A server that drafts (speculative decoding) "
+        "has none for what it drafted: start it without (llama.cpp: without --spec-type and --model-draft)"
+    )
+
+
+def _require_probability(name: str, own: float | None, listed: list[tuple[str, float]], lists_top: bool) -> None:
+    """See that there is a probability for a token that was written.
+
+    llama.cpp gives drafted tokens the log-probability 0 and no top list. Without a list that is a certain token's only where the
+    server lists none at all.
+
+    Args:
+        name: the token as the server prints it.
+        own: its log-probability.
+        listed: its position's most probable tokens.
+        lists_top: whether the server lists them at all.
+
+    Raises:
+        FaultyLogprobs: there is none.
+    """
+    if any(key == name for key, _ in listed):
+        return
+    highest = max((logprob for _, logprob in listed), default=-math.inf)
+    if own is None or (own == 0 and lists_top and highest < -ROUNDING):
+        raise no_logprobs(name)
 
 
 def printed_pieces(shown: Sequence[str], text: str) -> str:

@@ -145,7 +145,6 @@ def test_a_stream_counts_for_its_sample_once_its_last_token_is_read(reply_server
     [
         events({"error": {"message": "out of memory"}}),
         events("no json"),
-        events(chunk(" a")),
         events(chunk("text without end", "other"), chunk("", finish="length")),
         events({"choices": [{"text": "x", "finish_reason": "abort"}]}),
         events(done=False),

@@ -1,0 +1,76 @@
+"""Whether a server's log-probabilities are those of a language model, judged by what it writes after a few prompts.
+
+Only what no model can do is refused. A model may be certain of how a text goes on that repeats itself, but not of each token after
+an open beginning; no two positions of different texts have the same probability to the last digit, let alone all; and what a model
+thinks of the next token does not depend on how it is going to be drawn.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from language_models.interface import END_OF_SEQUENCE, ContextLengthError, Token
+
+# Servers that draft (speculative decoding) draft here: by the last few tokens, or, as llama.cpp's ngram-simple, where what follows
+# them has not begun to repeat within a dozen tokens.
+REPEATING_PROMPTS = tuple(", ".join(str(1 + i % cycle) for i in range(n)) + "," for cycle, n in ((4, 23), (9, 39)))
+ENOUGH_TOKENS = 12  # fewer are not judged together
+CERTAIN = -1e-6  # above it a log-probability is 0, but for rounding
+# Natural logarithm. Two requests for the same text differ by 0.02 to 0.1 in bfloat16, depending on what else is in the batch;
+# temperature 0.9 moves the first token of an open text by about 0.5.
+SAME_PROBABILITY = 0.3
+
+REMEDY = "The model's own are needed, before temperature and sampling (vLLM: --logprobs-mode raw_logprobs)"
+
+
+def find_fault(
+    first_written: Sequence[Token],
+    open_prompts: Sequence[str],
+    write: Callable[[str], Sequence[Token]],
+    first_top: Callable[[str], float] | None,
+) -> str | None:
+    """What is wrong with a server's log-probabilities; None where nothing is seen.
+
+    Args:
+        first_written: what the model has written after another open prompt than these.
+        open_prompts: two of which no model knows how they go on.
+        write: has a prompt continued as the run has it, and reads the tokens as the run reads them.
+        first_top: the highest log-probability after a prompt at temperature 1; None where this is what the run asks for, or cannot
+            be seen.
+
+    Raises:
+        ProbabilityError: a token has none, or a value above 0.
+        ModelError: the server does not answer.
+    """
+    opened = list(write(open_prompts[0]))
+    of_open_texts = _logprobs([*first_written, *opened])
+    of_all = of_open_texts + _logprobs([token for prompt in REPEATING_PROMPTS for token in _if_it_fits(write, prompt)])
+    if len(of_open_texts) >= ENOUGH_TOKENS and min(of_open_texts) > CERTAIN:
+        return f"all {len(of_open_texts)} log-probabilities of an open text are 0, as if nothing else could follow. {REMEDY}"
+    if len(of_all) >= ENOUGH_TOKENS and len(set(of_all)) == 1:
+        return f"all {len(of_all)} tokens after prompts that differ have the log-probability {of_all[0]:.4g}. {REMEDY}"
+    if first_top is None:
+        return None
+    for prompt in open_prompts:
+        asked, at_1 = _first(opened if prompt == open_prompts[0] else write(prompt)), first_top(prompt)
+        if not abs(asked - at_1) > SAME_PROBABILITY:
+            return None
+    return (
+        f"after {open_prompts[-1]!r} its most probable token has the probability {math.exp(asked):.3f} as the run asks for it, "
+        f"and {math.exp(at_1):.3f} at temperature 1 and top_p 1. {REMEDY}"
+    )
+
+
+def _logprobs(tokens: Sequence[Token]) -> list[float]:
+    """The highest log-probability at each position that the server has told of."""
+    return [token.top[0][1] for token in tokens if token is not END_OF_SEQUENCE]
+
+
+def _first(tokens: Sequence[Token]) -> float:
+    return next(iter(_logprobs(tokens[:1])), math.nan)
+
+
+def _if_it_fits(write: Callable[[str], Sequence[Token]], prompt: str) -> Sequence[Token]:
+    try:
+        return write(prompt)
+    except ContextLengthError:
+        return ()
