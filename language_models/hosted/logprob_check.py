@@ -31,7 +31,7 @@ def find_fault(
     """What is wrong with a server's log-probabilities; None where nothing is seen.
 
     Args:
-        first_written: what the model has written after another open prompt than these.
+        first_written: what the model has written after another open prompt than these; judged where there is too little else.
         open_prompts: two of which no model knows how they go on.
         write: has a prompt continued as the run has it, and reads the tokens as the run reads them.
         first_top: the highest log-probability after a prompt at temperature 1; None where this is what the run asks for, or cannot
@@ -42,7 +42,9 @@ def find_fault(
         ModelError: the server does not answer.
     """
     opened = list(write(open_prompts[0]))
-    of_open_texts = _logprobs([*first_written, *opened])
+    of_open_texts = _logprobs(opened)
+    if len(of_open_texts) < ENOUGH_TOKENS:
+        of_open_texts += _logprobs(first_written)
     of_all = of_open_texts + _logprobs([token for prompt in REPEATING_PROMPTS for token in _if_it_fits(write, prompt)])
     if len(of_open_texts) >= ENOUGH_TOKENS and min(of_open_texts) > CERTAIN:
         return f"all {len(of_open_texts)} log-probabilities of an open text are 0, as if nothing else could follow. {REMEDY}"

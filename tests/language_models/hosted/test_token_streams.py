@@ -11,9 +11,9 @@ from waiting import wait_until
 from baselines import average_ensemble, proxy_tuning
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
-from language_models.hosted.streams import data_lines
+from language_models.hosted.streams import RECOVERED_TOKENS, data_lines
 from language_models.hosted.token_texts import TokenReader
-from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams
+from language_models.interface import ContextLengthError, Metered, ModelError, ProbabilityError, SamplingParams
 from nudging import NudgingSettings, nudge
 
 END_FORMS = [("--eos_token_text", ""), ("--eos_token_text", "</s>"), ("--omit_eos_token",)]
@@ -158,6 +158,34 @@ def test_a_stream_that_never_works_is_a_failure(body, reply_server, monkeypatch)
         list(model.stream("x", ASKED))
     assert "lm at http" in str(failure.value)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("tail", [b"data: no json\n\n", b"", events({"error": "busy"})], ids=["broken", "cut", "error"])
+@pytest.mark.parametrize("tokens", [1, 5, RECOVERED_TOKENS - 1])
+def test_a_failure_that_always_comes_back_does_not_pass_with_a_few_tokens(tokens, tail, reply_server, monkeypatch):
+    monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
+    body = events(*[chunk(" a", " a")] * tokens, done=False) + tail
+    model, server = streaming(reply_server, body)
+    with pytest.raises(ModelError, match="lm at http"):
+        list(model.stream("x", SamplingParams(500, logprobs=1)))
+    assert len(server.requests) == 3
+
+
+def test_failures_with_a_call_s_tokens_between_them_pass(reply_server, monkeypatch):
+    monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
+    model, server = streaming(reply_server, events(*[chunk(" a", " a")] * RECOVERED_TOKENS, done=False))
+    tokens = list(model.stream("x", SamplingParams(10 * RECOVERED_TOKENS, logprobs=1)))
+    assert len(tokens) == 10 * RECOVERED_TOKENS and len(server.requests) == 10
+
+
+def test_a_token_without_log_probabilities_ends_a_stream_and_its_connection(reply_server):
+    body = events(chunk(" a", " a"), {"choices": [{"text": " b", "finish_reason": None, "logprobs": None}]})
+    model, server = streaming(reply_server, body)
+    stream = model.stream("x", ASKED)
+    assert next(stream).text == " a"
+    with pytest.raises(ProbabilityError, match="lm at http.*no log-probability for ' b'.*speculative decoding"):
+        next(stream)
+    assert len(server.requests) == 1 and stream._stream._response.is_closed
 
 
 def test_refusals(reply_server):
