@@ -11,7 +11,9 @@ from runs import final_records, gsm8k_rows, run_api, run_api_command, write_rows
 from waiting import finish, records_in, wait_until
 
 from demo.catalogue import DEMO_MODELS
+from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
+from language_models.interface import ProbabilityError
 
 SHORT = ("--max_token_total", 12, "--num_threads", 2)
 BASE, CHAT = ("--base_model", "demo-base"), ("--nudging_model", "demo-aligned")
@@ -92,6 +94,23 @@ class TestRealModels:
         finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", tmp_path)
         assert finished.returncode == 0, finished.stderr
         assert finished.stderr.count("serving ") == 1
+
+    @pytest.mark.parametrize("drafts", ["NGRAM_SIMPLE", "NGRAM_CACHE", "DRAFT_SIMPLE"])
+    def test_a_server_that_drafts_is_no_base_model(self, drafts):
+        """llama-server --spec-type: the repeating prompts make it draft, whatever it drafts by."""
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = params.speculative.draft.mparams.path = str(gguf_path("demo-aligned"))
+        params.speculative.types = [getattr(xllamacpp.common_speculative_type, f"COMMON_SPECULATIVE_TYPE_{drafts}")]
+        params.hostnames, params.port, params.n_parallel, params.n_ctx = ["127.0.0.1"], 0, 1, 512
+        params.fit_params, params.cpuparams.n_threads, params.verbosity = False, 1, -1
+        server = xllamacpp.Server(params)
+        model = OpenAIEndpoint("demo-aligned", f"{server.listening_address}/v1")
+        with pytest.raises(ProbabilityError, match="no log-probability for .*--spec-type"):
+            model.probe(1)
+        assert model.probe(None).streams  # as a nudging model it is as good as any
+        del server
 
     def test_an_interrupt_stops_the_servers(self, tmp_path):
         data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(400))
