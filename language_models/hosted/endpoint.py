@@ -10,9 +10,10 @@ import openai
 from command.options import without_password
 from language_models.hosted.http import RetryPolicy, answers, checked, make_client, make_http, persist, request, shorten
 from language_models.hosted.logprob_check import find_fault
+from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
 from language_models.hosted.streams import EventStream, ResumedStream
-from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, has_tokens, printed_pieces
+from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
 from language_models.interface import (
     END_OF_SEQUENCE,
     Completion,

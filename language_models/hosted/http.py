@@ -13,7 +13,7 @@ import httpx2
 import openai
 
 from command.options import NEUTRAL_API_KEY
-from language_models.hosted.token_texts import FaultyLogprobs, UnreadableReply
+from language_models.hosted.logprobs import FaultyLogprobs, UnreadableReply
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from language_models.families import NEEDS_BOS
-from language_models.hosted.token_texts import has_tokens
+from language_models.hosted.logprobs import has_tokens
 from utils import name_parts
 
 PROBE_PROMPT = "Question: What is 2 + 3?\nAnswer: 2 + 3 = 5.\n\nQuestion: What is the capital of France?\nAnswer:"

@@ -9,14 +9,8 @@ import httpx2
 import openai
 
 from language_models.hosted.http import json_object, plain_errors, seconds_to_wait
-from language_models.hosted.token_texts import (
-    TextMismatch,
-    TokenReader,
-    UnreadableReply,
-    completion_choice,
-    has_tokens,
-    no_logprobs,
-)
+from language_models.hosted.logprobs import UnreadableReply, has_tokens, no_logprobs
+from language_models.hosted.token_texts import TextMismatch, TokenReader, completion_choice
 from language_models.interface import END_OF_SEQUENCE, ModelError, SamplingParams, Token, TransientError, Usage
 
 # llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.

@@ -13,6 +13,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from language_models.hosted.logprobs import (
+    ROUNDING,
+    FaultyLogprobs,
+    UnreadableReply,
+    has_tokens,
+    no_logprobs,
+    numbers,
+    require_probability,
+)
 from language_models.interface import END_OF_SEQUENCE, REPLACEMENT, Token
 
 # Names under which the end of sequence is known to be printed; servers of other models: the probe, or --end_tokens.
@@ -23,19 +32,9 @@ END_NAMES = frozenset(
     ).split()
 )
 _SPECIAL_NAME = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
-# By how much a log-probability may pass 0 where it is a rounding error.
-ROUNDING = 1e-3
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # Together AI and TGI have names of their own; what else there is (abort, error, content_filter) is no completion.
 FINISH_REASONS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "length": "length", None: "length"}
-
-
-class UnreadableReply(ValueError):
-    """A reply that lacks what was asked for, or cannot be made sense of."""
-
-
-class FaultyLogprobs(UnreadableReply):
-    """Log-probabilities that are missing or are none, as this server will give them again."""
 
 
 class TextMismatch(UnreadableReply):
@@ -205,10 +204,10 @@ class TokenReader:
         lists_top = self.lists_top or any(tops)
         tokens = []
         for piece, name, top, logprob in zip(slices, shown, tops, own, strict=True):
-            listed = _numbers((top or {}).items())
-            _require_probability(name, logprob, listed, lists_top)
+            listed = numbers((top or {}).items())
+            require_probability(name, logprob, listed, lists_top)
             # The chosen token's own log-probability counts as well: equal keys of a top list have collapsed into one.
-            tokens.append(self._token(piece, name, [*listed, *_numbers([(name, logprob)])]))
+            tokens.append(self._token(piece, name, [*listed, *numbers([(name, logprob)])]))
         return tokens
 
     def _chat_shape(self, content: list[dict], text: str, ended: bool) -> list[Token]:
@@ -221,8 +220,8 @@ class TokenReader:
         lists_top = self.lists_top or any(entry.get("top_logprobs") for entry in content)
         tokens = []
         for piece, name, entry in zip(slices, shown, content, strict=True):
-            listed = _numbers((top["token"], top.get("logprob")) for top in entry.get("top_logprobs") or [])
-            _require_probability(name, entry.get("logprob"), listed, lists_top)
+            listed = numbers((top["token"], top.get("logprob")) for top in entry.get("top_logprobs") or [])
+            require_probability(name, entry.get("logprob"), listed, lists_top)
             tokens.append(self._token(piece, name, listed or [(name, entry["logprob"])]))
         return tokens
 
@@ -249,46 +248,6 @@ class TokenReader:
             text = byte_level_text(key)
             return key if text is None else text
         return key
-
-
-def _numbers(top: Iterable[tuple[str, float | None]]) -> list[tuple[str, float]]:
-    """The entries of a top list that have a log-probability."""
-    return [(key, logprob) for key, logprob in top if logprob is not None]
-
-
-def has_tokens(logprobs: dict | None) -> bool:
-    """Whether the log-probabilities of a choice are of any token."""
-    return isinstance(logprobs, dict) and bool(logprobs.get("content") or logprobs.get("tokens"))
-
-
-def no_logprobs(text: str) -> FaultyLogprobs:
-    """What is wrong with tokens of this text, of whose probabilities a server says nothing."""
-    return FaultyLogprobs(
-        f"it gives no log-probability for {text[:30]!r}, and each token's is needed. A server that drafts (speculative decoding) "
-        "has none for what it drafted: start it without (llama.cpp: without --spec-type and --model-draft)"
-    )
-
-
-def _require_probability(name: str, own: float | None, listed: list[tuple[str, float]], lists_top: bool) -> None:
-    """See that there is a probability for a token that was written.
-
-    llama.cpp gives drafted tokens the log-probability 0 and no top list. Without a list that is a certain token's only where the
-    server lists none at all.
-
-    Args:
-        name: the token as the server prints it.
-        own: its log-probability.
-        listed: its position's most probable tokens.
-        lists_top: whether the server lists them at all.
-
-    Raises:
-        FaultyLogprobs: there is none.
-    """
-    if any(key == name for key, _ in listed):
-        return
-    highest = max((logprob for _, logprob in listed), default=-math.inf)
-    if own is None or (own == 0 and lists_top and highest < -ROUNDING):
-        raise no_logprobs(name)
 
 
 def printed_pieces(shown: Sequence[str], text: str) -> str:
