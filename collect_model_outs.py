@@ -176,7 +176,10 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     meta |= {"config": job.output.config.written(), "reward": plan.kind}
     meta |= {"devices": {"llm": str(plan.llm_device), "rm": str(plan.rm_device)}, "dtype": str(models.lm.network.dtype)}
     meta |= {"sessions": job.output.read_meta().get("sessions", [])}
-    session = {"start": now(), "versions": versions(), "git_commit": git_commit(), "command": sys.argv}
+    packages = {"torch", "transformers", "tokenizers", "safetensors"}
+    packages |= {"bitsandbytes", "accelerate"} if settings.load_in_4bit else set()
+    packages |= {"datasets", "peft"} & sys.modules.keys()  # imported by what needs them alone
+    session = {"start": now(), "versions": versions(packages), "git_commit": git_commit(), "command": sys.argv}
     meta["sessions"].append(session)
     job.output.write_meta(meta)
     todo, tokens, started = job.todo, 0, time.monotonic()

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import tiktoken
@@ -15,13 +14,15 @@ class InstructTemplate:
     """How one model family wants a prompt to be written.
 
     `text` holds `{system}` and `{user}`; the answer follows it. `name_parts` are the parts of a model's name that all have
-    to be there for the family to be recognised. `bos` is written only when asked for: servers add it by themselves.
+    to be there for the family to be recognised, up to its version `last_version`: later ones have another template. `bos` is
+    written only when asked for: servers add it by themselves.
     """
 
     text: str
     name_parts: tuple[str, ...] = ()
     bos: str = ""
     strips_response: bool = False
+    last_version: int | None = None
 
 
 _LLAMA_3 = (
@@ -42,9 +43,14 @@ INSTRUCT_TEMPLATES = {
     ),
     "llama-3": InstructTemplate(_LLAMA_3 % "", ("llama", "3", "instruct"), "<|begin_of_text|>"),
     "gemma": InstructTemplate(
-        "<start_of_turn>user\n{system}\n{user}<end_of_turn>\n<start_of_turn>model\n", ("gemma", "it"), "<bos>"
+        "<start_of_turn>user\n{system}\n{user}<end_of_turn>\n<start_of_turn>model\n",
+        ("gemma", "it"),
+        "<bos>",
+        last_version=3,
     ),
-    "olmo": InstructTemplate("<|endoftext|><|user|>\n{system}\n{user}\n<|assistant|>\n", ("olmo", "instruct")),
+    "olmo": InstructTemplate(
+        "<|endoftext|><|user|>\n{system}\n{user}\n<|assistant|>\n", ("olmo", "instruct"), last_version=2
+    ),
     "chatml": InstructTemplate(
         "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n",
         ("chatml",),
@@ -55,16 +61,33 @@ INSTRUCT_TEMPLATES = {
 CHATML_NAME_PARTS = (("qwen", "instruct"), ("smollm", "instruct"))
 
 
+# Families whose name other words are part of: `codegemma`, `OLMoE`.
+_KIN = {"gemma": re.compile(r"[a-z]+gemma"), "olmo": re.compile(r"olmoe"), "llama": re.compile(r"metallama")}
+
+
+def _own_name(model_name: str) -> str:
+    """The part of a served name or a path that names the model, in one spelling of versions: `Llama3.1-8B` = llama-3.1-8b.
+
+    It is the last component, or the repository's name in a path of the hub's cache (`models--google--gemma-2-2b-it/snapshots/...`).
+    """
+    # Fireworks AI writes MODEL#DEPLOYMENT.
+    components = [part for part in re.split(r"[/\\]", model_name.partition("#")[0].lower()) if part] or [""]
+    cached = [part.split("--")[-1] for part in components if part.startswith("models--")]
+    last = components[-1] if components[-1].endswith(".gguf") or not cached else cached[-1]
+    name = re.sub(r"(llama|gemma|olmoe?|qwen|smollm)(?:[-_]?v)?(?=\d)", r"\1-", last.removesuffix(".gguf"))
+    name = re.sub(r"(llama-\d)p(?=\d)", r"\1.", name)  # llama-v3p1
+    return re.sub(r"(llama-3)[-_]+1(?=[-_:@\s.]|$)", r"\1.1", name)  # llama-3-1-8b, and not llama-3-1b
+
+
 def name_parts(model_name: str) -> set[str]:
     """The parts of a model's name: its last path component, lower-cased, cut at separators (`Llama3.1-8B` = llama, 3.1, 8b).
 
     Whole parts of the last component alone are looked at, so that `/home/smith/gemma-2-27b` is no Gemma-it.
     """
-    last = re.split(r"[/\\]", model_name.rstrip("/\\"))[-1].lower().removesuffix(".gguf")
-    last = re.sub(r"(llama|gemma|olmo|qwen|smollm)(\d)", r"\1-\2", last)
     # A point cuts words (`Instruct.Q4_1`) but not numbers (`3.1`).
-    parts = set(re.split(r"[-_\s:@]+|\.(?!\d)|(?<!\d)\.", last))
-    return parts | {part.split(".")[0] for part in parts if re.fullmatch(r"\d+\.\d+", part)}
+    parts = set(re.split(r"[-_\s:@]+|\.(?!\d)|(?<!\d)\.", _own_name(model_name)))
+    parts |= {part.split(".")[0] for part in parts if re.fullmatch(r"\d+\.\d+", part)}
+    return parts | {family for family, kin in _KIN.items() if any(map(kin.fullmatch, parts))}
 
 
 def recognise_family(model_name: str) -> str:
@@ -72,7 +95,9 @@ def recognise_family(model_name: str) -> str:
     parts = name_parts(model_name)
     for family, template in INSTRUCT_TEMPLATES.items():
         if template.name_parts and parts.issuperset(template.name_parts):
-            return family
+            version = re.search(rf"{family}-(\d\d?)(?![\da-z])", _own_name(model_name))
+            later = template.last_version and version and int(version[1]) > template.last_version
+            return "plain" if later else family
     if any(parts.issuperset(marks) for marks in CHATML_NAME_PARTS):
         return "chatml"
     return "plain"
@@ -100,53 +125,6 @@ def apply_instruct_template(
     template = INSTRUCT_TEMPLATES[family]
     text = template.text.format(system=system, user=user)
     return (template.bos if bos else "") + text + (response.lstrip() if template.strips_response else response)
-
-
-def chat_template_prompt(tokenizer_name: str) -> Callable[[str, str], str]:
-    """A function (system, user) -> prompt that writes the chat template of a tokenizer, read with transformers.
-
-    The BOS that many chat templates begin with is left out, since servers add it to a text prompt themselves.
-
-    Args:
-        tokenizer_name: a hub id or a folder that transformers can load.
-
-    Raises:
-        ValueError: transformers is missing, the tokenizer cannot be loaded or has no chat template.
-    """
-    try:
-        import jinja2  # noqa: F401  transformers asks for it only when the template is rendered
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise ValueError("the template `tokenizer` needs transformers: pip install transformers jinja2") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"the tokenizer of {tokenizer_name!r} cannot be loaded ({reason}); "
-            "name a folder or hub id with `tokenizer:NAME`, or choose another template"
-        ) from None
-    if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {tokenizer_name!r} has no chat template; choose a template by name")
-
-    def write(system: str, user: str) -> str:
-        turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        if not takes_system:
-            turns = [{"role": "user", "content": f"{system}\n{user}"}]
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-
-    takes_system = True
-    try:
-        sample = write("A", "B")
-    except Exception:  # some chat templates refuse a system turn, each with an error of its own
-        takes_system = False
-        try:
-            sample = write("A", "B")
-        except Exception as error:
-            raise ValueError(f"the chat template of {tokenizer_name!r} cannot be used ({error})") from None
-    # Where BOS opens every turn (ChatML models name <|im_start|> so), it is part of the text that the server gets.
-    bos = tokenizer.bos_token if tokenizer.bos_token and sample.count(tokenizer.bos_token) == 1 else ""
-    return lambda system, user: write(system, user).removeprefix(bos)
 
 
 @functools.cache

@@ -3,11 +3,10 @@
 import contextlib
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-
-PACKAGES = ("openai", "datasets", "numpy", "tiktoken", "transformers", "torch", "peft", "bitsandbytes")
 
 
 def now() -> str:
@@ -15,10 +14,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures can depend on."""
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of the packages that had a part in what was computed, as far as they are installed."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in sorted(packages):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

@@ -12,7 +12,7 @@ from experiment.sample import PromptBuilder, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
-from language_models.hosted.llama_cpp import is_gguf, serve, threads_per_model
+from language_models.hosted.llama_cpp import engine_in_words, is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ModelError, SharedModel
 from language_models.local.loading import require_torch
@@ -76,6 +76,11 @@ def connect(
             raise ModelError(f"{option}: {error}") from None
         for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
             COMMAND.note(f"warning: {warning}")
+        if not model.host:
+            told = engine_in_words()
+            replicas.packages += ("xllamacpp",)
+            for report in reports:
+                report.engine, report.device = told
         models[role] = replicas
     return models
 

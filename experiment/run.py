@@ -19,10 +19,11 @@ from experiment.command_line import COMMAND
 from experiment.judge import Judged, judge_missing, refuse_other_judges
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
-from experiment.sample import PromptBuilder, answer_one
+from experiment.sample import PromptBuilder, answer_one, sample_prompts
 from experiment.settings import RunSettings
 from experiment.summary import Summary, summarise
 from language_models.interface import SharedModel
+from utils import INSTRUCT_TEMPLATES, apply_instruct_template
 
 KEPT_OF_EARLIER_SESSIONS = ("sessions", "answers_of_unknown_settings", "merged_from", "merged_at")
 
@@ -104,7 +105,10 @@ class Run:
         records = {record["index"]: record for record in files.records() if "error" not in record}
         before = files.read_run()
         then = before.get("settings", {})
-        differing = settings.differing(then)
+        # Templates are compared by the prompts that they made, where the records have them.
+        told = all(f"full_prefix_{role}" in record for role in settings.models for record in records.values())
+        known = {"base_template", "nudging_template"} & set(then) & set(settings.decisive) if told else set()
+        differing = [name for name in settings.differing(then) if name not in known]
         if records and before and differing:
             changes = ", ".join(
                 f"--{name} was {then.get(name)!r}, is {settings.decisive[name]!r}" for name in differing
@@ -122,6 +126,10 @@ class Run:
                 + f"; use {'the earlier version' if blanks else 'the same data'}, another --output_dir, "
                 "or start afresh with --rerun"
             )
+        for record in records.values():
+            self._check_prompts(record)
+        if records:  # another name for what makes the same prompts; shards are compared by name
+            self.metadata["settings"] = settings.decisive | {name: then[name] for name in known}
         if settings.judge_model and not self.why_no_judge:
             refuse_other_judges(list(records.values()), self.data_set.scoring, settings.judge_model, files.json)
         if records and not before:
@@ -135,6 +143,23 @@ class Run:
             return False
         now = self.examples[index].question
         return question == now if blanks else question.strip() == now.strip()
+
+    def _check_prompts(self, record: dict) -> None:
+        """Raise ResultsError if a finished record was asked in other prompts than the others would be."""
+        example = self.examples[record["index"]]
+        user = example.context + self.data_set.question_prefix + example.question
+        for role, prompt in sample_prompts(self.data_set, example, self.prompt_builders).items():
+            then = record.get(f"full_prefix_{role}")
+            if then is None or then == prompt:
+                continue
+            system = record.get(f"system_prompt_{role}", self.data_set.system_prompt)
+            families = [f for f in INSTRUCT_TEMPLATES if apply_instruct_template("", system, user, family=f) == then]
+            option = "--base_template" if role.endswith("base") else "--nudging_template"
+            remedy = f"go on with {option} {families[0]}" if families else f"use the {option} and the data of then"
+            raise ResultsError(
+                f"{self.files.jsonl}: its sample {record['index']} was asked of the {role} model in another prompt than "
+                f"this command would ask; {remedy}, or take another --exp_prefix or --output_dir, or start afresh with --rerun"
+            )
 
     def answer_and_score(self, models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer what is to do, score, write and summarise.
@@ -152,10 +177,11 @@ class Run:
         files, todo = self.files, self.todo
         session = {
             "start": now(),
-            "versions": versions(),
+            "versions": versions(self._packages(models)),
             "git_commit": git_commit(),
             "command": sys.argv,
             "calls": request_mode,
+            "templates": {role: builder.template for role, builder in self.prompt_builders.items()},
             "servers": {role: model.report for role, model in models.items()},
         }
         if todo:
@@ -186,6 +212,14 @@ class Run:
             )
             return stopped
         return self._finish(judged)
+
+    def _packages(self, models: dict[str, SharedModel]) -> set[str]:
+        """The packages that have a part in the answers."""
+        settings = self.settings
+        sampled = {"numpy"} if settings.num_samples is not None else set()
+        read = set() if settings.data_dir else {"datasets"}
+        prompts = {package for builder in self.prompt_builders.values() for package in builder.packages}
+        return {"tiktoken", *sampled, *read, *prompts, *(name for model in models.values() for name in model.packages)}
 
     def _answer(self, todo: list[int], models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer samples over a thread pool, adding to the records and the log; the exit code of what stopped it, or 0."""

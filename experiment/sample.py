@@ -2,25 +2,45 @@
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
 from command.console import for_terminal, visible
+from command.errors import OptionError
 from command.options import without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
-from experiment.command_line import COMMAND
 from experiment.rules import rule_score
-from experiment.settings import RunSettings, SettingsError
+from experiment.settings import ModelSettings, RunSettings, SettingsError
+from language_models.chat_templates import PromptWriter
+from language_models.hosted.gguf_file import gguf_prompt_writer
 from language_models.hosted.http import shorten
+from language_models.hosted.llama_cpp import gguf_path, is_gguf
 from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams, SharedModel
+from language_models.local.chat_template import named_prompt_writer, tokenizer_prompt_writer
+from language_models.local.loading import load_tokenizer
 from nudging import nudge
-from utils import apply_instruct_template, chat_template_prompt, recognise_family
+from utils import apply_instruct_template, recognise_family
 
-PromptBuilder = Callable[[str, str], str]
+# A base model is asked in plain text; these are asked in the template that they were trained on.
+ALIGNED_ROLES = ("nudging", "proxy_chat")
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Writes a model's prompt before any answer text.
+
+    `template` says for people which one, and why; `packages` have a part in it.
+    """
+
+    write: PromptWriter
+    template: str
+    packages: tuple[str, ...] = ()
+
+    def __call__(self, system: str, user: str) -> str:
+        return self.write(system, user)
 
 
 def family_name(model_name: str) -> str:
@@ -29,31 +49,63 @@ def family_name(model_name: str) -> str:
 
 
 def prompt_builders(settings: RunSettings) -> dict[str, PromptBuilder]:
-    """For each model of the run a function (system, user) -> prompt before any answer text.
+    """For each model of the run what writes its prompts.
 
     Raises:
-        SettingsError: a template cannot be loaded.
+        SettingsError: an aligned model would be asked in plain text that nobody named.
+        UserError: a template cannot be read.
     """
+    return {role: _prompt_builder(model) for role, model in settings.models.items()}
 
-    def builder(name: str, template: str) -> PromptBuilder:
-        if template.split(":")[0] == "tokenizer":
-            return chat_template_prompt(template.partition(":")[2] or name)
-        return lambda system, user: apply_instruct_template(name, system, user, family=template)
 
-    builders = {}
-    for role, model in settings.models.items():
-        name = family_name(model.name)
-        try:
-            builders[role] = builder(name, model.template)
-        except ValueError as error:
-            raise SettingsError(str(error)) from None
-        aligned = role in ("nudging", "proxy_chat")
-        if aligned and model.template == "auto" and recognise_family(name) == "plain":
-            COMMAND.note(
-                f"warning: the name {model.name!r} speaks for no instruct template that is known here, so it gets plain text; "
-                "name one by --nudging_template"
-            )
-    return builders
+def _prompt_builder(model: ModelSettings) -> PromptBuilder:
+    name, template = family_name(model.name), model.template
+    aligned = model.role in ALIGNED_ROLES
+    if template.split(":")[0] == "tokenizer":
+        return _named_template(model, template.partition(":")[2])
+    if template == "auto" and aligned and not model.host and (own := _own_template(model)):
+        return PromptBuilder(own, "the model's own", ("jinja2",))
+    by_name = template == "auto"
+    family = recognise_family(name) if by_name else template
+    if by_name and aligned and family == "plain":
+        carries = "its name" if model.host else "it carries no chat template, and its name"
+        raise SettingsError(
+            f"--{model.role}_model {model.name}: {carries} tells no instruct template that is known here; "
+            "--nudging_template tokenizer takes its tokenizer's chat template (tokenizer:FOLDER_OR_HUB_ID where that has "
+            "another name), --nudging_template plain asks without one"
+        )
+    return PromptBuilder(
+        lambda system, user: apply_instruct_template(name, system, user, family=family),
+        f"{family} (by name)" if by_name else family,
+    )
+
+
+def _named_template(model: ModelSettings, named: str) -> PromptBuilder:
+    """The chat template of a tokenizer or a GGUF file, by its name or, without one, the model's."""
+    source = named or model.name
+    if not is_gguf(source):
+        packages = ("jinja2", "transformers", "tokenizers")
+        return PromptBuilder(named_prompt_writer(source), f"of the tokenizer of {source}", packages)
+    if model.host and not named:
+        raise SettingsError(
+            f"--{model.role}_model {source} is behind a server: name a file or hub id with its chat template by tokenizer:NAME"
+        )
+    writer = gguf_prompt_writer(gguf_path(source))
+    if writer is None:
+        raise SettingsError(f"{source} carries no chat template; choose a template by name")
+    return PromptBuilder(writer, f"of {source}", ("jinja2",))
+
+
+def _own_template(model: ModelSettings) -> PromptWriter | None:
+    """The chat template that a GGUF file or a model of this process carries."""
+    if is_gguf(model.name):
+        return gguf_prompt_writer(gguf_path(model.name))
+    try:
+        return tokenizer_prompt_writer(load_tokenizer(model.name), model.name)
+    except OptionError as error:
+        raise SettingsError(
+            f"--{model.role}_model {model.name} has no --{model.role}_host, so it is loaded into this process: {error}"
+        ) from None
 
 
 def sample_prompts(data_set: DataSet, example: Example, builders: dict[str, PromptBuilder]) -> dict[str, str]:
@@ -75,9 +127,7 @@ def describe(
     prompts = sample_prompts(data_set, examples[0], builders)
     for role, model in settings.models.items():
         where = f"at {without_password(model.host)}" if model.host else "served by this process"
-        template = (
-            recognise_family(family_name(model.name)) + " (by name)" if model.template == "auto" else model.template
-        )
+        template = builders[role].template
         lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {examples[0].id}:")
         lines.append(prompts[role] + "<<<answer>>>")
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))

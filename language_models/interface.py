@@ -191,13 +191,14 @@ class SharedModel(Protocol):
     """A model of a run, which all samples share.
 
     `usage` is what was asked of it in all, `usage_by_host` that of each server (or of this process), `report` what model it is;
-    both as JSON has them.
+    both as JSON has them. `packages` are the installed packages that have a part in its answers.
     """
 
     name: str
     usage: Usage
     usage_by_host: dict[str, dict]
     report: dict | list[dict]
+    packages: tuple[str, ...]
 
     def for_sample(self, sample_id: object) -> LanguageModel:
         """The model as one sample sees it."""

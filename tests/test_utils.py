@@ -1,13 +1,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from utils import (
     INSTRUCT_TEMPLATES,
     apply_instruct_template,
-    chat_template_prompt,
     clean_answer,
     count_tokens,
     recognise_family,
@@ -76,6 +73,43 @@ class TestInstructTemplates:
             ("Llama-3-2-chat", "llama-2"),
             ("google/gemma-2-2b-it", "gemma"),
             ("gemma-1.1-7b-it", "gemma"),
+            ("gemma-7b-it", "gemma"),
+            ("google/gemma-3n-E4B-it", "gemma"),
+            ("google/gemma-2-9b-it:free", "gemma"),
+            ("google/codegemma-7b-it", "gemma"),
+            ("codegemma-1.1-7b-it", "gemma"),
+            ("google/codegemma-7b", "plain"),
+            # Gemma 4 and OLMo 3 have other templates: https://ai.google.dev/gemma/docs/core/prompt-formatting-gemma4
+            ("google/gemma-4-31B-it", "plain"),
+            ("allenai/Olmo-3-7B-Instruct", "plain"),
+            ("accounts/fireworks/models/llama-v3p1-8b-instruct", "llama-3.1"),
+            ("accounts/fireworks/models/llama-v3p1-8b-instruct#accounts/me/deployments/it", "llama-3.1"),
+            ("accounts/fireworks/models/llama-v3-8b-instruct-hf", "llama-3"),
+            ("accounts/fireworks/models/llama-v3p3-70b-instruct", "llama-3"),
+            ("accounts/fireworks/models/llama-v2-7b-chat", "llama-2"),
+            ("accounts/fireworks/models/llama-v2-7b", "plain"),
+            ("meta.llama3-1-8b-instruct-v1:0", "llama-3.1"),
+            ("meta/meta-llama-3-1b-instruct", "llama-3"),
+            ("LLM-Research/Meta-Llama-3___1-8B-Instruct", "llama-3.1"),
+            ("/hub/models--google--gemma-2-2b-it/snapshots/299a8560bedf22ed1c72a8a11e7dce4a7f9f51f8", "gemma"),
+            ("/hub/models--google--gemma-2-2b-it/snapshots/299a8560bedf22ed1c72a8a11e7dce4a7f9f51f8/", "gemma"),
+            ("models--google--gemma-2-2b/snapshots/299a8560bedf22ed1c72a8a11e7dce4a7f9f51f8", "plain"),
+            (r"C:\hub\models--meta-llama--Llama-3.1-8B-Instruct\snapshots\299a", "llama-3.1"),
+            ("models--x--some-it-GGUF/snapshots/299a/gemma-2-2b-it-Q4_K_M.gguf", "gemma"),
+            ("models--x--gemma-2-2b-it-GGUF/snapshots/299a/gemma-2-2b-Q4_K_M.gguf", "plain"),
+            ("allenai/OLMoE-1B-7B-0924-Instruct", "olmo"),
+            ("allenai/OLMoE-1B-7B-0924", "plain"),
+            ("allenai/OLMo-2-1124-7B-Instruct", "olmo"),
+            ("OLMo-7B", "plain"),
+            ("Llama-2-7b", "plain"),
+            ("gemma-2-2b", "plain"),
+            ("Qwen/Qwen3-8B", "plain"),
+            ("mistralai/Mistral-7B-Instruct-v0.3", "plain"),
+            ("microsoft/Phi-4-mini-instruct", "plain"),
+            ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "plain"),
+            ("openai/gpt-oss-20b", "plain"),
+            ("CodeLlama-34b-Instruct-hf", "plain"),
+            ("TinyLlama-1.1B-Chat-v1.0", "plain"),
             (r"C:\models\gemma-2-2b-it", "gemma"),
             ("gemma-2-2b-it-Q4_K_M.gguf", "gemma"),
             ("gemma-2-27b", "plain"),
@@ -96,62 +130,33 @@ class TestInstructTemplates:
         assert recognise_family(name) == family
         assert apply_instruct_template(name, "SYS", "USER") == PROMPTS[family][1]
 
+    @given(
+        st.sampled_from(
+            [
+                (("llama", "2", "7b", "chat"), 3, "llama-2"),
+                (("meta", "llama", "3", "8b", "instruct"), 4, "llama-3"),
+                (("llama", "3.1", "8b", "instruct"), 3, "llama-3.1"),
+                (("gemma", "2", "2b", "it"), 3, "gemma"),
+                (("codegemma", "7b", "it"), 2, "gemma"),
+                (("olmo", "7b", "0724", "instruct"), 3, "olmo"),
+                (("olmoe", "1b", "7b", "instruct"), 3, "olmo"),
+                (("qwen2.5", "7b", "instruct"), 2, "chatml"),
+            ]
+        ),
+        st.sampled_from("-_ "),
+        st.sampled_from([str.lower, str.upper, str.title]),
+        st.sampled_from(
+            ["{}", "{}/", "org/{}", "/home/smith/it/instruct/{}", "C:\\chat\\{}", "@cf/org/{}", "{}.gguf", "{}:free"]
+        ),
+        st.sampled_from([(), ("hf",), ("q4", "k", "m"), ("GGUF",), ("bnb", "4bit"), ("turbo",)]),
+    )
+    def test_every_spelling_of_an_aligned_model_and_none_of_its_base(self, name, separator, case, place, more):
+        words, mark, family = name
+        spelt = [place.format(case(separator.join([*part, *more]))) for part in (words, words[:mark])]
+        assert [recognise_family(one) for one in spelt] == [family, "plain"], spelt
+
     def test_named_family_overrides_the_name(self):
         assert apply_instruct_template("gemma-2-2b-it", "SYS", "USER", family="plain") == "SYS\nUSER\n"
-
-
-TURNS = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
-ANSWER = "{% if add_generation_prompt %}[assistant]{% endif %}"
-REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>"
-
-
-class TestChatTemplate:
-    @pytest.fixture
-    def folder_of(self, tmp_path):
-        """Saves a tiny tokenizer with the given chat template and beginning of sequence, and returns its folder."""
-
-        def save(chat_template: str | None, bos: str | None) -> str:
-            words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "<|im_start|>": 2}, unk_token="<unk>"))
-            words.pre_tokenizer = pre_tokenizers.Whitespace()
-            tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token=bos)
-            tokenizer.chat_template = chat_template
-            tokenizer.save_pretrained(tmp_path / "tiny")
-            return str(tmp_path / "tiny")
-
-        return save
-
-    @pytest.mark.parametrize(
-        "template, bos, prompt",
-        [
-            (TURNS + ANSWER, None, "[system]SYS[user]USER[assistant]"),
-            ("{{ bos_token }}" + TURNS + ANSWER, "<s>", "[system]SYS[user]USER[assistant]"),
-            (REFUSES_SYSTEM + TURNS + ANSWER, None, "[user]SYS\nUSER[assistant]"),
-            ("{{ bos_token }}" + REFUSES_SYSTEM + TURNS + ANSWER, "<s>", "[user]SYS\nUSER[assistant]"),
-            # The token that opens every turn is no beginning of the sequence, whatever it is called.
-            (
-                CHATML,
-                "<|im_start|>",
-                "<|im_start|>system\nSYS<|im_end|>\n<|im_start|>user\nUSER<|im_end|>\n<|im_start|>",
-            ),
-        ],
-        ids=["plain", "bos", "no system turn", "bos and no system turn", "bos opens turns"],
-    )
-    def test_prompt(self, folder_of, template, bos, prompt):
-        assert chat_template_prompt(folder_of(template, bos))("SYS", "USER") == prompt
-
-    def test_bos_in_a_question_stays(self, folder_of):
-        write = chat_template_prompt(folder_of("{{ bos_token }}" + TURNS, "<s>"))
-        assert write("SYS", "What is <s>?") == "[system]SYS[user]What is <s>?"
-
-    def test_no_template(self, folder_of):
-        with pytest.raises(ValueError, match="has no chat template; choose a template by name"):
-            chat_template_prompt(folder_of(None, None))
-
-    def test_no_such_folder(self, tmp_path):
-        with pytest.raises(ValueError, match="cannot be loaded") as error:
-            chat_template_prompt(str(tmp_path / "missing"))
-        assert str(tmp_path / "missing") in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from language_models.hosted.http import RetryPolicy, answers, checked, make_clie
 from language_models.hosted.logprob_check import find_fault
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
+from language_models.hosted.server_facts import add_facts
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
 from language_models.interface import (
@@ -37,9 +38,6 @@ NEUTRAL_SAMPLING = (
 )
 PROBE_TOKENS = 16
 PROBE_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
-
-# Where servers tell their version, below the host's root: vLLM, llama.cpp.
-VERSIONS_AT = (("/version", "version"), ("/props", "build_info"))
 
 
 class OpenAIEndpoint:
@@ -164,8 +162,11 @@ class OpenAIEndpoint:
             ProbabilityError: its log-probabilities are none, or some are missing.
             ModelError: it does not serve the model, or lacks log-probabilities.
         """
-        report = ServerReport(self.shown_host, self.name, self._served_models(), logprobs)
-        report.version = self._version()
+        served = self._served_models()
+        report = ServerReport(self.shown_host, self.name, [model.id for model in served], logprobs)
+        owners = {model.owned_by for model in served if isinstance(model.owned_by, str)}
+        report.engine = shorten(owners.pop()) if len(owners) == 1 else None  # engines name themselves there
+        add_facts(self._told, report)
         written: tuple[Token, ...] = ()
         try:
             prompts = self._probe_sampling(report)
@@ -186,9 +187,9 @@ class OpenAIEndpoint:
         self.usage = Usage()
         return report
 
-    def _served_models(self) -> list[str]:
+    def _served_models(self) -> list[openai.types.Model]:
         try:
-            return [model.id for model in self.client.with_options(max_retries=1).models.list()]
+            return list(self.client.with_options(max_retries=1).models.list())
         except openai.APIConnectionError as error:
             reason = shorten(str(error.__cause__ or error))
             raise TransientError(
@@ -199,18 +200,14 @@ class OpenAIEndpoint:
         except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
             return []
 
-    def _version(self) -> str | None:
-        """The version that the server tells of itself; None where it tells none."""
+    def _told(self, path: str) -> object:
+        """The JSON at a path below the host's root; None where there is none."""
         client = self.client.with_options(max_retries=0, timeout=self.probe_timeout)
         root = str(client.base_url).rstrip("/").removesuffix("/v1")
-        for path, name in VERSIONS_AT:
-            try:
-                found = client.get(root + path, cast_to=httpx2.Response).json()[name]
-            except (openai.APIError, ValueError, KeyError, TypeError):
-                continue
-            if isinstance(found, str):
-                return shorten(found)
-        return None
+        try:
+            return client.get(root + path, cast_to=httpx2.Response).json()
+        except (openai.APIError, ValueError):
+            return None
 
     def _ask_briefly(self, fields: dict) -> str | None:
         """The text of the reply to a request of the probe; None where the server refuses it."""

@@ -47,6 +47,14 @@ def threads_per_model(models: int) -> int:
     return max(1, (os.cpu_count() or 1) // max(1, models))
 
 
+def engine_in_words() -> tuple[str, str]:
+    """The engine of models that this process serves, with its version, and the devices that it finds."""
+    import xllamacpp
+
+    devices = [f"{device['name']} ({device['description']})" for device in xllamacpp.get_device_info()]
+    return f"xllamacpp {xllamacpp.__version__}", ", ".join(devices)
+
+
 @contextlib.contextmanager
 def serve(name: str, *, num_threads: int, context_length: int, model_threads: int) -> Iterator[str]:
     """Serve a GGUF model for the length of the context; gives its base URL (http://127.0.0.1:PORT/v1).

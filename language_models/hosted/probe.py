@@ -28,14 +28,19 @@ class ServerReport:
     """What the probe found out about a server.
 
     `logprobs` is how many a run needs, `max_logprobs` how many the server gives (0: none; None: not looked at).
-    `version` is what the server says of itself; `adds_bos` is looked at for model families that need it.
+    `engine`, `version`, `number_format`, `device` and `speculation` are what the server says of itself, None where it says nothing;
+    `adds_bos` is looked at for model families that need it.
     """
 
     host: str
     model: str
     served_models: list[str] = field(default_factory=list)
     logprobs: int | None = None
+    engine: str | None = None
     version: str | None = None
+    number_format: str | None = None
+    device: str | None = None
+    speculation: str | None = None
     max_logprobs: int | None = None
     prints_tokens_as: str = "text"
     end_names_seen: list[str] = field(default_factory=list)

@@ -69,6 +69,7 @@ class Replicas:
         self.name = endpoints[0].name
         self.retry_policy = retry_policy
         self.reports: list[ServerReport] = []
+        self.packages = ("openai", "httpx2")
         self._warn = warn
         self._clock = clock
         self._health = [_Health() for _ in endpoints]

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 
 from language_models.families import NEEDS_BOS
 from language_models.interface import Completion, LanguageModel, ModelError, SamplingParams, Usage
@@ -142,8 +143,10 @@ class LocalModel:
         model = self.engine.model
         return {
             "host": "this process",
+            "engine": f"transformers {transformers.__version__}",
             "model": self.name,
             "device": str(model.device),
+            "device_name": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else None,
             "dtype": str(model.dtype).removeprefix("torch."),
             "parameters": self.engine.parameters,
             "context_length": self.context_length,
@@ -151,6 +154,12 @@ class LocalModel:
             "drafter": self.drafter.name if self.drafter else None,
             "warnings": self.warnings,
         }
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that compute."""
+        adapted = getattr(self.engine.model, "peft_config", None)
+        return ("torch", "transformers", "tokenizers", "safetensors", *(["peft"] if adapted else []))
 
     @property
     def usage_by_host(self) -> dict[str, dict]:
