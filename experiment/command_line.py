@@ -99,10 +99,15 @@ def build_parser() -> argparse.ArgumentParser:
         )
     option(
         "base_template",
-        f"prompt template: {templates}[:NAME]; the last is the model's own chat template",
+        f"prompt template: {templates}[:NAME]. auto goes by the model's name; tokenizer is the chat template of its tokenizer, or "
+        "of the folder, hub id or GGUF file NAME",
         metavar="TEMPLATE",
     )
-    option("nudging_template", "the same for the nudging model and the proxy chat model", metavar="TEMPLATE")
+    option(
+        "nudging_template",
+        "the same for the nudging model and the proxy chat model; auto takes the template that a model without a host carries",
+        metavar="TEMPLATE",
+    )
     option("end_tokens", "further names under which servers print the end of sequence", nargs="*", metavar="NAME")
     group = parser.add_argument_group("decoding")
     option("top_prob_thres", "the base model is uncertain below this top-1 probability", type=float, metavar="P")

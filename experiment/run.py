@@ -126,9 +126,9 @@ class Run:
                 + f"; use {'the earlier version' if blanks else 'the same data'}, another --output_dir, "
                 "or start afresh with --rerun"
             )
-        for record in records.values():
-            self._check_prompts(record)
-        if records:  # another name for what makes the same prompts; shards are compared by name
+        if records and before:  # another name for what makes the same prompts; shards are compared by name
+            for record in records.values():
+                self._check_prompts(record)
             self.metadata["settings"] = settings.decisive | {name: then[name] for name in known}
         if settings.judge_model and not self.why_no_judge:
             refuse_other_judges(list(records.values()), self.data_set.scoring, settings.judge_model, files.json)

@@ -34,6 +34,9 @@ class TestWholeRun:
         assert run["settings"]["top_prob_thres"] == 0.4
         assert session["servers"]["base"]["served_models"] and session["servers"]["base"]["host"] == server.host
         assert {"start", "end", "versions", "git_commit", "usage"} <= set(session)
+        # of packages those alone that had a part: the rows were local files, and nothing was computed in this process
+        assert set(session["versions"]) == {"python", "openai", "httpx2", "tiktoken"}
+        assert session["templates"] == {"base": "plain (by name)", "nudging": "llama-2 (by name)"}
         total = sum(record["usage"]["base"]["requests"] for record in undisturbed[2])
         assert session["usage"]["base"]["requests"] == total > 6
 
@@ -144,7 +147,14 @@ class TestFaults:
         reply = completion_reply(" a\ud83d", (" a", "\ud83d"), "stop")
         half = reply_server(lambda path, body: (200, {}, {"data": []} if path.endswith("models") else reply))
         options = ["--exp", "baseline", "--base_model", "lm", "--proxy_chat_model", "lm", "--base_host", half.host]
-        options += ["--proxy_chat_host", half.host, "--data_dir", write_rows(tmp_path / "d", "gsm8k", gsm8k_rows(1))]
+        options += [
+            "--nudging_template",
+            "plain",
+            "--proxy_chat_host",
+            half.host,
+            "--data_dir",
+            write_rows(tmp_path / "d", "gsm8k", gsm8k_rows(1)),
+        ]
         assert run_api(*options, "--output_dir", tmp_path / "half").returncode == 0
         assert final_records(tmp_path / "half")[0]["raw_answer"] == " a\ufffd"
 

@@ -1,9 +1,9 @@
 """Chat templates that models carry: made for the tests after the forms of known ones, by our renderer and by transformers'."""
 
 import re
-import struct
 
 import pytest
+from gguf_files import gguf_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -61,28 +61,6 @@ def tokenizer_of(template: str | None, bos: str | None = "<s>", adds: bool = Tru
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>", bos_token=bos)
     tokenizer.chat_template = template
     return tokenizer
-
-
-def gguf_bytes(**values: object) -> bytes:
-    """A GGUF file without weights; keys with "__" for points."""
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value.encode())) + value.encode()
-
-    def value_of(value: object) -> bytes:
-        if isinstance(value, bool):
-            return struct.pack("<I?", 7, value)
-        if isinstance(value, int):
-            return struct.pack("<II", 4, value)
-        if isinstance(value, float):
-            return struct.pack("<If", 6, value)
-        if isinstance(value, str):
-            return struct.pack("<I", 8) + text(value)
-        kind, pack = (8, text) if isinstance(value[0], str) else (6, lambda number: struct.pack("<f", number))
-        return struct.pack("<IIQ", 9, kind, len(value)) + b"".join(map(pack, value))
-
-    pairs = b"".join(text(key.replace("__", ".")) + value_of(value) for key, value in values.items())
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(values)) + pairs
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """GGUF models that run_api.py serves itself: names and messages, and the real demo models in every experiment."""
 
+import json
 import re
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 from doubles import answers
-from runs import final_records, gsm8k_rows, run_api, run_api_command, write_rows
+from runs import final_records, gsm8k_rows, one, run_api, run_api_command, write_rows
 from waiting import finish, records_in, wait_until
 
 from demo.catalogue import DEMO_MODELS
@@ -86,8 +87,15 @@ class TestRealModels:
             assert record["usage"] and all(use["requests"] for use in record["usage"].values())
         if "nudging" in options:
             assert all(record["all_nudging_words"] for record in final_records(tmp_path))
-            # the aligned model gets its own template, though its name says nothing of it
+            # the aligned model gets the template in its file
             assert final_records(tmp_path)[0]["full_prefix_nudging"].startswith("<|im_start|>system")
+            (session,) = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"]
+            assert session["templates"] == {"base": "plain (by name)", "nudging": "the model's own"}
+            packages = {"python", "openai", "httpx2", "xllamacpp", "tiktoken", "jinja2"}
+            assert session["versions"].keys() == packages
+            told = session["servers"]["nudging"]
+            assert told["engine"] == f"xllamacpp {session['versions']['xllamacpp']}" and "CPU" in told["device"]
+            assert (told["number_format"], told["speculation"]) == ("Q4_1", "none")
 
     def test_one_model_embedded_and_one_behind_a_server(self, server, data_dir, tmp_path):
         options = ["--exp", "nudging", *BASE, "--nudging_model", "llama-2-chat", "--nudging_host", server.host]
@@ -127,7 +135,8 @@ class TestRealModels:
         assert not answers(f"{host[1]}/models")
 
     def test_an_error_in_the_run_stops_the_servers(self, data_dir, tmp_path):
-        options = ["--exp", "nudging", *BASE, "--nudging_model", "chat", "--nudging_host", "http://127.0.0.1:9/v1"]
+        host = "http://127.0.0.1:9/v1"
+        options = ["--exp", "nudging", *BASE, "--nudging_model", "llama-2-chat", "--nudging_host", host]
         finished = run_api(*options, *SHORT, "--max_retries", 0, "--data_dir", data_dir, "--output_dir", tmp_path)
         assert finished.returncode == 2 and "no server answers there" in finished.stderr
         assert "Traceback" not in finished.stderr

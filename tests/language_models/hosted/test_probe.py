@@ -143,12 +143,51 @@ def test_other_families_are_not_asked(reply_server):
     ],
 )
 def test_the_version_that_a_server_tells(path, told, found, reply_server):
+    assert report_of(path, told, reply_server).version == found
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "found"),
+    [
+        ("/version", {"version": "0.32.0"}, ("0.32.0", None, None, None)),
+        (
+            "/props",
+            {
+                "build_info": "b1-a",
+                "model_ftype": "Q4_K - Medium",
+                "default_generation_settings": {"params": {"speculative.types": "draft-simple"}},
+            },
+            ("b1-a", "Q4_K - Medium", None, "draft-simple"),
+        ),
+        ("/props", {"build_info": "b1-a", "default_generation_settings": {"params": 5}}, ("b1-a", None, None, None)),
+        (
+            "/get_server_info",
+            {"version": "0.5", "dtype": "bfloat16", "device": "cuda", "speculative_algorithm": None},
+            ("0.5", "bfloat16", "cuda", "none"),
+        ),
+        ("/get_server_info", {"version": "0.5", "speculative_algorithm": "EAGLE"}, ("0.5", None, None, "EAGLE")),
+        (
+            "/info",
+            {"version": "3.0", "model_dtype": "float16", "model_device_type": "cuda"},
+            ("3.0", "float16", "cuda", None),
+        ),
+        ("/info", {"model_dtype": "float16"}, (None, None, None, None)),
+    ],
+)
+def test_what_else_a_server_tells(path, told, found, reply_server):
+    report = report_of(path, told, reply_server)
+    assert (report.version, report.number_format, report.device, report.speculation) == found
+    assert report.engine == "vllm"
+
+
+def report_of(path, told, reply_server):
     def reply(asked, body):
         if asked == path:
             return 200, {}, told
         if body is None:
-            return (200, {}, MODELS) if asked == "/v1/models" else (404, {}, {})
+            listed = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 1, "owned_by": "vllm"}]}
+            return (200, {}, listed) if asked == "/v1/models" else (404, {}, {})
         return able_server(body)
 
     endpoint = OpenAIEndpoint("lm", reply_server(reply).host, retry_policy=RetryPolicy(1), request_timeout=HANG)
-    assert endpoint.probe(1).version == found
+    return endpoint.probe(1)

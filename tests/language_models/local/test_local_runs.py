@@ -50,6 +50,11 @@ def test_nudging(folders, tmp_path):
     assert all(record["raw_answer"] and record["usage"]["base"]["requests"] for record in records)
     assert f"loaded {folders['base']} on cpu in float32" in messages
     session = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]
+    assert session["templates"] == {"base": "plain (by name)", "nudging": "the model's own"}
+    assert all(r["full_prefix_nudging"].startswith("<|start_header|>system<|end_header|>") for r in records)
+    engine = {"torch", "transformers", "tokenizers", "safetensors"}
+    assert session["versions"].keys() == {"python", "tiktoken", "jinja2", *engine}
+    assert session["servers"]["base"]["engine"] == f"transformers {session['versions']['transformers']}"
     assert session["calls"] == "streamed" and session["servers"]["base"]["drafter"] == str(folders["chat"])
     for role in ("base", "nudging"):
         computed = session["usage_by_host"][role]["this process"]
