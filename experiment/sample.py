@@ -12,6 +12,7 @@ from command.errors import OptionError
 from command.options import without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
+from experiment.command_line import COMMAND
 from experiment.rules import rule_score
 from experiment.settings import ModelSettings, RunSettings, SettingsError
 from language_models.chat_templates import PromptWriter
@@ -55,7 +56,13 @@ def prompt_builders(settings: RunSettings) -> dict[str, PromptBuilder]:
         SettingsError: an aligned model would be asked in plain text that nobody named.
         UserError: a template cannot be read.
     """
-    return {role: _prompt_builder(model) for role, model in settings.models.items()}
+    builders = {role: _prompt_builder(model) for role, model in settings.models.items()}
+    for role, builder in builders.items():
+        if builder("", "?").rstrip().endswith("<think>"):
+            COMMAND.note(
+                f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, which will count as the answer"
+            )
+    return builders
 
 
 def _prompt_builder(model: ModelSettings) -> PromptBuilder:

@@ -90,6 +90,12 @@ class TestGGUF:
         with pytest.raises(UserError, match="behind a server: name a file or hub id with its chat template"):
             builders("nudging", "Qwen3-8B.gguf", "--nudging_template", "tokenizer")
 
+    def test_a_model_that_thinks_in_any_case_is_told(self, tmp_path, capsys):
+        switch = "{% if not enable_thinking %}<think></think>{% else %}<think>{% endif %}"
+        for name, end, warned in (("a.gguf", "<think>\n", True), ("b.gguf", switch, False)):
+            prompt_builders(parse_settings(self.options(gguf_file(tmp_path, name, OWN + end))))
+            assert ("--nudging_model (the model's own) opens a block of thoughts" in capsys.readouterr().err) == warned
+
     def test_files_that_are_none(self, tmp_path):
         (tmp_path / "broken.gguf").write_bytes(b"no weights")
         with pytest.raises(UserError, match="is it a GGUF file, and whole"):

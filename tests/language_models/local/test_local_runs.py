@@ -46,15 +46,11 @@ def start(folder, tmp_path, *options, rows=4, code=0) -> tuple[list[dict], str]:
 
 def test_nudging(folders, tmp_path):
     options = ["--exp", "nudging", "--base_model", folders["base"], "--nudging_model", folders["chat"]]
+    options += ["--nudging_template", "plain"]  # so that these small models write words with spaces between them
     records, messages = start(folders, tmp_path, *options, "--top_prob_thres", "0.6")
     assert all(record["raw_answer"] and record["usage"]["base"]["requests"] for record in records)
     assert f"loaded {folders['base']} on cpu in float32" in messages
     session = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]
-    assert session["templates"] == {"base": "plain (by name)", "nudging": "the model's own"}
-    assert all(r["full_prefix_nudging"].startswith("<|start_header|>system<|end_header|>") for r in records)
-    engine = {"torch", "transformers", "tokenizers", "safetensors"}
-    assert session["versions"].keys() == {"python", "tiktoken", "jinja2", *engine}
-    assert session["servers"]["base"]["engine"] == f"transformers {session['versions']['transformers']}"
     assert session["calls"] == "streamed" and session["servers"]["base"]["drafter"] == str(folders["chat"])
     for role in ("base", "nudging"):
         computed = session["usage_by_host"][role]["this process"]
@@ -64,6 +60,22 @@ def test_nudging(folders, tmp_path):
     # the published requests lead to the same answers, where a text is cut into the tokens that wrote it
     again, _ = start(folders, tmp_path / "published", *options, "--top_prob_thres", "0.6", "--calls", "published")
     assert [record["all_nudging_words"][0] for record in again] == [r["all_nudging_words"][0] for r in records]
+
+
+def test_the_template_and_the_packages_of_a_model(folders, tmp_path):
+    """Of the packages those alone that had a part: no server, no hub."""
+    records, _ = start(folders, tmp_path, "--exp", "nudging_only", "--nudging_model", folders["chat"], rows=2)
+    header = "<|start_header|>{}<|end_header|>\n\n"
+    for record in records:
+        prompt = record["full_prefix_nudging"]
+        assert prompt.startswith(header.format("system")) and prompt.endswith("<|eot|>" + header.format("assistant"))
+    session = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]
+    assert session["templates"] == {"nudging": "the model's own"}
+    engine = {"torch", "transformers", "tokenizers", "safetensors"}
+    assert session["versions"].keys() == {"python", "tiktoken", "jinja2", *engine}
+    told = session["servers"]["nudging"]
+    assert told["engine"] == f"transformers {session['versions']['transformers']}"
+    assert (told["device"], told["dtype"]) == ("cpu", "float32")
 
 
 def test_one_model_in_two_roles(folders, tmp_path):
