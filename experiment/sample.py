@@ -58,9 +58,10 @@ def prompt_builders(settings: RunSettings) -> dict[str, PromptBuilder]:
     """
     builders = {role: _prompt_builder(model) for role, model in settings.models.items()}
     for role, builder in builders.items():
-        if builder("", "?").rstrip().endswith("<think>"):
+        if builder("S", "U").rstrip().endswith("<think>"):
             COMMAND.note(
-                f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, which will count as the answer"
+                f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, "
+                "which will count as the answer"
             )
     return builders
 

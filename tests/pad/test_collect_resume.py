@@ -31,6 +31,9 @@ def test_the_same_command_goes_on(tiny, pad_folder, capsys):
     assert rows_of(path)[2] == whole[2] and "2 of 6 answers are there already" in capsys.readouterr().err
     meta = json.loads((pad_folder / "out/x_0.meta.json").read_text())
     assert [session["tokens"] > 0 for session in meta["sessions"]] == [True, True]
+    # of packages those alone that had a part: no server, no hub, no adapter
+    packages = {"python", "torch", "transformers", "tokenizers", "safetensors"}
+    assert [set(session["versions"]) for session in meta["sessions"]] == [packages] * 2
 
 
 def test_other_settings_are_refused_and_overwrite_starts_afresh(tiny, pad_folder, capsys):
