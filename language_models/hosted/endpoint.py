@@ -163,8 +163,8 @@ class OpenAIEndpoint:
             ModelError: it does not serve the model, or lacks log-probabilities.
         """
         served = self._served_models()
-        report = ServerReport(self.shown_host, self.name, [model.id for model in served], logprobs)
-        owners = {model.owned_by for model in served if isinstance(model.owned_by, str)}
+        report = ServerReport(self.shown_host, self.name, list(served), logprobs)
+        owners = {owner for owner in served.values() if isinstance(owner, str)}
         report.engine = shorten(owners.pop()) if len(owners) == 1 else None  # engines name themselves there
         add_facts(self._told, report)
         written: tuple[Token, ...] = ()
@@ -187,9 +187,11 @@ class OpenAIEndpoint:
         self.usage = Usage()
         return report
 
-    def _served_models(self) -> list[openai.types.Model]:
+    def _served_models(self) -> dict[str, object]:
+        """The served models' names, and who owns each by the server's words."""
         try:
-            return list(self.client.with_options(max_retries=1).models.list())
+            listed = self.client.with_options(max_retries=1).models.list()
+            return {model.id: getattr(model, "owned_by", None) for model in listed}
         except openai.APIConnectionError as error:
             reason = shorten(str(error.__cause__ or error))
             raise TransientError(
@@ -198,7 +200,7 @@ class OpenAIEndpoint:
                 unreachable=True,
             ) from None
         except Exception:  # some providers have no list of models, or one in another shape: the completion will tell
-            return []
+            return {}
 
     def _told(self, path: str) -> object:
         """The JSON at a path below the host's root; None where there is none."""
