@@ -1,6 +1,7 @@
 """Which judge scores answers, if any: the options of run_api.py and eval_utils.py that concern it."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from command.errors import OptionError
@@ -68,12 +69,18 @@ class JudgeSettings:
             check_url(self.judge_host, "--judge_host")
         if self.key:  # without a key there is no judge, which is no error
             api_key(self.judge_api_key_env, "--judge_api_key_env")
-        if self.judge == "auto" and self.judge_model and self.is_own(self.judge_model) and is_gguf(self.judge_model):
+        if self.judge == "auto" and self.judge_model and not self.judge_host:
+            self._check_file(self.judge_model)
+        check_requests(self.num_threads, self.request_timeout, self.max_retries)
+
+    def _check_file(self, name: str) -> None:
+        if is_gguf(name):
             try:
-                gguf_path(self.judge_model)
+                gguf_path(name)
             except EmbeddedServerError as error:
                 raise OptionError(f"--judge_model: {error}") from None
-        check_requests(self.num_threads, self.request_timeout, self.max_retries)
+        elif re.match(r"[/.~]|\w:\\", name) and not is_transformers_model(name):
+            raise OptionError(f"--judge_model: {name} is no folder of a transformers model (with a config.json)")
 
     @property
     def key(self) -> str:

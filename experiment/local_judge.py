@@ -6,8 +6,8 @@ from collections.abc import Callable
 from command.errors import OptionError
 from experiment.judge_settings import JudgeSettings
 from language_models.interface import ChatReply, SamplingParams
-from language_models.local.loading import require_torch
-from utils import chat_template_prompt
+from language_models.local.chat_template import tokenizer_prompt_writer
+from language_models.local.loading import load_tokenizer, require_torch
 
 ANSWERS_AT_ONCE = 16  # more of them take memory for their caches and gain little
 
@@ -25,10 +25,12 @@ class LocalChatModel:
 
         self.name, self.reply_tokens = name, reply_tokens
         self.num_threads = min(settings.num_threads, ANSWERS_AT_ONCE)
-        try:
-            self.write = chat_template_prompt(name)
-        except ValueError as error:
-            raise OptionError(f"--judge_model: {error}") from None
+        writer = tokenizer_prompt_writer(load_tokenizer(name), name)
+        if writer is None:
+            raise OptionError(
+                f"--judge_model {name} has no chat template; choose a model that was trained to follow instructions"
+            )
+        self.write = writer
         started = time.monotonic()
         self.model = LocalModel.load(name, device=settings.device, dtype=settings.dtype, samples=self.num_threads)
         say(f"the judge is {self.model.in_words} ({time.monotonic() - started:.1f} s)")

@@ -209,6 +209,12 @@ class TestWhichJudge:
         with pytest.raises(OptionError, match="--judge_model: there is no file nowhere.gguf"):
             JudgeSettings(judge_model="nowhere.gguf")
 
+    @pytest.mark.parametrize("name", ["/no/such/folder", "./models/x", "~/x", ".."])
+    def test_a_folder_that_is_not_there_is_told_at_once(self, name):
+        with pytest.raises(OptionError, match="is no folder of a transformers model"):
+            JudgeSettings(judge_model=name)
+        assert JudgeSettings(judge_model=name, judge_host="http://localhost:1/v1").judge_model == name
+
     @pytest.mark.parametrize("option, value", [("judge", "gpt"), ("unreadable_judgements", "wrong")])
     def test_choices(self, option, value):
         with pytest.raises(OptionError, match=f"--{option} has no choice '{value}'; choose one of"):
@@ -230,7 +236,12 @@ class TestModelsOfThisProcess:
         assert all(is_scored(one, "judge") for one in self.judged("demo-aligned"))  # llama.cpp holds it to the form
 
     def test_a_folder(self, tiny):
-        assert all(len(one["judge_replies"]["replies"]) >= 1 for one in self.judged(str(tiny / "llm")))
+        assert all(len(one["judge_replies"]["replies"]) >= 1 for one in self.judged(str(tiny / "lm")))
+
+    def test_a_folder_without_a_chat_template(self, tiny):
+        settings = JudgeSettings(judge_model=str(tiny / "gpt2_classifier"))
+        came = judge_missing([record()], "judge", settings, settings.judge_model, print, print)
+        assert came.failed == 1 and "has no chat template" in came.error
 
 
 class TestCommandLine:
