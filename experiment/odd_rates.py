@@ -16,12 +16,12 @@ def odd_rates(records: list[dict]) -> str | None:
     if not records:
         return None
     if not any(_goes_on(record) for record in records):
-        return f"warning: nothing is nudged behind the first words of any answer (intervention rate 0 %): {ASK}"
+        return f"warning: 0 % nudged: the nudging model wrote nothing behind the first words of any answer; {ASK}"
     for rate_of in (_rate_of_words, _rate_of_characters):
         rates = {rate_of(record) for record in records}
         if len(rates) == 1 and len(records) >= FEWEST_OF_THE_SAME:
             rate = 100 * float(rates.pop())
-            return f"warning: all {len(records)} answers have the same intervention rate ({rate:.1f} %): {ASK}"
+            return f"warning: all {len(records)} answers have the same intervention rate ({rate:.1f} %); {ASK}"
     return None
 
 

@@ -28,7 +28,7 @@ LONGER = record((" The", " answer which we seek"), (" is", " 5"))
 
 @pytest.mark.parametrize("records", [[OPENED], [ENDED], [OPENED, ENDED, OPENED], [EMPTY], [OPENED, EMPTY]])
 def test_nothing_nudged(records):
-    assert "intervention rate 0 %" in odd_rates(records)
+    assert "0 % nudged" in odd_rates(records)
 
 
 @pytest.mark.parametrize("records", [[], [NUDGED], [NUDGED] * (FEWEST_OF_THE_SAME - 1), [NUDGED, NUDGED, LONGER]])
@@ -53,6 +53,6 @@ def test_everything_nudged_is_the_same_rate():
 
 def test_the_summary_says_it():
     shown = str(summarise([OPENED, OPENED], "rule"))
-    assert shown.count("intervention rate 0 %") == 1
+    assert shown.count("0 % nudged") == 1
     assert "0 %)" not in str(summarise([NUDGED, LONGER], "rule"))
     assert "0 %)" not in str(summarise([{"raw_answer": "5", "scores": {"correct": 1}}], "rule"))

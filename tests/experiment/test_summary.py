@@ -230,28 +230,6 @@ class TestSummarise:
         assert len(warnings) == warns
         assert not warns or "wrote 21 % of the words" in warnings[0]
 
-    @pytest.mark.parametrize(
-        "answers, said",
-        [
-            ([[("So", " it is 6.")], [("It", " is 6.")]], "nothing was nudged behind the first words"),
-            ([[("So", " it is 6.")]], "nothing was nudged behind the first words"),
-            ([[("", "it is 6.")], [("", "It is 6.")]], "nothing was nudged behind the first words"),
-            ([[("It is 6.", "")], [("So", ""), (" it is 6.", "")]], "the nudging model wrote every answer alone"),
-            ([[("a", " b c"), (" d", " e"), (" f", "")]] * 2, "the intervention rate is the same in every answer"),
-            ([[("a", " b c"), (" d", " e"), (" f", "")]], ""),
-            ([[("So", " it is 6.")], [("a", " b c"), (" d", " e")]], ""),
-            ([[]], ""),
-        ],
-    )
-    def test_warning_where_all_answers_look_alike(self, answers, said):
-        """As they do where a server's probabilities say nothing."""
-        warnings = [
-            text
-            for text in summarise([of_rounds(rounds) for rounds in answers], "rule").warnings()
-            if "of the words" not in text
-        ]
-        assert len(warnings) == bool(said) and (not said or said in warnings[0])
-
     def test_usage_time_and_stop_reasons(self):
         def use(**usage):
             return {"base": {"requests": 1, "prompt_tokens": 0, "completion_tokens": 0, "retries": 0} | usage}
