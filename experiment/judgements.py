@@ -78,6 +78,8 @@ def read_judgement(text: str, scoring: Scoring, *, cut_off: bool = False) -> dic
     read = _verdict if scoring == "judge" else _aspects
     try:
         found = reply_objects(text, ("correct",) if scoring == "judge" else scoring)
+        if scoring != "judge" and not cut_off:
+            found = _joined(found, scoring)
         scores = [read(one, scoring) for one in (found if cut_off else found[-1:])]
         if any(one != scores[0] for one in scores):
             raise UnreadableObject("it was cut off, and its objects differ")
@@ -85,6 +87,21 @@ def read_judgement(text: str, scoring: Scoring, *, cut_off: bool = False) -> dic
         beyond = "; it was cut off at its token limit" if cut_off else ""
         raise UnreadableObject(f"{quoted(text) if text.strip() else 'an empty reply'} ({error}{beyond})") from None
     return scores[-1]
+
+
+def _joined(found: list[dict], aspects: tuple[str, ...]) -> list[dict]:
+    """The objects of a reply; several of an aspect or two each, which some judges write one after the other, as one.
+
+    Raises:
+        UnreadableObject: such objects do not have all aspects, so that more of them may have been to come.
+    """
+    joined = {aspect: one[aspect] for one in found for aspect in aspects if aspect in one}
+    shared = sum(aspect in one for one in found for aspect in aspects) > len(joined)
+    if len(found) == 1 or shared:
+        return found
+    if len(joined) < len(aspects):
+        raise UnreadableObject(f"there is no {' and no '.join(a for a in aspects if a not in joined)} in its objects")
+    return [joined]
 
 
 def _verdict(found: dict, _: Scoring) -> dict:

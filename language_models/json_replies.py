@@ -4,7 +4,6 @@ Models think aloud, write prose around the object, put it into a block of code, 
 as they are. What is read is what stands there: an object that breaks off is none.
 """
 
-import contextlib
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -13,19 +12,41 @@ UNREADABLE_TRIES = 3
 ENOUGH_REPLIES = 10  # before a judge of which most replies cannot be read is asked no more
 QUOTED = 200
 LONGEST_REASON = 400  # characters
-_NAMES = r"think(?:ing)?|thought|reason(?:ing)?|reflection"
-# What a model thinks before it answers, by the marks of the usual families: whole, begun before the reply, or broken off.
+# What a model thinks before it answers, between the marks of the usual families: <think> and the like, Magistral, Kimi, Command,
+# Gemma, and the channels of gpt-oss. A thought that has begun before the reply has an end alone, one that breaks off a beginning.
+_NAMES = (
+    "think",
+    "thinking",
+    "thought",
+    "thoughts",
+    "reason",
+    "reasoning",
+    "reflection",
+    "analysis",
+    "scratchpad",
+    "seed:think",
+)
 _THOUGHTS = (
-    re.compile(
-        rf"<({_NAMES})>.*?</\1>|\[THINK\].*?\[/THINK\]|<\|channel\|>analysis.*?(?=<\|channel\|>final)",
-        re.DOTALL | re.IGNORECASE,
-    ),
-    re.compile(rf".*(?:</(?:{_NAMES})>|\[/THINK\])", re.DOTALL | re.IGNORECASE),
-    re.compile(rf"(?:<(?:{_NAMES})>|\[THINK\]|<\|channel\|>analysis).*", re.DOTALL | re.IGNORECASE),
+    *((rf"<{name}(?:\s[^<>]*)?>", rf"</{name}>") for name in _NAMES),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    ("◁think▷", "◁/think▷"),
+    (r"<\|(?:START_|begin_of_)(?:thinking|thought)\|>", r"<\|END_(?:of_)?(?:thinking|thought)\|>"),
+    (r"<\|channel>thought", r"<channel\|>"),
+    ("<unused94>thought", "<unused95>"),
+    (r"<\|channel\|>(?:analysis|commentary)", r"<\|channel\|>final"),
+)
+_MARKS = re.compile(
+    "|".join(f"(?P<begin{i}>{begin})|(?P<end{i}>{end})" for i, (begin, end) in enumerate(_THOUGHTS)), re.IGNORECASE
 )
 # A backslash that begins no escape of JSON, LaTeX mostly: \frac is no form feed, and \beta no backspace.
 _LONE_BACKSLASH = re.compile(r'(?<!\\)((?:\\\\)*)\\(?!["\\/nrt]|u[0-9a-fA-F]{4})')
 _STRICT = json.JSONDecoder(strict=False)  # newlines within texts are taken as they are
+_STRICT_BEGIN = re.compile(r'\{\s*["}]')
+# Not the brackets of a set, of LaTeX, or around another object.
+_BEGIN = re.compile(r"""\{(?=\s*(?:["'“‘}\\]|\w+\s*:|/[/*]))""")
+_BRACES = re.compile(r"[{}]")
+_PLAIN_VALUE = re.compile(r"-?\d[\d.]*|true|false|null|none", re.IGNORECASE)
+_BEHIND_A_VALUE = r"""\s*["'”’\\]*\s*(?:[,}\]\n#]|//|/\*|["'“‘]\w|\Z)"""
 
 
 class UnreadableObject(ValueError):
@@ -40,8 +61,9 @@ def reply_objects(text: str, keys: Collection[str]) -> list[dict]:
     Raises:
         UnreadableObject: there is none that is whole.
     """
-    answer = _without_thoughts(text)
-    for found in (_whole_object(text), _objects(answer), _mended_objects(answer)):
+    spans = list(_objects(_LONE_BACKSLASH.sub(r"\1\\\\", _without_thoughts(text))))
+    whole, broken = ([one for one in spans if isinstance(one, kind)] for kind in (dict, str))
+    for found in (whole, map(_mended, broken)):
         fitting = [inner for one in found for inner in _with_inner(_plain(one)) if not inner.keys().isdisjoint(keys)]
         if fitting:
             return fitting
@@ -62,42 +84,90 @@ def quoted(text: str) -> str:
 
 
 def _without_thoughts(text: str) -> str:
-    for marked in _THOUGHTS:
-        text = marked.sub("", text)
+    """A text with blanks for what is only thought; marks that an object's texts mention are none."""
+    thoughts, begun, kind = [], None, ""
+    for mark in _MARKS.finditer(_without_objects(text)):
+        side, number = re.fullmatch(r"(begin|end)(\d+)", mark.lastgroup).groups()
+        if begun is None and side == "begin":
+            begun, kind = mark.start(), number
+        elif side == "end" and (begun is None or number == kind):
+            thoughts.append((begun or 0, mark.end()))
+            begun = None
+    for begin, end in [*thoughts, *([(begun, len(text))] if begun is not None else [])]:
+        text = text[:begin] + " " * (end - begin) + text[end:]
     return text
 
 
-def _whole_object(text: str) -> Iterator[dict]:
-    """A reply that is an object and nothing else, whatever marks its texts mention."""
-    text = _LONE_BACKSLASH.sub(r"\1\\\\", text.strip())
-    with contextlib.suppress(ValueError, RecursionError):
-        found = _STRICT.decode(text)
-        if isinstance(found, dict):
-            yield found
-
-
-def _objects(text: str) -> Iterator[dict]:
-    """The objects in a text that are JSON but for newlines and single backslashes in their texts, in order."""
-    at = 0
-    text = _LONE_BACKSLASH.sub(r"\1\\\\", text)
-    while (at := text.find("{", at)) >= 0:
+def _without_objects(text: str) -> str:
+    """A text with blanks for the objects in it that are JSON but for newlines and single backslashes in their texts."""
+    readable = re.sub(r'\\[^"]', "  ", text)  # as long as the text, and without escapes that are none
+    parts, at, kept = [], 0, 0
+    while begin := _STRICT_BEGIN.search(readable, at):
         try:
-            found, at = _STRICT.raw_decode(text, at)
+            _, at = _STRICT.raw_decode(readable, begin.start())
         except (ValueError, RecursionError):
-            at += 1
+            at = begin.start() + 1
         else:
-            yield found
+            parts += [text[kept : begin.start()], " " * (at - begin.start())]
+            kept = at
+    return "".join([*parts, text[kept:]])
 
 
-def _mended_objects(text: str) -> Iterator[dict]:
-    """The objects in a text whose quotes, commas or keys are no JSON."""
+def _objects(text: str) -> Iterator[dict | str]:
+    """The objects in a text, in order: read where they are JSON, as they stand where their quotes, commas or keys are none.
+
+    What is never closed is cut off, and whatever stands in it is a part of it.
+    """
+    at = 0
+    while begin := _BEGIN.search(text, at):
+        try:
+            found, at = _STRICT.raw_decode(text, begin.start())
+        except (ValueError, RecursionError):
+            at = _closing(text, begin.start())
+            if not at:
+                return
+            found = text[begin.start() : at]
+        yield found
+
+
+def _closing(text: str, at: int) -> int:
+    """Behind the bracket that closes the one at a place; 0 if none does."""
+    depth = 0
+    for brace in _BRACES.finditer(text, at):
+        depth += 1 if brace.group() == "{" else -1
+        if not depth:
+            return brace.end()
+    return 0
+
+
+def _mended(text: str) -> dict:
+    """An object whose quotes, commas or keys are no JSON; empty where it is unclear which values it has."""
     import json_repair  # few replies need it
 
-    begin, end = text.find("{"), text.rfind("}") + 1
-    # What has more that open than close is cut off, and would be closed where it ends.
-    if 0 <= begin < end and text.count("{", begin, end) == text.count("}", begin, end):
-        found = json_repair.loads(text[begin:end])
-        yield from (one for one in (found if isinstance(found, list) else [found]) if isinstance(one, dict))
+    try:
+        found = json_repair.loads(text)
+    except Exception:  # whatever it stumbles over, the text is no object
+        return {}
+    return found if isinstance(found, dict) and _stand_there(found, text) else {}
+
+
+def _stand_there(found: dict, text: str) -> bool:
+    """Whether the numbers and truth values of a mended object stand in the text as such, and no others under their names.
+
+    1 is not what <1 or 0> says, nor what the reason quotes.
+    """
+    values: dict[str, list[str]] = {}
+    for inner in _with_inner(found):
+        for key, value in inner.items():
+            if not isinstance(value, dict | list) and _PLAIN_VALUE.fullmatch(str(value).strip()):
+                values.setdefault(key, []).append(str(value).strip())
+    for key, told in values.items():
+        name = rf"(?<!\w){re.escape(key)}\s*[\"'”’\\]*\s*:"
+        value = "|".join(map(re.escape, sorted(set(told) | {one.lower() for one in told})))
+        clear = re.findall(rf"""{name}\s*[\"'“‘\\]*\s*(?:{value}){_BEHIND_A_VALUE}""", text, re.IGNORECASE)
+        if not len(told) == len(clear) == len(re.findall(name, text, re.IGNORECASE)):
+            return False
+    return True
 
 
 def _plain(found: object) -> object:

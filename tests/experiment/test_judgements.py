@@ -82,6 +82,24 @@ def test_a_reply_that_was_cut_off_is_read_where_it_makes_no_difference():
         read_judgement(f"{one} no, {other}", "judge", cut_off=True)
 
 
+def test_aspects_in_objects_of_their_own():
+    each = [ratings(**{aspect: score}) for score, aspect in enumerate(FIVE_ASPECTS, 1)]
+    for text in ("\n".join(each), f"[{', '.join(each)}]"):
+        scores = read_judgement(text, FIVE_ASPECTS)
+        assert [scores[a]["score"] for a in FIVE_ASPECTS] == [1, 2, 3, 4, 5] and scores["mean"] == 3
+    with pytest.raises(UnreadableObject, match="no depth and no engagement"):
+        read_judgement("\n".join(each[:3]), FIVE_ASPECTS)
+    again = ratings(**dict.fromkeys(FIVE_ASPECTS, 5))
+    assert read_judgement(each[0] + again, FIVE_ASPECTS)["mean"] == 5
+
+
+def test_the_form_that_the_judge_is_told_is_no_judgement():
+    for scoring in ("judge", FIVE_ASPECTS):
+        instructions, _ = judge_prompt({"question": "q", "raw_answer": "a", "gold_answer": "g"}, scoring)
+        with pytest.raises(UnreadableObject):
+            read_judgement(instructions, scoring)
+
+
 @pytest.mark.parametrize("aspects", [FIVE_ASPECTS, ("safety",)])
 def test_instructions_name_the_aspects_asked_for_alone(aspects):
     text = just_eval_instructions(aspects)

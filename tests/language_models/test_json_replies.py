@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,12 @@ thoughts = st.sampled_from(
         ("<Thinking>", "</Thinking>"),
         ("[THINK]", "[/THINK]"),
         ("", "</think>"),
+        ("<think effort='low'>", "</think>"),
+        ("<seed:think>", "</seed:think>"),
+        ("<analysis>", "</analysis>"),
+        ("◁think▷", "◁/think▷"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
         ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ]
 )
@@ -82,6 +89,42 @@ def test_aspects_that_break_off_are_no_object(data):
 )
 def test_almost_json(text, correct):
     assert last(text)["correct"] == correct
+
+
+@given(objects, st.sampled_from(["<think>", "</think>", "[/THINK]", "<reason>"]), prose)
+def test_marks_that_a_judge_only_mentions_are_no_thoughts(found, mark, before):
+    found |= {"reason": f"it has {mark} in it"}
+    assert last(f"{before}```json\n{json.dumps(found)}\n```") == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"reason": "<one sentence>", "correct": <1 or 0>}',
+        '{"reason": "...", "correct": 1 or 0}',
+        '{"correct": 1|0}',
+        '{"correct": 1 0}',
+        '{"correct": 0 (or 1?)}',
+        "{'correct': 1, 'correct': 0}",
+        '{"reason": "he gave {"correct": 0} as it", "correct": 1}',
+        '{"reason": "the question was {"correct": 0} and',
+        '{"correct": 1, "reason": "it is "0", so "correct": 0 would be wrong"}',
+    ],
+)
+def test_the_form_of_a_reply_and_what_it_quotes_are_no_verdicts(text):
+    with pytest.raises(UnreadableObject):
+        reply_objects(text, KEYS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["word " * 40_000, "{" * 20_000, "{" * 5_000 + "}" * 5_000, "<think>" * 5_000, '{"a": "' * 5_000, "\\" * 50_000],
+)
+def test_a_long_reply_is_read_at_once(text):
+    started = time.monotonic()
+    with pytest.raises(UnreadableObject):
+        reply_objects(text, KEYS)
+    assert time.monotonic() - started < 10  # where each place was tried against the whole text, it were minutes
 
 
 @pytest.mark.parametrize(
