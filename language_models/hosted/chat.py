@@ -11,18 +11,24 @@ from collections.abc import Callable, Iterator
 from command.options import without_password
 from language_models.hosted.http import RetryPolicy, make_client, make_http, persist, request
 from language_models.hosted.token_texts import UnreadableReply
-from language_models.interface import ChatReply, ContextLengthError, ModelError, Usage
+from language_models.interface import ChatReply, ContextLengthError, ModelError, TransientError, Usage
 
-REFUSALS = (400, 422)
+REFUSALS = (400, 422, 501)
+# Some servers say so of a failure, or of a model of this kind that they do not have.
+REFUSALS_BY_THEIR_MESSAGE = (404, 500)
 QUESTIONS_TRIED = (
     2  # in all forms, before a server counts as refusing whatever is asked; the first may be refused for its content
 )
+_THOUGHTS = ("thinking", "reasoning", "thought", "redacted_thinking")  # the types of such parts
 # What can be left out of a request, and how a server's message names it.
 _OPTIONAL = {
     "response_format": re.compile(r"response.?format|json|grammar|guided|structured", re.IGNORECASE),
     "temperature": re.compile(r"temperature", re.IGNORECASE),
     "system role": re.compile(r"system", re.IGNORECASE),
 }
+_REFUSING = re.compile(
+    r"support|implement|allow|accept|handle|invalid|unknown|unrecogni[sz]ed|unexpected", re.IGNORECASE
+)
 
 
 class HostedChatModel:
@@ -72,7 +78,7 @@ class HostedChatModel:
         try:
             reply = self._send(instructions, question, left_out)
         except ModelError as error:
-            if error.status not in REFUSALS or isinstance(error, ContextLengthError):
+            if not self._is_refusal(error):
                 raise
             return self._ask_with_less(instructions, question, left_out, error)
         self._taken = True
@@ -87,16 +93,16 @@ class HostedChatModel:
                 raise refusal  # it is this question that the server refuses: others were taken in this form
             if self._taken:
                 return self._send(instructions, question, self._left_out)
-            for left_out in _ways(str(refusal)) if self._hopeless < QUESTIONS_TRIED else ():
+            for left_out in _ways(self._told(refusal)) if self._hopeless < QUESTIONS_TRIED else ():
                 try:
                     reply = self._send(instructions, question, left_out)
                 except ModelError as error:
-                    if error.status not in REFUSALS:
+                    if not self._is_refusal(error):
                         raise
                     continue
                 self._left_out, self._taken = left_out, True
                 self.say(
-                    f"warning: {self.where} is asked without {' and '.join(left_out)}, which it refuses: {refusal}"
+                    f"warning: {self.where} is asked without {' and '.join(left_out)}, which it refuses: {self._told(refusal)}"
                 )
                 return reply
             self._hopeless += 1
@@ -112,9 +118,26 @@ class HostedChatModel:
             return self.client.chat.completions.with_raw_response.create(model=self.name, messages=messages, **fields)
 
         def send() -> ChatReply:
-            return request(call, read_chat, where=self.where, client=self.client, usage=Usage())
+            try:
+                return request(call, read_chat, where=self.where, client=self.client, usage=Usage())
+            except TransientError as error:
+                if self._is_refusal(error):  # it would come back
+                    raise ModelError(str(error), error.status) from None
+                raise
 
         return persist(send, self.retry_policy, Usage())
+
+    def _told(self, error: ModelError) -> str:
+        """What the server says, without its name, in which words may stand that are none of a message."""
+        return str(error).removeprefix(f"{self.where}: ")
+
+    def _is_refusal(self, error: ModelError) -> bool:
+        """Whether a server refuses a request for its form, or may do so."""
+        if error.status in REFUSALS_BY_THEIR_MESSAGE:
+            told = self._told(error)
+            parts = (*_OPTIONAL.values(), re.compile("parameter", re.IGNORECASE))
+            return bool(_REFUSING.search(told)) and any(part.search(told) for part in parts)
+        return error.status in REFUSALS and not isinstance(error, ContextLengthError)
 
 
 def _ways(refusal: str) -> Iterator[tuple[str, ...]]:
@@ -138,6 +161,7 @@ def read_chat(body: dict) -> ChatReply:
         raise UnreadableReply("it has no choices[0].message") from None
     if isinstance(content, list):
         parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+        parts = [part for part in parts if part.get("type") not in _THOUGHTS]
         content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     if not content:
         content = message.get("refusal")

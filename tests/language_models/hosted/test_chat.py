@@ -85,6 +85,31 @@ def test_what_a_server_refuses_is_left_out_and_told_once(model, server, said, re
         assert server.requests[0]["messages"] == [{"role": "user", "content": "how\n\nwhat 0"}]
 
 
+@pytest.mark.parametrize(
+    "status, field, message",
+    [
+        (501, "response_format", "no"),
+        (500, "response_format", "response_format json_object is not supported"),
+        (500, "system role", "System role not supported"),
+        (404, "response_format", "No endpoints found that can handle the requested parameters"),
+    ],
+)
+def test_what_a_server_refuses_with_another_status(model, server, said, status, field, message):
+    server.replies = [picky({field}, {field: message}, status)]
+    assert model.ask("how", "what").text == "fine" and field in said[0]
+    assert len(server.requests) <= 8
+
+
+@pytest.mark.parametrize("status, message, tries", [(404, "the model json-system does not exist", 1), (500, "oops", 3)])
+def test_other_failures_are_no_refusals(server, said, status, message, tries):
+    server.replies = [(status, {"retry-after": "0.01"}, message)]
+    options = {"num_threads": 1, "request_timeout": HANG, "max_retries": 2, "say": said.append}
+    model = HostedChatModel("unsupported-json-judge", server.host, "a-key", **options)
+    with pytest.raises(ModelError, match=message):
+        model.ask("how", "what")
+    assert len(server.requests) == tries and not said
+
+
 def test_many_threads_settle_it_once(model, server, said):
     server.replies = [picky({"temperature"})]
     replies = []
@@ -159,6 +184,10 @@ def test_content_in_parts(parts):
         ({"message": {"content": "x"}, "finish_reason": "length"}, ChatReply("x", "length")),
         ({"message": {"content": None}, "finish_reason": "content_filter"}, ChatReply("", "content_filter")),
         ({"message": {"content": None, "refusal": "I will not."}}, ChatReply("I will not.")),
+        (
+            {"message": {"content": [{"type": "reasoning", "text": "no"}, {"type": "text", "text": "x"}]}},
+            ChatReply("x"),
+        ),
         ({"message": {"content": "", "reasoning_content": '{"correct": 1}'}}, ChatReply("")),
     ],
 )
