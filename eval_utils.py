@@ -17,6 +17,7 @@ from command.console import Command, visible
 from command.files import ResultsError
 from datasets_loader import DATA_SETS, DataSet
 from experiment.judge_settings import JUDGE_OPTIONS, JUDGES, JudgeSettings
+from experiment.judgements import Judged
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ResultsError(f"of which data set are the answers in {path}? Say so by --dataset_name")
         return _score_file(path, DATA_SETS[name], JudgeSettings(**options), rescore)
 
-    return COMMAND.run(work, interrupted="interrupted; the scores so far are saved, the same command continues")
+    again = "the same command" + " without --rescore" * rescore
+    return COMMAND.run(work, interrupted=f"interrupted; the scores so far are saved, {again} continues")
 
 
 def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore: bool) -> int:
@@ -74,8 +76,10 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
         if not all("gold_answer" in record for record in records):
             raise ResultsError(f"{path}: there is no gold answer in some of its records, so they cannot be scored")
         before = copy.deepcopy(records)
-        # Scores, and texts, that this program has not written are copied before anything is added to them.
-        kept_aside = bool(metadata) or not (files.txt.exists() or any(record.get("scores") for record in records))
+        again = "the same command" + " without --rescore" * rescore
+        # Scores, and texts, that this program has not written are copied before anything is added to them; a log is its own.
+        ours = bool(metadata) or files.jsonl.exists()
+        kept_aside = ours or not (files.txt.exists() or any(record.get("scores") for record in records))
 
         def keep_aside() -> None:
             nonlocal kept_aside
@@ -84,18 +88,21 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
                 for copied in files.set_aside(copy=True):
                     COMMAND.note(f"copied aside: {copied}")
 
+        def begin() -> None:
+            keep_aside()
+            if rescore:  # a later command that goes on from here must not take old scores for new
+                files.write_final(records, None)
+
         if data_set.scoring == "rule":
             score_by_rule(records)
-            notes, exit_code = [], 0
+            judged = Judged()
         else:
             if rescore:
                 kept_aside = False
-                keep_aside()
-                records = [record | ({} if "error" in record else {"scores": None}) for record in records]
-                files.write_final(
-                    records, None
-                )  # a later command that goes on from here must not take old scores for new
-            notes, exit_code = _judge(records, data_set, settings, path, files, keep_aside) if not why_none else ([], 0)
+                records = [_without_scores(record) for record in records]
+            judged = _judge(records, data_set, settings, path, files, begin) if not why_none else Judged()
+            if rescore and not (judged.read or judged.unreadable):
+                records, again = before, "the same command"  # nothing new to score by: the old scores stay
         if records != before:
             keep_aside()
             # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
@@ -107,9 +114,17 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
         if files.has_layout:
             files.write_summary(summary.fields)
     unscored = summary.fields["unscored"]
-    for line in (*notes, *([why_none] if why_none and unscored else [])):
+    for line in (*judged.in_words(again), *([why_none] if why_none and unscored else [])):
         COMMAND.note(line)
-    return exit_code or (1 if unscored and settings.judge != "none" else 0)
+    if judged.exit_code:
+        COMMAND.note(f"interrupted; the scores so far are saved, {again} continues")
+    return judged.exit_code or (1 if (unscored and settings.judge != "none") or judged.left_out else 0)
+
+
+def _without_scores(record: dict) -> dict:
+    if "error" in record:
+        return record
+    return {name: value for name, value in record.items() if name != "judge_replies"} | {"scores": None}
 
 
 def _judge(
@@ -119,8 +134,8 @@ def _judge(
     path: Path,
     files: ResultFiles,
     before_saving: Callable[[], None],
-) -> tuple[list[str], int]:
-    """Score what has no scores, in place; lines that say what could not be scored, and the code of what stopped it."""
+) -> Judged:
+    """Score what has no scores, in place."""
     # Imported here: the client takes a second, which --help need not wait for.
     from experiment.judge import judge_missing, refuse_other_judges
 
@@ -136,8 +151,7 @@ def _judge(
             opened = True
         files.append(entry)
 
-    judged = judge_missing(records, data_set.scoring, settings, settings.name_for(data_set), save, COMMAND.note)
-    return judged.in_words("the same command without --rescore"), judged.exit_code
+    return judge_missing(records, data_set.scoring, settings, settings.name_for(data_set), save, COMMAND.note)
 
 
 if __name__ == "__main__":

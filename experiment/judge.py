@@ -16,7 +16,15 @@ from command.options import NEUTRAL_API_KEY
 from command.pool import as_finished
 from command.stopping import StopSignals
 from experiment.judge_settings import JudgeSettings
-from experiment.judgements import PUBLISHED, Scoring, judge_prompt, published_count, read_judgement, reply_schema
+from experiment.judgements import (
+    PUBLISHED,
+    Judged,
+    Scoring,
+    judge_prompt,
+    published_count,
+    read_judgement,
+    reply_schema,
+)
 from experiment.rules import is_scored, other_judges
 from language_models.hosted.chat import HostedChatModel
 from language_models.hosted.llama_cpp import EmbeddedServerError, is_gguf, serve, threads_per_model
@@ -63,43 +71,6 @@ def open_judge(
         from experiment.local_judge import LocalChatModel
 
         yield LocalChatModel(name, settings, REPLY_TOKENS, say)
-
-
-@dataclass
-class Judged:
-    """What came of judging: how many judgements failed or cannot be read, with one of each, and the code of what stopped it.
-
-    `counted`: what cannot be read counts as in the published program.
-    """
-
-    failed: int = 0
-    error: str = ""
-    read: int = 0
-    unreadable: int = 0
-    quoted: str = ""
-    counted: bool = False
-    gave_up: bool = False
-    exit_code: int = 0
-
-    def in_words(self, again: str) -> list[str]:
-        """Lines that say what is not scored and why; `again` is the command that tries it once more."""
-        lines = []
-        if self.failed:
-            lines.append(f"{self.failed} answers could not be scored ({self.error}); {again} tries again")
-        if self.unreadable:
-            counted = "count as wrong, or as 1" if self.counted else "are not counted"
-            other = (
-                ""
-                if self.counted
-                else (f"; {again} asks again (--unreadable_judgements {PUBLISHED} counts them as wrong, or as 1)")
-            )
-            lines.append(f"{self.unreadable} judgements cannot be read and {counted}, such as {self.quoted}{other}")
-        if self.gave_up:
-            lines.append(
-                f"stopped judging: {self.unreadable} of {self.read + self.unreadable} replies cannot be read; "
-                "choose another --judge_model"
-            )
-        return lines
 
 
 @dataclass

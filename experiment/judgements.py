@@ -6,6 +6,7 @@ just-eval's aspects: Lin et al., "The Unlocking Spell on Base LLMs", ICLR 2024 (
 import re
 import statistics
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from language_models.json_replies import UnreadableObject, quoted, reply_objects, schema_with_reason
 
@@ -133,3 +134,45 @@ def published_count(scoring: Scoring) -> dict:
     if scoring == "judge":
         return {"correct": 0} | unreadable
     return {a: {"score": LOWEST, "reason": ""} for a in scoring} | {"mean": LOWEST} | unreadable
+
+
+@dataclass
+class Judged:
+    """What came of judging: how many judgements failed or cannot be read, with one of each, and the code of what stopped it.
+
+    `counted`: what cannot be read counts as in the published program.
+    """
+
+    failed: int = 0
+    error: str = ""
+    read: int = 0
+    unreadable: int = 0
+    quoted: str = ""
+    counted: bool = False
+    gave_up: bool = False
+    exit_code: int = 0
+
+    @property
+    def left_out(self) -> bool:
+        """Whether something was asked and did not come out, whatever scores the answers have from before."""
+        return bool(self.failed or self.gave_up or (self.unreadable and not self.counted))
+
+    def in_words(self, again: str) -> list[str]:
+        """Lines that say what is not scored and why; `again` is the command that tries it once more."""
+        lines = []
+        if self.failed:
+            lines.append(f"{self.failed} answers could not be scored ({self.error}); {again} tries again")
+        if self.unreadable:
+            counted = "count as wrong, or as 1" if self.counted else "are not counted"
+            other = (
+                ""
+                if self.counted
+                else (f"; {again} asks again (--unreadable_judgements {PUBLISHED} counts them as wrong, or as 1)")
+            )
+            lines.append(f"{self.unreadable} judgements cannot be read and {counted}, such as {self.quoted}{other}")
+        if self.gave_up:
+            lines.append(
+                f"stopped judging: {self.unreadable} of {self.read + self.unreadable} replies cannot be read; "
+                "choose another --judge_model"
+            )
+        return lines

@@ -5,6 +5,7 @@ import statistics
 from collections import Counter
 
 HIGHEST_SCORE = 10**9  # no judge gives more, and means of numbers of hundreds of digits cannot be taken
+UNNAMED_JUDGE = "a judge that is not named"
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d*)?")
 
 
@@ -30,8 +31,8 @@ def score_by_rule(records: list[dict]) -> None:
 def scores_of(record: dict, scoring: str | tuple[str, ...]) -> dict | None:
     """A record's scores, in the form that this program gives them; None where it has none that fit its data set.
 
-    The published program's are read as well: "correct" as text, and just-eval's {"scores": {aspect: number}, ...}. A judgement that
-    an earlier version of this program could not read, and counted as wrong, is none.
+    The published program's are read as well: "correct" as text, and just-eval's {"scores": {aspect: number, or its text}, ...}. A
+    judgement that an earlier version of this program could not read, and counted as wrong, is none.
     """
     scores = record.get("scores")
     if not isinstance(scores, dict) or scores.get("unreadable") is True:
@@ -41,8 +42,11 @@ def scores_of(record: dict, scoring: str | tuple[str, ...]) -> dict | None:
         correct = int(correct) if isinstance(correct, str) and correct.strip() in ("0", "1") else correct
         return scores | {"correct": int(correct)} if correct in (0, 1) else None
     if isinstance(scores.get("scores"), dict):
-        told = scores["scores"]
-        scores = {aspect: {"score": told[aspect], "reason": ""} for aspect in scoring if aspect in told}
+        told = {aspect: scores["scores"][aspect] for aspect in scoring if aspect in scores["scores"]}
+        told = {
+            aspect: int(one) if re.fullmatch("[0-9]{1,9}", str(one).strip()) else one for aspect, one in told.items()
+        }
+        scores = {aspect: {"score": one, "reason": ""} for aspect, one in told.items()}
     found = [scores[aspect].get("score") for aspect in scoring if isinstance(scores.get(aspect), dict)]
     if len(found) < len(scoring) or not all(_is_number(one) for one in found):
         return None
@@ -52,7 +56,7 @@ def scores_of(record: dict, scoring: str | tuple[str, ...]) -> dict | None:
 def other_judges(records: list[dict], scoring: str | tuple[str, ...], judge: str) -> Counter[str]:
     """How many records have scores of other judges than this one, by their names; the published program does not name its judge."""
     scores = (record["scores"] for record in records if is_scored(record, scoring))
-    names = (str(one.get("judge") or "a judge that is not named") for one in scores)
+    names = (str(one.get("judge") or UNNAMED_JUDGE) for one in scores)
     return Counter(name for name in names if name != judge)
 
 

@@ -16,7 +16,8 @@ from command.provenance import git_commit, now, versions
 from command.stopping import StopSignals
 from datasets_loader import DATA_SETS, DataSet, Example, fingerprint
 from experiment.command_line import COMMAND
-from experiment.judge import Judged, judge_missing, refuse_other_judges
+from experiment.judge import judge_missing, refuse_other_judges
+from experiment.judgements import Judged
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
 from experiment.sample import PromptBuilder, answer_one, sample_prompts
@@ -275,7 +276,7 @@ class Run:
         if self.why_no_judge and summary.fields["unscored"]:
             COMMAND.note(f"not scored yet; to score: {self.scoring_command}")
         unscored = summary.fields["unscored"] and self.settings.judge != "none"
-        return 1 if failed or unscored else 0
+        return 1 if failed or unscored or judged.left_out else 0
 
     def _summary(self, ordered: list[dict]) -> Summary:
         seconds = sum(past.get("seconds", 0) for past in self.metadata["sessions"])

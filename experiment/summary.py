@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from command.intervals import mean_interval, wilson_interval
 from experiment.odd_rates import odd_rates
-from experiment.rules import scores_of
+from experiment.rules import UNNAMED_JUDGE, scores_of
 from language_models.interface import Usage
 
 HIGHEST_USUAL_INTERVENTION = 0.2
@@ -119,7 +119,9 @@ class Summary:
         """What a reader of the figures has to know."""
         found = [odd] if (odd := self.fields.get("odd_rates")) else []
         if len(self.fields.get("judges", {})) > 1:
-            found.append("warning: the scores are of several judges; name one by --judge_model to have all by the same")
+            found.append(
+                "warning: the scores are of several judges; eval_utils.py --rescore --judge_model has all by the same"
+            )
         rate = self.fields.get("mean_ratio_nudging", 0)
         if rate > HIGHEST_USUAL_INTERVENTION:
             found.append(
@@ -165,8 +167,8 @@ def summarise(
         fields["aspects"] = {a: statistics.fmean(scores[a]["score"] for scores in scored) for a in scoring}
         fields["mean_score"] = statistics.mean(means)
         fields["mean_score_interval_95"] = mean_interval(means) if len(means) > 1 else None
-    if judges := Counter(scores["judge"] for scores in scored if "judge" in scores):
-        fields["judges"] = dict(judges)
+    if any(scores.get("judge") for scores in scored):
+        fields["judges"] = dict(Counter(scores.get("judge") or UNNAMED_JUDGE for scores in scored))
     unreadable = {
         "unreadable_judgements": sum(
             "judge_replies" in record for record in answered if not scores_of(record, scoring)

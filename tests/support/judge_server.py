@@ -1,3 +1,4 @@
+import json
 import threading
 from collections.abc import Callable
 
@@ -8,7 +9,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from waiting import wait_until
 
+RIGHT = '{"reason": "the same", "correct": 1}'
+WRONG = '{"reason": "another", "correct": 0}'
+GARBLED = "Well, I would say that it is right."
 Reply = str | dict | tuple[int, dict] | tuple[int, dict, str]
+
+
+def ratings(**scores: object) -> str:
+    """A reply with just-eval's aspects."""
+    return json.dumps({aspect: {"reason": f"on {aspect}", "score": score} for aspect, score in scores.items()})
 
 
 class JudgeServer:
