@@ -12,8 +12,9 @@ from command.files import ResultsError
 from command.schema import read_as
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
+from experiment.judgements import PUBLISHED
 from experiment.result_files import ResultFiles
-from experiment.rules import is_scored
+from experiment.rules import lacks_verdict
 from experiment.settings import RunSettings
 
 # What a config calls an experiment: run_api.py's options, and the roles of the pair's models in them.
@@ -236,8 +237,10 @@ def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     if answered < (total or len(records)) or not files.json.exists():
         return f"unfinished, {answered} of {total or 'all'}", False
     data_set = DATA_SETS[task.settings.dataset_name]
-    unscored = sum(not is_scored(record, data_set.scoring) for record in records)
+    no_judge = task.settings.judge_settings.why_none(data_set)
+    # Without a judge, what only counts as published stays so.
+    unreadable = PUBLISHED if no_judge else task.settings.unreadable_judgements
+    unscored = sum(lacks_verdict(record, data_set.scoring, unreadable) for record in records)
     if unscored and data_set.scoring != "rule":
-        no_judge = task.settings.judge_settings.why_none(data_set)
         return f"done, {unscored} of {answered} unscored" + (f" ({no_judge})" if no_judge else ""), bool(no_judge)
     return "done", True

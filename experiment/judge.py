@@ -5,7 +5,7 @@ Which data set is judged how, and by which model, is the nudging paper's (arXiv 
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from experiment.judgements import (
     read_judgement,
     reply_schema,
 )
-from experiment.rules import is_scored, other_judges
+from experiment.rules import is_scored, lacks_verdict, other_judges
 from language_models.hosted.chat import HostedChatModel
 from language_models.hosted.llama_cpp import EmbeddedServerError, is_gguf, serve, threads_per_model
 from language_models.interface import ChatModel, ModelError
@@ -90,16 +90,9 @@ class _Stop:
 
 
 def unjudged(records: list[dict], scoring: Scoring, unreadable: str) -> list[dict]:
-    """The answers that a judge has to score: those without scores, or with some that only count as published unless that is wanted.
-
-    Without a gold answer there is nothing to judge a verdict by.
-    """
-    counted = [r for r in records if "error" not in r and (scoring != "judge" or str(r.get("gold_answer", "")).strip())]
-    return [
-        record
-        for record in counted
-        if not is_scored(record, scoring) or (record["scores"].get("unreadable") and unreadable != PUBLISHED)
-    ]
+    """The answers that a judge has to score; see `lacks_verdict`. Without a gold answer there is nothing to judge a verdict by."""
+    lacking = [record for record in records if "error" not in record and lacks_verdict(record, scoring, unreadable)]
+    return [record for record in lacking if scoring != "judge" or str(record.get("gold_answer", "")).strip()]
 
 
 def judge_records(
@@ -183,11 +176,13 @@ def judge_missing(
     A judge that cannot be loaded is a failure of all judgements, since what was computed before has still to be written.
     """
     todo = unjudged(records, scoring, settings.unreadable_judgements)
+    unscored = sum("error" not in record and not is_scored(record, scoring) for record in records)
+    without_gold = unscored - sum(not is_scored(record, scoring) for record in todo)
     if not todo:
-        return Judged()
+        return Judged(without_gold=without_gold)
     prompts = [judge_prompt(record, scoring) for record in todo]
     try:
         with open_judge(name, settings, reply_schema(scoring), prompts, say) as judge:
-            return judge_records(todo, scoring, settings, judge, save, say)
+            return replace(judge_records(todo, scoring, settings, judge, save, say), without_gold=without_gold)
     except (OptionError, EmbeddedServerError, ModelError) as error:
-        return Judged(failed=len(todo), error=str(error))
+        return Judged(failed=len(todo), error=str(error), without_gold=without_gold)

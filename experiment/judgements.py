@@ -140,7 +140,7 @@ def published_count(scoring: Scoring) -> dict:
 class Judged:
     """What came of judging: how many judgements failed or cannot be read, with one of each, and the code of what stopped it.
 
-    `counted`: what cannot be read counts as in the published program.
+    `counted`: what cannot be read counts as in the published program. `without_gold`: answers that nothing is there to judge by.
     """
 
     failed: int = 0
@@ -151,6 +151,7 @@ class Judged:
     counted: bool = False
     gave_up: bool = False
     exit_code: int = 0
+    without_gold: int = 0
 
     @property
     def left_out(self) -> bool:
@@ -160,6 +161,8 @@ class Judged:
     def in_words(self, again: str) -> list[str]:
         """Lines that say what is not scored and why; `again` is the command that tries it once more."""
         lines = []
+        if self.without_gold:
+            lines.append(f"{self.without_gold} answers stay unscored: there is no gold answer to judge them by")
         if self.failed:
             lines.append(f"{self.failed} answers could not be scored ({self.error}); {again} tries again")
         if self.unreadable:

@@ -4,6 +4,8 @@ import re
 import statistics
 from collections import Counter
 
+from experiment.judgements import PUBLISHED
+
 HIGHEST_SCORE = 10**9  # no judge gives more, and means of numbers of hundreds of digits cannot be taken
 UNNAMED_JUDGE = "a judge that is not named"
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d*)?")
@@ -67,3 +69,12 @@ def _is_number(value: object) -> bool:
 def is_scored(record: dict, scoring: str | tuple[str, ...]) -> bool:
     """Whether a record has the scores that its data set's scoring gives."""
     return scores_of(record, scoring) is not None
+
+
+def lacks_verdict(record: dict, scoring: str | tuple[str, ...], unreadable: str) -> bool:
+    """Whether a judge has to be asked about an answer: without scores, or with some that only count as published, unless wanted.
+
+    Args:
+        unreadable: --unreadable_judgements.
+    """
+    return not is_scored(record, scoring) or bool(record["scores"].get("unreadable") and unreadable != PUBLISHED)

@@ -13,6 +13,7 @@ from waiting import HANG
 
 from cluster import paper_table, slurm, sweep
 from cluster.sweep_config import ConfigError, read_sweep, state
+from experiment.judgements import published_count
 from reporting.run_table import find_runs
 
 PAIR = """
@@ -224,6 +225,22 @@ class TestRunning:
                 exit_code == 1
             )
         assert "| strategyqa " in (tmp_path / "out/results.md").read_text()
+
+    @pytest.mark.parametrize("counting, said", [("published", "done"), ("unscored", "done, 2 of 2 unscored")])
+    def test_what_only_counts_as_published_is_done_where_that_is_wanted(
+        self, run_sweep, server, tmp_path, counting, said
+    ):
+        write_rows(tmp_path, "strategyqa", [{"question": f"Is {n} more than 3?", "answer": n > 3} for n in range(2)])
+        text = f'''data_sets = ["strategyqa"]\nexperiments = ["base_only"]
+[options]\njudge_host = "{server.host}"\nmax_retries = 0\nunreadable_judgements = "{counting}"\n'''
+        path = write(tmp_path, text, server.host)
+        run_sweep(path)  # the scripted server judges nothing
+        file = one(tmp_path / "out", "*_samples.jsonl")
+        counted = published_count("judge")
+        lines = [json.loads(line) | {"scores": counted} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (task,) = read_sweep(path).tasks
+        assert state(task) == (said, counting == "published")
 
     def test_hosts_from_the_environment(self, run_sweep, server, tmp_path):
         write_rows(tmp_path, "gsm8k", gsm8k_rows(1))

@@ -122,7 +122,10 @@ class TestJudgeRecords:
 
     def test_without_a_gold_answer_there_is_nothing_to_judge_by(self, server, judge):
         records = [record(0, gold_answer=""), record(1)]
-        assert judge(records)[0] == Judged(read=1) and not is_scored(records[0], "judge")
+        came, _ = judge(records)
+        assert came == Judged(read=1, without_gold=1) and not is_scored(records[0], "judge")
+        assert "1 answers stay unscored: there is no gold answer" in came.in_words("again")[0]
+        assert judge(records)[0] == Judged(without_gold=1)
         assert judge(records, ("safety",))[0].unreadable == 2
 
     def test_a_failure_leaves_the_others_scored(self, server, judge):
