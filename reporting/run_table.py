@@ -205,7 +205,8 @@ def _read_metadata(files: ResultFiles, warn: Callable[[str], None]) -> dict:
 def _scoring(data_set: str | None, records: list[dict]) -> str | tuple[str, ...]:
     if data_set in DATA_SETS:
         return DATA_SETS[data_set].scoring
-    scores = next((record["scores"] for record in records if record.get("scores")), {})
+    # Where nothing is scored yet, the published program writes -1.
+    scores = next((told for record in records if isinstance(told := record.get("scores"), dict) and told), {})
     if isinstance(scores.get("scores"), dict):  # the published program's
         return tuple(scores["scores"])
     return "judge" if "mean" not in scores else tuple(a for a, score in scores.items() if isinstance(score, dict))

@@ -51,6 +51,15 @@ def test_figures_are_made_of_the_records_and_not_of_an_earlier_summary(tmp_path)
     assert shown["Nudged characters, of all"].iloc[0] == "45.5 %"
 
 
+def test_published_answers_without_scores_in_a_folder_of_any_name(tmp_path):
+    rows = [record(i, "q", "answer", "1", 1) | {"scores": -1} for i in range(2)]
+    path = tmp_path / "elsewhere" / "all_info" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(rows))
+    (run,), warnings = found(tmp_path)
+    assert (run.figures["answered"], run.figures["unscored"], run.data_set, warnings) == (2, 2, None, [])
+
+
 def test_any_file_of_a_run_names_it_and_none_counts_twice(tmp_path):
     path = write_run(tmp_path, "run", [record(0, "q", "#### 1", "1", 1)], settings("base_only"))
     (tmp_path / "gsm8k" / "run.txt").write_text("readable")
