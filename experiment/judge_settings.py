@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from command.errors import OptionError
 from command.options import api_key, check_requests, check_url
@@ -88,8 +89,14 @@ class JudgeSettings:
         return os.environ.get(self.judge_api_key_env, "").strip()
 
     def is_own(self, name: str) -> bool:
-        """Whether a judge is a model of this process: without a host, a GGUF file, a bundled model's name, a folder or hub id."""
-        return not self.judge_host and (is_gguf(name) or is_transformers_model(name))
+        """Whether a judge is a model of this process: without a host, a GGUF file, a bundled model's name, a folder or hub id.
+
+        Hub ids are names of other servers' models too, where OpenAI's client is told of one by its own variable.
+        """
+        if self.judge_host:
+            return False
+        elsewhere = os.environ.get("OPENAI_BASE_URL") and not Path(name).expanduser().is_dir()
+        return is_gguf(name) or (is_transformers_model(name) and not elsewhere)
 
     def name_for(self, data_set: DataSet) -> str:
         """The judge model of a data set: the one that is named, or the data set's own."""

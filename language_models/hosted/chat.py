@@ -4,6 +4,7 @@ Not every model takes every field of such a request: what one refuses is left ou
 """
 
 import itertools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -56,7 +57,8 @@ class HostedChatModel:
         max_tokens: int | None = None,
     ):
         self.name, self.num_threads, self.say = name, num_threads, say
-        self.where = f"judge {name} at {without_password(host) if host else 'OpenAI'}"
+        shown = host or os.environ.get("OPENAI_BASE_URL")  # which OpenAI's client takes
+        self.where = f"judge {name} at {without_password(shown) if shown else 'OpenAI'}"
         self.client = make_client(host, api_key, make_http(num_threads, request_timeout))
         self.retry_policy = RetryPolicy(max_retries)
         form: dict = {"type": "json_object"}

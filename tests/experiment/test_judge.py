@@ -198,6 +198,13 @@ class TestWhichJudge:
             assert not replace(settings, judge_host="http://localhost:1/v1").is_own(name)
         assert not JudgeSettings().is_own("gpt-4o")
 
+    def test_a_hub_id_is_another_servers_where_the_client_is_told_of_one(self, server, tmp_path, monkeypatch):
+        monkeypatch.setenv("OPENAI_BASE_URL", server.host)
+        (tmp_path / "config.json").write_text("{}")
+        assert not JudgeSettings().is_own("google/gemma-3-1b-it") and JudgeSettings().is_own(str(tmp_path))
+        with open_judge("google/gemma-3-1b-it", JudgeSettings(), {}, [], print) as judge:
+            assert judge.ask("how", "what").text == RIGHT and server.host in judge.where
+
     def test_a_gguf_file_that_is_not_there_is_told_at_once(self):
         with pytest.raises(OptionError, match="--judge_model: there is no file nowhere.gguf"):
             JudgeSettings(judge_model="nowhere.gguf")
