@@ -1,6 +1,6 @@
 """A language model behind an OpenAI-compatible server (vLLM first): its /v1/completions, as a LanguageModel."""
 
-import math
+import functools
 import threading
 from dataclasses import asdict
 
@@ -16,7 +16,6 @@ from language_models.hosted.server_facts import add_facts
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
 from language_models.interface import (
-    END_OF_SEQUENCE,
     Completion,
     ContextLengthError,
     LanguageModel,
@@ -296,13 +295,13 @@ class OpenAIEndpoint:
         """Refuse log-probabilities that no model gives; where only those of streams are such, say so and do without streams.
 
         Raises:
-            ProbabilityError: they are in whole completions too.
+            ProbabilityError: those of whole completions are such.
         """
         drawn = asked.temperature != 1 or asked.top_p != 1
 
-        def first_top(prompt: str) -> float:
-            token = self.complete(prompt, SamplingParams(1, 1.0, 1.0, asked.logprobs)).tokens[0]
-            return math.nan if token is END_OF_SEQUENCE else token.top[0][1]
+        @functools.cache
+        def first_top(prompt: str) -> dict[str, float]:
+            return dict(self.complete(prompt, SamplingParams(1, 1.0, 1.0, asked.logprobs)).tokens[0].top)
 
         def check(write) -> None:
             # Without lists of the most probable tokens only the drawn token's probability is seen.
@@ -312,10 +311,11 @@ class OpenAIEndpoint:
 
         if report.streams_logprobs:
             try:
-                return check(lambda prompt: list(self.stream(prompt, asked)))
+                check(lambda prompt: list(self.stream(prompt, asked)))
             except ContextLengthError:
                 raise
             except ModelError as error:
                 report.streams_logprobs = False
                 report.warnings.append(f"the streams of {report.host} are not used: {error}")
+        # Runs that use streams ask for whole completions too: --calls published, and where another model's server has no streams.
         check(lambda prompt: self.complete(prompt, asked).tokens)

@@ -6,7 +6,7 @@ thinks of the next token does not depend on how it is going to be drawn.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from language_models.interface import END_OF_SEQUENCE, ContextLengthError, Token
 
@@ -26,7 +26,7 @@ def find_fault(
     first_written: Sequence[Token],
     open_prompts: Sequence[str],
     write: Callable[[str], Sequence[Token]],
-    first_top: Callable[[str], float] | None,
+    first_top: Callable[[str], Mapping[str, float]] | None,
 ) -> str | None:
     """What is wrong with a server's log-probabilities; None where nothing is seen.
 
@@ -34,8 +34,8 @@ def find_fault(
         first_written: what the model has written after another open prompt than these; judged where there is too little else.
         open_prompts: two of which no model knows how they go on.
         write: has a prompt continued as the run has it, and reads the tokens as the run reads them.
-        first_top: the highest log-probability after a prompt at temperature 1; None where this is what the run asks for, or cannot
-            be seen.
+        first_top: the log-probabilities of the first token after a prompt at temperature 1, by text; None where this is what the
+            run asks for, or cannot be seen.
 
     Raises:
         ProbabilityError: a token has none, or a value above 0.
@@ -53,7 +53,8 @@ def find_fault(
     if first_top is None:
         return None
     for prompt in open_prompts:
-        asked, at_1 = _first(opened if prompt == open_prompts[0] else write(prompt)), first_top(prompt)
+        text, asked = _first(opened if prompt == open_prompts[0] else write(prompt))
+        at_1 = first_top(prompt).get(text, math.nan)  # of the same token: some servers list the drawn one alone
         if not abs(asked - at_1) > SAME_PROBABILITY:
             return None
     return (
@@ -67,8 +68,9 @@ def _logprobs(tokens: Sequence[Token]) -> list[float]:
     return [token.top[0][1] for token in tokens if token is not END_OF_SEQUENCE]
 
 
-def _first(tokens: Sequence[Token]) -> float:
-    return next(iter(_logprobs(tokens[:1])), math.nan)
+def _first(tokens: Sequence[Token]) -> tuple[str, float]:
+    """The most probable first token and its log-probability."""
+    return tokens[0].top[0] if tokens and tokens[0] is not END_OF_SEQUENCE else ("", math.nan)
 
 
 def _if_it_fits(write: Callable[[str], Sequence[Token]], prompt: str) -> Sequence[Token]:

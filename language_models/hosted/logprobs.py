@@ -5,6 +5,10 @@ from collections.abc import Iterable
 
 # By how much a log-probability may pass 0 where it is a rounding error.
 ROUNDING = 1e-3
+# No most probable token lies below it (that of e^30 equal ones); servers write -9999 or -3.4e38 where they have none.
+LOWEST_TOP = -30.0
+# No token is drawn below it.
+LOWEST_DRAWN = -1000.0
 
 
 class UnreadableReply(ValueError):
@@ -48,8 +52,13 @@ def require_probability(name: str, own: float | None, listed: list[tuple[str, fl
     Raises:
         FaultyLogprobs: there is none.
     """
+    highest = max((logprob for _, logprob in listed), default=-math.inf)
+    if (listed and highest < LOWEST_TOP) or (not listed and own is not None and own < LOWEST_DRAWN):
+        raise FaultyLogprobs(
+            f"it gives {highest if listed else own:.4g} as the highest log-probability at the token {name!r}, which is none: "
+            "the most probable token's is needed"
+        )
     if any(key == name for key, _ in listed):
         return
-    highest = max((logprob for _, logprob in listed), default=-math.inf)
     if own is None or (own == 0 and lists_top and highest < -ROUNDING):
         raise no_logprobs(name)

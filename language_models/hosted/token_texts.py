@@ -205,6 +205,9 @@ class TokenReader:
         tokens = []
         for piece, name, top, logprob in zip(slices, shown, tops, own, strict=True):
             listed = numbers((top or {}).items())
+            if self._bare_end(piece, name, listed, logprob, ended and len(tokens) + 1 == len(shown)):
+                tokens.append(END_OF_SEQUENCE)
+                continue
             require_probability(name, logprob, listed, lists_top)
             # The chosen token's own log-probability counts as well: equal keys of a top list have collapsed into one.
             tokens.append(self._token(piece, name, [*listed, *numbers([(name, logprob)])]))
@@ -221,9 +224,16 @@ class TokenReader:
         tokens = []
         for piece, name, entry in zip(slices, shown, content, strict=True):
             listed = numbers((top["token"], top.get("logprob")) for top in entry.get("top_logprobs") or [])
+            if self._bare_end(piece, name, listed, entry.get("logprob"), ended and len(tokens) + 1 == len(shown)):
+                tokens.append(END_OF_SEQUENCE)
+                continue
             require_probability(name, entry.get("logprob"), listed, lists_top)
             tokens.append(self._token(piece, name, listed or [(name, entry["logprob"])]))
         return tokens
+
+    def _bare_end(self, piece: str, name: str, listed: list, own: float | None, last: bool) -> bool:
+        """Whether a token is the end of sequence without a probability: as where a server leaves the end out."""
+        return not piece and not listed and not own and (last or name in self.end_names)
 
     def _token(self, piece: str, name: str, top: list[tuple[str, float]]) -> Token:
         if any(math.isnan(logprob) for _, logprob in top):

@@ -79,6 +79,19 @@ def list_of_null(position: Position) -> None:
         position.own, position.top = None, {position.text: None}
 
 
+def lowest(position: Position) -> None:
+    if position.drafted:
+        position.own, position.top = LOWEST, {position.text: LOWEST, " x": LOWEST}
+
+
+def lowest_without_a_list(position: Position) -> None:
+    position.own, position.top = (-9999.0 if position.drafted else position.own), None
+
+
+def infinitely_low(position: Position) -> None:
+    position.own, position.top = -math.inf, {position.text: -math.inf}
+
+
 def nothing(position: Position) -> None:
     """In streams: the text of a drafted token, and null for its log-probabilities."""
     if position.drafted:
@@ -97,6 +110,9 @@ FAULTS = {
     null_value: "no log-probability for",
     list_without_the_token: "no log-probability for",
     list_of_null: "no log-probability for",
+    lowest: "as the highest log-probability at",
+    lowest_without_a_list: "as the highest log-probability at",
+    infinitely_low: "as the highest log-probability at",
     nothing: "no log-probability for",
 }
 
@@ -135,7 +151,23 @@ def noisy(position: Position) -> None:
     position.top = {position.text: position.own}
 
 
-HONEST = [honest, certain_of_repetitions, without_lists, excluding, rounded, a_little_above_0, noisy]
+def listing_the_drawn_alone(position: Position) -> None:
+    """At temperature 1 any token may be drawn, and its probability says nothing of the most probable one's."""
+    if position.temperature == 1:
+        position.text, position.own = f" r{random.random()}", math.log(random.uniform(1e-4, 0.02))
+    position.top = {position.text: position.own}
+
+
+HONEST = [
+    listing_the_drawn_alone,
+    honest,
+    certain_of_repetitions,
+    without_lists,
+    excluding,
+    rounded,
+    a_little_above_0,
+    noisy,
+]
 
 
 def completions_shape(positions: list[Position]) -> dict | None:

@@ -47,7 +47,7 @@ def test_what_no_model_gives_is_refused(fault, shape, reply_server):
         endpoint(server).probe(1)
     message = str(refusal.value)
     assert FAULTS[fault] in message and message.startswith("lm at http://127.0.0.1") and "\n" not in message
-    assert "--spec-type" in message or "raw_logprobs" in message  # what to do
+    assert "--spec-type" in message or "raw_logprobs" in message or "most probable token's is needed" in message
     # A model whose probabilities are not read may have any.
     assert endpoint(server).probe(None).warnings == []
 
@@ -74,6 +74,13 @@ def test_of_streams_alone_they_are_not_used(fault, reply_server):
     (report,) = model.probe(1)
     assert FAULTS[fault] in report.warnings[0] and "streams" in report.warnings[0]
     assert not model.streams(logprobs=True) and model.streams(logprobs=False)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_of_whole_completions_alone_they_are_refused_too(fault, reply_server):
+    """--calls published asks for them, whatever the streams say."""
+    with pytest.raises(ProbabilityError, match=FAULTS[fault]):
+        endpoint(reply_server(double(fault, only="calls"))).probe(1)
 
 
 def test_the_run_s_own_fields_are_asked_for(reply_server):
@@ -170,7 +177,7 @@ def test_no_model_is_refused_by_accident(logprobs, repeats_for_certain, noise):
         opened[: len(opened) // 2],
         ("open", "other"),
         lambda prompt: repeated if prompt in REPEATING_PROMPTS else opened[len(opened) // 2 :],
-        lambda prompt: opened[len(opened) // 2].top[0][1] + noise,
+        lambda prompt: {"a": opened[len(opened) // 2].top[0][1] + noise},
     )
     judged = opened if len(opened) < 2 * ENOUGH_TOKENS - 1 else opened[len(opened) // 2 :]
     odd = {token.top[0][1] for token in judged} in ({0.0}, {repeated[0].top[0][1]})
@@ -180,14 +187,16 @@ def test_no_model_is_refused_by_accident(logprobs, repeats_for_certain, noise):
 @given(st.floats(-5, -0.1), st.floats(SAME_PROBABILITY + 0.01, 4))
 def test_one_difference_is_no_proof(logprob, difference):
     tokens = [certain("a", logprob - i / 10) for i in range(16)]
-    tops = {"open": logprob - difference, "other": logprob}
+    tops = {"open": {"a": logprob - difference}, "other": {"a": logprob}}
 
     def fault() -> str | None:
         return find_fault(tokens, ("open", "other"), lambda prompt: tokens, tops.__getitem__)
 
     assert fault() is None
-    tops["other"] = logprob - difference
+    tops["other"] = {"a": logprob - difference}
     assert "at temperature 1" in fault()
+    tops["other"] = {"another": logprob - difference}  # the drawn token alone: nothing is known of the same one
+    assert fault() is None
 
 
 @given(st.integers(0, ENOUGH_TOKENS - 1))

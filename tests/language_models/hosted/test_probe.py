@@ -51,9 +51,9 @@ def probed(reply_server, completion, logprobs=1, name="lm"):
 @pytest.mark.parametrize(
     ("completion", "found", "requests"),
     [
-        (able_server, (True, 100), 8),
-        (lambda body: able_server(body, 20), (True, 20), 9),
-        (lambda body: able_server(body, 5), (True, 5), 10),
+        (able_server, (True, 100), 11),
+        (lambda body: able_server(body, 20), (True, 20), 12),
+        (lambda body: able_server(body, 5), (True, 5), 13),
         (strict_server, (False, 5), 11),
     ],
     ids=["all", "vllm_default", "openai", "strict"],

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from language_models.hosted.logprobs import FaultyLogprobs
 from language_models.hosted.token_texts import (
     TokenReader,
     UnreadableReply,
@@ -18,7 +19,7 @@ from language_models.hosted.token_texts import (
     sentencepiece_text,
     token_slices,
 )
-from language_models.interface import END_OF_SEQUENCE
+from language_models.interface import END_OF_SEQUENCE, Token
 
 # Texts with emoji of several code points, combining marks, CJK, right-to-left, control characters, spaces and newlines.
 TEXTS = st.text(
@@ -111,6 +112,28 @@ def test_three_forms_of_the_end(end):
     assert [token.text for token in read] == ["Yes", ".", ""]
     expected = 1.0 if end is None else math.exp(-0.5)
     assert read[-1].top_prob == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("own", [None, 0.0])
+@pytest.mark.parametrize("name", ["", "</s>", "<an_unheard_of_end>"])
+def test_an_end_without_a_probability_is_as_one_that_is_left_out(name, own):
+    reader = TokenReader(lists_top=True)
+    completions = {
+        "tokens": [" a", name],
+        "token_logprobs": [-0.5, own],
+        "top_logprobs": [{" a": -0.5}, None],
+    }
+    chat = {
+        "content": [
+            {"token": " a", "logprob": -0.5, "top_logprobs": [{"token": " a", "logprob": -0.5}]},
+            {"token": name, "logprob": own, "top_logprobs": []},
+        ]
+    }
+    for shape in (completions, chat):
+        assert reader.read(" a", shape, "stop") == (Token(" a", ((" a", -0.5),)), END_OF_SEQUENCE)
+        if name:  # as a text its probability is needed
+            with pytest.raises(FaultyLogprobs):
+                reader.read(f" a{name}", shape, "length")
 
 
 def test_no_token_at_all_is_an_end():
