@@ -4,11 +4,12 @@ import re
 from collections.abc import Collection, Mapping
 
 SHOWN = 3
-# A classifier's or backbone's former output matrix, older versions' buffers that are computed now, parts that text does not pass
-# through (images, sound, several tokens at once), and scales of caches in 8 bits: a model is whole without them.
+# A classifier's or backbone's former output matrix, the pooled output that RoBERTa's classifiers do not read, older versions'
+# buffers that are computed now, parts that text does not pass through (images, sound, several tokens at once), and scales of caches
+# in 8 bits: a model is whole without them.
 _UNUSED = re.compile(
-    r"^lm_head\.weight$|(^|\.)(rotary_emb\.inv_freq|position_ids|(self_)?(attn|attention)\.(masked_)?bias|mtp[\w]*|[kv]_scale"
-    r"|(vision|audio)_(tower|model|encoder)|visual|multi_modal_projector|mm_projector)(\.|$)"
+    r"^lm_head\.weight$|(^|\.)(rotary_emb\.(inv_freq|(cos|sin)_cached)|position_ids|(self_)?(attn|attention)\.(masked_)?bias"
+    r"|pooler|mtp[\w]*|[kv]_scale|(vision|audio)_(tower|model|encoder)|visual|multi_modal_projector|mm_projector)(\.|$)"
 )
 
 

@@ -229,6 +229,19 @@ class TestAdapters:
             load_causal_lm(str(adapter), **CPU)
 
 
+@pytest.mark.parametrize(
+    "unused",
+    [
+        *("roberta.pooler.dense.weight", "model.layers.0.self_attn.rotary_emb.cos_cached", "lm_head.weight"),
+        *("h.0.attn.bias", "gpt_neox.layers.0.attention.masked_bias", "bert.embeddings.position_ids"),
+    ],
+)
+def test_what_hub_checkpoints_hold_beside_their_model(unused):
+    """As cardiffnlp's RoBERTa classifiers do, and what older versions saved."""
+    assert wrong_weights("m", "Model", [], [unused]) is None
+    assert wrong_weights("m", "Model", [unused])
+
+
 def test_the_sentence():
     assert wrong_weights("m", "Model", [], ["a.rotary_emb.inv_freq"]) is None
     assert wrong_weights("m", "Model", ["score.weight"], ["lm_head.weight"], may_lack=r"^score\.", part=True) is None
