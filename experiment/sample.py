@@ -76,11 +76,15 @@ def _prompt_builder(model: ModelSettings) -> PromptBuilder:
     by_name = template == "auto"
     family = recognise_family(name) if by_name else template
     if by_name and aligned and family == "plain":
-        carries = "its name" if model.host else "it carries no chat template, and its name"
+        why = "its name tells no instruct template that is known here"
+        way_out = (
+            "tokenizer takes its tokenizer's chat template (tokenizer:FOLDER_OR_HUB_ID where that has another name)"
+        )
+        if not model.host:
+            why = f"it carries no chat template, and {why}"
+            way_out = "tokenizer:FOLDER_OR_HUB_ID takes the chat template of another tokenizer"
         raise SettingsError(
-            f"--{model.role}_model {model.name}: {carries} tells no instruct template that is known here; "
-            "--nudging_template tokenizer takes its tokenizer's chat template (tokenizer:FOLDER_OR_HUB_ID where that has "
-            "another name), --nudging_template plain asks without one"
+            f"--{model.role}_model {model.name}: {why}; --nudging_template {way_out}, --nudging_template plain asks without one"
         )
     return PromptBuilder(
         lambda system, user: apply_instruct_template(name, system, user, family=family),
