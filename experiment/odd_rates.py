@@ -33,8 +33,8 @@ def _nudges(record: dict) -> list[str]:
 
 
 def _goes_on(record: dict) -> bool:
-    """Whether the nudging model wrote more than the first words, which the method always takes of it, and the last."""
-    return len(_nudges(record)) > 1
+    """Whether the nudging model wrote more than the first words, which the method always takes of it, and the last; or all."""
+    return len(_nudges(record)) > 1 or _rate_of_characters(record) == 1
 
 
 def _rate_of_words(record: dict) -> Fraction:

@@ -21,6 +21,7 @@ def record(*pieces: tuple[str, str], stop_reason: str = "length") -> dict:
 
 OPENED = record((" The", " answer is 5 and so on"))
 ENDED = record((" The", " answer is 5"), (" Done.", ""), stop_reason="nudging_model_stop")
+WHOLE = record((" All of it.", ""), stop_reason="nudging_model_stop")
 EMPTY = record(("", ""))
 NUDGED = record((" The", " answer"), (" is", " 5"), (" or", " 6"))
 LONGER = record((" The", " answer which we seek"), (" is", " 5"))
@@ -31,7 +32,9 @@ def test_nothing_nudged(records):
     assert "0 % nudged" in odd_rates(records)
 
 
-@pytest.mark.parametrize("records", [[], [NUDGED], [NUDGED] * (FEWEST_OF_THE_SAME - 1), [NUDGED, NUDGED, LONGER]])
+@pytest.mark.parametrize(
+    "records", [[], [WHOLE], [WHOLE, OPENED], [NUDGED], [NUDGED] * (FEWEST_OF_THE_SAME - 1), [NUDGED, NUDGED, LONGER]]
+)
 def test_nothing_odd(records):
     assert odd_rates(records) is None
 

@@ -75,7 +75,9 @@ class TestGGUF:
     def test_one_that_carries_none_goes_by_its_name(self, tmp_path):
         chat = gguf_file(tmp_path, "gemma-2-2b-it.gguf", None)
         assert prompt_builders(parse_settings(self.options(chat)))["nudging"].template == "gemma (by name)"
-        with pytest.raises(UserError, match="carries no chat template, and its name tells .*; --nudging_template tokenizer:FOLDER"):
+        with pytest.raises(
+            UserError, match="carries no chat template, and its name tells .*; --nudging_template tokenizer:FOLDER"
+        ):
             prompt_builders(parse_settings(self.options(gguf_file(tmp_path, "x.gguf", None))))
 
     def test_for_a_served_model_and_by_option(self, tmp_path):
