@@ -5,7 +5,7 @@ Which data set is judged how, and by which model, is the nudging paper's (arXiv 
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,7 +29,7 @@ from experiment.rules import is_scored, lacks_verdict, other_judges
 from language_models.hosted.chat import HostedChatModel
 from language_models.hosted.llama_cpp import EmbeddedServerError, is_gguf, serve, threads_per_model
 from language_models.interface import ChatModel, ModelError
-from language_models.json_replies import ENOUGH_REPLIES, UNREADABLE_TRIES, UnreadableObject
+from language_models.json_replies import UNREADABLE_TRIES, ReplyTally, UnreadableObject
 from utils import count_tokens
 
 TOKENS_PER_CL100K_TOKEN = 2  # as in connect.py: small models' tokenizers cut texts finer
@@ -78,11 +78,11 @@ class _Stop:
     """Ends the judging by signals, or when there is no sense in it."""
 
     signals: StopSignals
-    given_up: bool = field(default=False)
+    tally: ReplyTally | None
 
     @property
     def requested(self) -> bool:
-        return self.given_up or self.signals.requested
+        return self.signals.requested or (self.tally is not None and self.tally.hopeless)
 
     @property
     def overdue(self) -> bool:
@@ -111,9 +111,16 @@ def judge_records(
         say: told that a signal stops it.
     """
     came = Judged(counted=settings.unreadable_judgements == PUBLISHED)
+    tally = ReplyTally()
+
+    def judged(record: dict) -> tuple[list[str], dict | None, str]:
+        found = _replies(record, scoring, judge)
+        tally.add(found[1] is not None)
+        return found
+
     with StopSignals(say) as signals:
-        stop = _Stop(signals)
-        found = as_finished(lambda record: _replies(record, scoring, judge), records, judge.num_threads, stop=stop)
+        stop = _Stop(signals, None if came.counted else tally)
+        found = as_finished(judged, records, judge.num_threads, stop=stop)
         with contextlib.closing(found):
             for record, told in tqdm(found, total=len(records), desc=f"judging by {judge.name}", unit="answer"):
                 if isinstance(told, ModelError):
@@ -130,8 +137,7 @@ def judge_records(
                 more = {"scores": scores, "judge_replies": {"judge": judge.name, "replies": replies}}
                 record |= more
                 save({"index": record["index"]} | more)
-                if came.read + came.unreadable >= ENOUGH_REPLIES and came.unreadable > came.read:
-                    came.gave_up = stop.given_up = not came.counted
+    came.gave_up = tally.hopeless and not came.counted
     came.exit_code = signals.exit_code
     return came
 

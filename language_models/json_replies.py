@@ -6,6 +6,8 @@ as they are. What is read is what stands there: an object that breaks off is non
 
 import json
 import re
+import threading
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 UNREADABLE_TRIES = 3
@@ -47,6 +49,24 @@ _BEGIN = re.compile(r"""\{(?=\s*(?:["'“‘}\\]|\w+\s*:|/[/*]))""")
 _BRACES = re.compile(r"[{}]")
 _PLAIN_VALUE = re.compile(r"-?\d[\d.]*|true|false|null|none", re.IGNORECASE)
 _BEHIND_A_VALUE = r"""\s*["'”’\\]*\s*(?:[,}\]\n#]|//|/\*|["'“‘]\w|\Z)"""
+
+
+class ReplyTally:
+    """Counts a model's replies that can be read and that cannot, from many threads.
+
+    `hopeless`: most of them could not, of ten at least.
+    """
+
+    def __init__(self):
+        self.hopeless = False
+        self._counts = Counter[bool]()
+        self._lock = threading.Lock()
+
+    def add(self, readable: bool) -> None:
+        """Count a reply."""
+        with self._lock:
+            self._counts[readable] += 1
+            self.hopeless |= self._counts.total() >= ENOUGH_REPLIES and self._counts[False] > self._counts[True]
 
 
 class UnreadableObject(ValueError):

@@ -24,8 +24,8 @@ from command.schema import Text, open_table, read_as
 from datasets_loader import DataError
 from language_models.interface import ModelError
 from language_models.json_replies import (
-    ENOUGH_REPLIES,
     UNREADABLE_TRIES,
+    ReplyTally,
     UnreadableObject,
     quoted,
     reply_objects,
@@ -166,19 +166,20 @@ def compare(
         return found[::-1] if found and swapped else found
 
     def both(index: int) -> list[tuple[int, int] | None]:
-        return [marks(index, swapped) for swapped in (False, True)]
+        pair = [marks(index, swapped) for swapped in (False, True)]
+        tally.add(None not in pair)
+        stop.requested = tally.hopeless and not replay
+        return pair
 
     found: list = []
     unread: list[str] = []
-    stop = EarlyStop()
+    tally, stop = ReplyTally(), EarlyStop()
     judged = as_finished(both, indices, num_threads, stop=stop)
     with contextlib.closing(judged):
         for _, pair in tqdm(judged, total=len(indices), desc=f"judging by {judge}", unit="pair"):
             if isinstance(pair, BaseException) and not isinstance(pair, ModelError):
                 raise pair
             found.append(pair)
-            told = [one for one in found if not isinstance(one, ModelError)]
-            stop.requested = len(told) >= ENOUGH_REPLIES and 2 * sum(None in one for one in told) > len(told)
     figures = _figures(found, judge, criterion, seed) | {"left": len(indices) - len(found)}
     return figures | ({"unreadable_reply": quoted(unread[-1])} if unread else {})
 

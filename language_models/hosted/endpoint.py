@@ -2,6 +2,8 @@
 
 import functools
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import httpx2
@@ -9,7 +11,7 @@ import openai
 
 from command.options import without_password
 from language_models.hosted.http import RetryPolicy, answers, checked, make_client, make_http, persist, request, shorten
-from language_models.hosted.logprob_check import find_fault
+from language_models.hosted.logprob_check import REPEATING_PROMPTS, find_fault
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
 from language_models.hosted.server_facts import add_facts
@@ -303,19 +305,36 @@ class OpenAIEndpoint:
         def first_top(prompt: str) -> dict[str, float]:
             return dict(self.complete(prompt, SamplingParams(1, 1.0, 1.0, asked.logprobs)).tokens[0].top)
 
-        def check(write) -> None:
-            # Without lists of the most probable tokens only the drawn token's probability is seen.
-            fault = find_fault(written, prompts[1:], write, first_top if drawn and self.reader.lists_top else None)
-            if fault:
-                raise ProbabilityError(f"{self.where}: {fault}")
+        def streamed(prompt: str) -> list[Token]:
+            return list(self.stream(prompt, asked))
 
-        if report.streams_logprobs:
-            try:
-                check(lambda prompt: list(self.stream(prompt, asked)))
-            except ContextLengthError:
-                raise
-            except ModelError as error:
-                report.streams_logprobs = False
-                report.warnings.append(f"the streams of {report.host} are not used: {error}")
-        # Runs that use streams ask for whole completions too: --calls published, and where another model's server has no streams.
-        check(lambda prompt: self.complete(prompt, asked).tokens)
+        def completed(prompt: str) -> tuple[Token, ...]:
+            return self.complete(prompt, asked).tokens
+
+        # Side by side: a server writes several short texts in the time of one.
+        with ThreadPoolExecutor() as pool:
+            writing = {
+                (form, prompt): pool.submit(form, prompt)
+                for form in ([streamed] if report.streams_logprobs else []) + [completed]
+                for prompt in (prompts[1], *REPEATING_PROMPTS)
+            }
+
+            def check(form) -> None:
+                def write(prompt: str) -> Sequence[Token]:
+                    return writing[form, prompt].result() if (form, prompt) in writing else form(prompt)
+
+                # Without lists of the most probable tokens only the drawn token's probability is seen.
+                fault = find_fault(written, prompts[1:], write, first_top if drawn and self.reader.lists_top else None)
+                if fault:
+                    raise ProbabilityError(f"{self.where}: {fault}")
+
+            if report.streams_logprobs:
+                try:
+                    check(streamed)
+                except ContextLengthError:
+                    raise
+                except ModelError as error:
+                    report.streams_logprobs = False
+                    report.warnings.append(f"the streams of {report.host} are not used: {error}")
+            # Runs that use streams ask for whole completions too: --calls published, and where another model's server has none.
+            check(completed)

@@ -6,7 +6,7 @@ import pytest
 from waiting import HANG
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.interface import ModelError, SamplingParams
+from language_models.interface import ModelError, ProbabilityError, SamplingParams
 
 MODELS = {"object": "list", "data": []}
 
@@ -193,5 +193,13 @@ def test_tgi_has_no_log_probabilities_there(reply_server):
 def test_a_probability_of_0(value, reply_server):
     logprobs = {"tokens": ["ab"], "token_logprobs": [value], "top_logprobs": [{"ab": value, "c": value}]}
     model = endpoint(reply_server, completion("ab", "length", logprobs))
-    (token,) = model.complete("Hi", SamplingParams(1, logprobs=1)).tokens
-    assert token.top_prob == 0
+    with pytest.raises(ProbabilityError, match="as the highest log-probability at the token 'ab', which is none"):
+        model.complete("Hi", SamplingParams(1, logprobs=1))
+
+
+@pytest.mark.parametrize("value", [-math.inf, -9999.0])
+def test_a_probability_of_0_below_others(value, reply_server):
+    logprobs = {"tokens": ["ab"], "token_logprobs": [-0.1], "top_logprobs": [{"ab": -0.1, "c": value}]}
+    model = endpoint(reply_server, completion("ab", "length", logprobs))
+    (token,) = model.complete("Hi", SamplingParams(1, logprobs=2)).tokens
+    assert dict(token.top)["c"] == value and math.exp(value) == 0
