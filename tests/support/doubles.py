@@ -66,6 +66,7 @@ class ReplyServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or the body waits 40 ms for the acknowledgement of the head
 
             def answer(self):
                 length = int(self.headers.get("Content-Length") or 0)
@@ -95,7 +96,8 @@ class ReplyServer:
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.host = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        # Stopping waits for the next look: hundreds of tests stop one.
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
         self.server.shutdown()
