@@ -123,7 +123,7 @@ class Summary:
                 "warning: the scores are of several judges; eval_utils.py --rescore --judge_model has all by the same"
             )
         rate = self.fields.get("mean_ratio_nudging", 0)
-        if rate > HIGHEST_USUAL_INTERVENTION:
+        if rate > HIGHEST_USUAL_INTERVENTION and "odd_rates" not in self.fields:
             found.append(
                 f"warning: the nudging model wrote {100 * rate:.0f} % of the words (about 10 % in the paper): "
                 "is the threshold too high, or the base model's prompt unusual for it?"
