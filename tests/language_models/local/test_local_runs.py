@@ -125,8 +125,8 @@ def test_nudging_with_real_models(real_pair, tmp_path):
     options += ["--nudging_template", "chatml", "--top_prob_thres", "0.4", "--dtype", "float32"]
     answers = {}
     for calls in ("streamed", "published"):
-        records, messages = start(None, tmp_path / calls, *options, "--calls", calls, rows=3)
+        records, messages = start(None, tmp_path / calls, *options, "--calls", calls, rows=2)
         answers[calls] = [record["raw_answer"] for record in records]
         assert not [mark for mark in ("<|", "<bos>", "\ufffd", "▁") if mark in "".join([*answers[calls], messages])]
-        assert sum(" " in answer for answer in answers[calls]) >= 2
+        assert sum(" " in answer for answer in answers[calls]) >= 1
     assert answers["streamed"] == answers["published"]
