@@ -12,7 +12,7 @@ from experiment.sample import PromptBuilder, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
-from language_models.hosted.llama_cpp import engine_in_words, is_gguf, serve, threads_per_model
+from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN, engine_in_words, is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
 from language_models.interface import ModelError, SharedModel
 from language_models.local.loading import require_torch
@@ -21,8 +21,6 @@ from utils import count_tokens
 if TYPE_CHECKING:
     from language_models.local.model import LocalModel
 
-# Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
-TOKENS_PER_CL100K_TOKEN = 2
 STREAMS_PER_SAMPLE = 2  # the nudging model may begin its next proposal before the last one has ended
 
 

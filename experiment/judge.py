@@ -27,12 +27,17 @@ from experiment.judgements import (
 )
 from experiment.rules import is_scored, lacks_verdict, other_judges
 from language_models.hosted.chat import HostedChatModel
-from language_models.hosted.llama_cpp import EmbeddedServerError, is_gguf, serve, threads_per_model
+from language_models.hosted.llama_cpp import (
+    TOKENS_PER_CL100K_TOKEN,
+    EmbeddedServerError,
+    is_gguf,
+    serve,
+    threads_per_model,
+)
 from language_models.interface import ChatModel, ModelError
 from language_models.json_replies import UNREADABLE_TRIES, ReplyTally, UnreadableObject
 from utils import count_tokens
 
-TOKENS_PER_CL100K_TOKEN = 2  # as in connect.py: small models' tokenizers cut texts finer
 REPLY_TOKENS = 2048  # for a judge that thinks aloud
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from doubles import Gate, ReplyServer, ScriptedServer
+from judge_server import RIGHT, JudgeServer
 from outcomes import Outcomes
 from runs import final_records, gsm8k_rows, nudging_options, run_api, write_rows
 from waiting import records_in
@@ -61,6 +62,20 @@ def reply_server():
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def _judge_server():
+    server = JudgeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def judge_server(_judge_server):
+    """A chat server with scripted replies, which judges everything right until it is told otherwise."""
+    _judge_server.replies, _judge_server.requests = [RIGHT], []
+    return _judge_server
 
 
 @pytest.fixture

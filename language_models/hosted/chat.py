@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from command.options import without_password
 from language_models.hosted.http import RetryPolicy, make_client, make_http, persist, request
-from language_models.hosted.token_texts import UnreadableReply
+from language_models.hosted.logprobs import UnreadableReply
 from language_models.interface import ChatReply, ContextLengthError, ModelError, TransientError, Usage
 
 REFUSALS = (400, 422, 501)

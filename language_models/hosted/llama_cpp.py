@@ -14,6 +14,8 @@ from demo.catalogue import DEMO_MODELS, demo_model_path
 INSTALL = "pip install -r requirements-local.txt"
 # Requests that wait in line cost nothing, parallel ones share the cores: more slots than this per core only take memory.
 SLOTS_PER_CORE = 4
+# Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
+TOKENS_PER_CL100K_TOKEN = 2
 
 
 class EmbeddedServerError(UserError):

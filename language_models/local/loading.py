@@ -166,22 +166,9 @@ def load_causal_lm(
     return load_model("AutoModelForCausalLM", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
 
 
-def load_model(
-    auto_class: str,
-    name: str,
-    *,
-    device: "torch.device",
-    dtype: "torch.dtype",
-    load_in_4bit: bool = False,
-    may_lack: str | None = None,
-    part: bool = False,
-    **more,
-) -> "PreTrainedModel":
-    """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; see `load_with_adapter`."""
-    checks = {"may_lack": may_lack, "part": part}
-    return load_with_adapter(auto_class, name, device=device, dtype=dtype, load_in_4bit=load_in_4bit, **checks, **more)[
-        0
-    ]
+def load_model(auto_class: str, name: str, **how) -> "PreTrainedModel":
+    """A model by one of transformers' auto classes, such as AutoModelForSequenceClassification; `how`: see `load_with_adapter`."""
+    return load_with_adapter(auto_class, name, **how)[0]
 
 
 def load_with_adapter(

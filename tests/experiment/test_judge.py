@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from judge_server import GARBLED, RIGHT, WRONG, JudgeServer
+from judge_server import FIVE_ASPECTS, GARBLED, RIGHT, WRONG, record
 from waiting import HANG
 
 from command.errors import OptionError
@@ -13,25 +13,10 @@ from experiment.judgements import judge_prompt, published_count
 from experiment.rules import is_scored, scores_of
 from experiment.summary import summarise
 
-FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
-
-
-@pytest.fixture(scope="module")
-def running_server():
-    server = JudgeServer()
-    yield server
-    server.stop()
-
 
 @pytest.fixture
-def server(running_server):
-    running_server.replies, running_server.requests = [RIGHT], []
-    return running_server
-
-
-def record(index: int = 0, **more) -> dict:
-    texts = {"question": f"question {index}?", "raw_answer": f"answer {index}", "gold_answer": f"gold {index}"}
-    return {"index": index} | texts | more
+def server(judge_server):
+    return judge_server
 
 
 class TestJudgeRecords:

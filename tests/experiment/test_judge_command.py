@@ -5,29 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from judge_server import GARBLED, RIGHT, WRONG, JudgeServer, ratings
+from judge_server import FIVE_ASPECTS, GARBLED, RIGHT, WRONG, ratings, record
 
 import eval_utils
 
-FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
-
-
-@pytest.fixture(scope="module")
-def running_server():
-    server = JudgeServer()
-    yield server
-    server.stop()
-
 
 @pytest.fixture
-def server(running_server):
-    running_server.replies, running_server.requests = [RIGHT], []
-    return running_server
-
-
-def record(index: int = 0, **more) -> dict:
-    texts = {"question": f"question {index}?", "raw_answer": f"answer {index}", "gold_answer": f"gold {index}"}
-    return {"index": index} | texts | more
+def server(judge_server):
+    return judge_server
 
 
 class TestCommandLine:

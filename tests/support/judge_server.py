@@ -20,6 +20,14 @@ def ratings(**scores: object) -> str:
     return json.dumps({aspect: {"reason": f"on {aspect}", "score": score} for aspect, score in scores.items()})
 
 
+FIVE_ASPECTS = ("helpfulness", "clarity", "factuality", "depth", "engagement")
+
+
+def record(index: int = 0, **more) -> dict:
+    texts = {"question": f"question {index}?", "raw_answer": f"answer {index}", "gold_answer": f"gold {index}"}
+    return {"index": index} | texts | more
+
+
 class JudgeServer:
     """A real HTTP server that gives the scripted replies in turn, the last one for ever, and keeps the requests.
 

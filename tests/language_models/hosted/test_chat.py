@@ -4,25 +4,17 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_server import JudgeServer
 from waiting import HANG
 
 from language_models.hosted.chat import HostedChatModel, read_chat
-from language_models.hosted.token_texts import UnreadableReply
+from language_models.hosted.logprobs import UnreadableReply
 from language_models.interface import ChatReply, ModelError
 
 
-@pytest.fixture(scope="module")
-def running_server():
-    server = JudgeServer()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def server(running_server):
-    running_server.replies, running_server.requests = ["fine"], []
-    return running_server
+def server(judge_server):
+    judge_server.replies = ["fine"]
+    return judge_server
 
 
 @pytest.fixture
