@@ -11,8 +11,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-SUPPORT = Path(__file__).parents[1] / "tests/support"
-sys.path.insert(0, str(SUPPORT))
+REPOSITORY = Path(__file__).resolve().parents[1]
+SUPPORT = REPOSITORY / "tests/support"
+sys.path[:0] = map(str, (REPOSITORY, SUPPORT))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,12 +25,20 @@ class TransientError(ModelError):
     """A failure that may pass: the same request, sent again later or to another server, may be answered.
 
     `unreachable`: there was no connection, or it was cut. `retry_after`: seconds after which the server wants to be asked again.
+    `unreadable`: there was a reply that could not be made sense of.
     """
 
     def __init__(
-        self, message: str, status: int | None = None, *, unreachable: bool = False, retry_after: float | None = None
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        unreachable: bool = False,
+        retry_after: float | None = None,
+        unreadable: bool = False,
     ):
         super().__init__(message, status)
+        self.unreadable = unreadable
         self.unreachable = unreachable
         self.retry_after = retry_after
 

@@ -15,8 +15,8 @@ from language_models.hosted.logprob_check import REPEATING_PROMPTS, find_fault
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
 from language_models.hosted.server_facts import add_facts
-from language_models.hosted.streams import EventStream, ResumedStream
-from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
+from language_models.hosted.streams import EventStream, Manners, ResumedStream
+from language_models.hosted.token_texts import END_NAMES, TokenReader, check_count, completion_choice, printed_pieces
 from language_models.interface import (
     Completion,
     ContextLengthError,
@@ -61,6 +61,7 @@ class OpenAIEndpoint:
         self.host = host.rstrip("/")
         self.shown_host = without_password(self.host)
         self.retry_policy = retry_policy or RetryPolicy()
+        self.request_timeout = request_timeout
         self.probe_timeout = min(request_timeout, PROBE_SECONDS)
         self.usage = Usage()
         self.where = f"{name} at {self.shown_host}"
@@ -73,6 +74,7 @@ class OpenAIEndpoint:
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
         self.stream_options: dict[str, bool] = {}
+        self.manners = Manners()
         self._lock = threading.Lock()
 
     def complete(self, prompt: str, params: SamplingParams) -> Completion:
@@ -95,8 +97,9 @@ class OpenAIEndpoint:
             return checked(self.http.post(self.completions_url, json=body, headers=self.headers))
 
         def read(body: dict) -> Completion:
-            text, finish_reason, choice = completion_choice(body)
+            text, finish_reason, choice = completion_choice(body, params.max_tokens)
             tokens = () if params.logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
+            check_count(body, tokens, params.max_tokens)
             return Completion(text, tokens, finish_reason, usage)
 
         return request(call, read, where=self.where, client=self.client, usage=usage)
@@ -124,7 +127,16 @@ class OpenAIEndpoint:
             return checked(self.http.send(sent, stream=True))
 
         reader = None if params.logprobs is None else self.reader
-        return EventStream(respond, reader, where=self.where, client=self.client, count=self.count)
+        return EventStream(
+            respond,
+            reader,
+            params.max_tokens,
+            silence=self.request_timeout,
+            manners=self.manners,
+            where=self.where,
+            client=self.client,
+            count=self.count,
+        )
 
     def _body(self, prompt: str, params: SamplingParams) -> dict:
         asked = {name: value for name, value in asdict(params).items() if value is not None}

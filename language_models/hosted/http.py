@@ -3,7 +3,6 @@
 import contextlib
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ import httpx2
 import openai
 
 from command.options import NEUTRAL_API_KEY
-from language_models.hosted.logprobs import FaultyLogprobs, UnreadableReply
+from language_models.hosted.bounds import bound_body
+from language_models.hosted.logprobs import FaultyLogprobs, FaultyReply, UnreadableReply
+from language_models.hosted.server_errors import ServerError, ServerFailure, error_in, error_of_reply
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 
 T = TypeVar("T")
@@ -22,11 +23,6 @@ HEALTH_SECONDS = 5.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
 LONGEST_RETRY_AFTER = 300.0
 LONGEST_MESSAGE = 300
-# OpenAI, vLLM, SGLang, llama.cpp, Together AI and Fireworks AI each say it in their own way.
-_CONTEXT_LENGTH = re.compile(
-    r"context.?(length|size|window)|maximum model length|max_model_len|prompt is too long|max_new_tokens.{0,20}must be <=",
-    re.I,
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
     """
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     timeout = httpx2.Timeout(request_timeout, connect=min(CONNECT_SECONDS, request_timeout), pool=None)
-    return openai.DefaultHttpxClient(limits=limits, timeout=timeout)
+    return openai.DefaultHttpxClient(limits=limits, timeout=timeout, event_hooks={"response": [bound_body]})
 
 
 def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.OpenAI:
@@ -155,21 +151,20 @@ def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
         yield
     except FaultyLogprobs as error:
         raise ProbabilityError(plain(str(error))) from None
+    except FaultyReply as error:
+        raise ModelError(plain(str(error))) from None
     except UnreadableReply as error:
-        raise TransientError(plain(f"the server's reply cannot be read: {error}")) from None
+        raise TransientError(plain(f"the server's reply cannot be read: {error}"), unreadable=True) from None
+    except ServerFailure as failure:
+        raise _refusal(failure.error, plain, None, failure.in_words) from None
     except openai.APIStatusError as error:
-        status, message = error.status_code, server_message(error)
-        if status in (400, 413, 422) and is_context_length(error, message):
-            raise ContextLengthError(plain(message)) from None
-        if status == 401:
-            message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
-        message = plain(f"status {status}: {message}")
-        if status in (408, 409, 429) or status >= 500:
-            raise TransientError(message, status, retry_after=_retry_after(error.response)) from None
-        raise ModelError(message, status) from None
+        told = error_of_reply(_json(error.response.text), error.status_code, error.response.text)
+        raise _refusal(told, plain, error.response, f"status {error.status_code}") from None
     except (openai.APIConnectionError, httpx2.TransportError) as error:
         # While a stream is read, the errors are httpx2's own.
         cause = error if isinstance(error, httpx2.TransportError) else error.__cause__
+        if isinstance(cause, FaultyReply):
+            raise ModelError(plain(str(cause))) from None
         in_time = not isinstance(error, openai.APITimeoutError | httpx2.TimeoutException)
         # A machine that is gone lets the connection itself time out.
         unreachable = in_time or isinstance(cause, httpx2.ConnectTimeout)
@@ -197,9 +192,32 @@ def _retry_after(response: httpx2.Response) -> float | None:
     return min(seconds, LONGEST_RETRY_AFTER) if seconds > 0 else None
 
 
+def _refusal(error: ServerError, plain: Callable[[str], str], response: httpx2.Response | None, how: str) -> ModelError:
+    """What a server's error is to us; `how` it came stands in front of its words."""
+    status, message = error.status, error.message
+    if error.is_context_length:
+        return ContextLengthError(plain(message))
+    if status == 401:
+        message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
+    message = plain(f"{how}: {message}")
+    if error.passes:
+        return TransientError(message, status, retry_after=None if response is None else _retry_after(response))
+    return ModelError(message, status)
+
+
+def _json(text: str) -> object:
+    """The JSON value of a text; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _body(content: bytes, usage: Usage) -> dict:
     """The JSON object of a reply, its token counts added to `usage`."""
     body = json_object(content)
+    if error := error_in(body):
+        raise ServerFailure(error, "the reply is an error")
     tokens = body.get("usage")
     for name in ("prompt_tokens", "completion_tokens"):
         count = tokens.get(name) if isinstance(tokens, dict) else None
@@ -215,7 +233,7 @@ def json_object(content: bytes) -> dict:
     """
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnreadableReply(f"it is no JSON: {content.decode('utf-8', 'replace')!r}") from None
     if not isinstance(body, dict):
         raise UnreadableReply(f"it is no JSON object: {str(body)!r}")
@@ -223,26 +241,6 @@ def json_object(content: bytes) -> dict:
         return body
     text = json.dumps(body, ensure_ascii=False)
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def is_context_length(error: openai.APIStatusError, message: str) -> bool:
-    """Whether a server refuses a prompt because prompt and answer do not fit into the model's context window."""
-    return error.code in ("context_length_exceeded", "exceed_context_size_error") or bool(
-        _CONTEXT_LENGTH.search(message)
-    )
-
-
-def server_message(error: openai.APIStatusError) -> str:
-    """What a server says of an error."""
-    body = error.body
-    if isinstance(body, dict):
-        inner = body.get("error")
-        message = (
-            inner.get("message") if isinstance(inner, dict) else body.get("message") or inner or body.get("detail")
-        )
-        if message:
-            return str(message)
-    return error.response.text or error.message
 
 
 def shorten(text: str) -> str:

@@ -15,7 +15,11 @@ class UnreadableReply(ValueError):
     """A reply that lacks what was asked for, or cannot be made sense of."""
 
 
-class FaultyLogprobs(UnreadableReply):
+class FaultyReply(UnreadableReply):
+    """A reply that can be read and is not what was asked for, as this server will give it again."""
+
+
+class FaultyLogprobs(FaultyReply):
     """Log-probabilities that are missing or are none, as this server will give them again."""
 
 

@@ -1,20 +1,37 @@
 """Completions that are read token by token while a server writes them: server-sent events -> tokens, going on over failures."""
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import httpx2
 import openai
 
+from language_models.hosted.deadlines import DEADLINES
+from language_models.hosted.events import DONE, SilentServer, events
 from language_models.hosted.http import json_object, plain_errors, seconds_to_wait
-from language_models.hosted.logprobs import UnreadableReply, has_tokens, no_logprobs
-from language_models.hosted.token_texts import TextMismatch, TokenReader, completion_choice
+from language_models.hosted.logprobs import FaultyReply, UnreadableReply, has_tokens, no_logprobs
+from language_models.hosted.server_errors import ServerFailure, error_in
+from language_models.hosted.token_texts import (
+    TextMismatch,
+    TokenReader,
+    chunk_choice,
+    too_many_tokens,
+    unsaid_reason,
+)
 from language_models.interface import END_OF_SEQUENCE, ModelError, SamplingParams, Token, TransientError, Usage
 
 # llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.
 CLOSES_AFTER_STREAMS = "llama.cpp"
+# What comes behind the finish reason (usage, [DONE], the end of the body) is on its way with it.
+LAST_WORDS_SECONDS = 2.0
+# A character has four tokens at most, but servers hold a text back that may become a stop string or a combined character.
+MOST_WAITING = 32
+# Without log-probabilities and usage only a text's length tells how many tokens it has at least; the longest are runs of blanks.
+LONGEST_TOKEN = 512
+UNREADABLE_TRIES = 2  # what cannot be read is seldom a passing failure
 # Of a failure that comes back after fewer tokens than a call of the loops has, it is not believed that it passes.
 RECOVERED_TOKENS = 16
 
@@ -30,6 +47,16 @@ class ChunkReader:
         self.reader = reader
         self._waiting: tuple[str, dict] | None = None
         self._last = "none yet"
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was read has become tokens."""
+        return self._waiting is None
+
+    @property
+    def shows_no_end(self) -> bool:
+        """Whether the last token is none that could be the end of sequence, though tokens are told of one by one."""
+        return self.reader is not None and self._last != ""
 
     def read(self, choice: dict, text: str, finish_reason: str | None) -> list[Token]:
         """The tokens that a chunk completes.
@@ -53,7 +80,8 @@ class ChunkReader:
         try:
             tokens = self.reader.read(text, logprobs, finish_reason or "length")
         except TextMismatch:
-            if finish_reason is not None:
+            waiting = logprobs.get("content") or logprobs.get("tokens") or ()
+            if finish_reason is not None or len(waiting) > MOST_WAITING:
                 raise
             self._waiting = text, logprobs
             return []
@@ -67,16 +95,11 @@ def _joined(first: dict, second: dict) -> dict:
     return {name: (first.get(name) or []) + (second.get(name) or []) for name in names}
 
 
-def data_lines(content: Iterable[bytes]) -> Iterator[bytes]:
-    """The data of server-sent events, one per event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-    rest = b""
-    for part in content:
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-    if rest.startswith(b"data:"):
-        yield rest[5:].strip()
+@dataclass
+class Manners:
+    """What streams have shown of their server: `ends` whether it ends them when it has said everything."""
+
+    ends: bool = True
 
 
 class EventStream:
@@ -89,7 +112,10 @@ class EventStream:
         self,
         respond: Callable[[], httpx2.Response],
         reader: TokenReader | None,
+        max_tokens: int,
         *,
+        silence: float,
+        manners: Manners,
         where: str,
         client: openai.OpenAI,
         count: Callable[[Usage], None],
@@ -99,6 +125,9 @@ class EventStream:
         Args:
             respond: sends it; returns the response, of which nothing has been read.
             reader: None where no log-probabilities were asked for.
+            max_tokens: as asked for.
+            silence: seconds that a token is waited for.
+            manners: what is known of the server, and is learnt here.
             where, client: see http.request.
             count: is told the usage once the stream is over.
 
@@ -109,13 +138,16 @@ class EventStream:
         self._tell: Callable[[Usage], None] | None = count
         self.where, self.client = where, client
         self._chunks = ChunkReader(reader)
+        self._max_tokens, self._silence, self._manners = max_tokens, silence, manners
         self._ready: deque[Token] = deque()
         self._finish: str | None = None
         self._over = False
-        self._received = 0
+        self._received, self._characters = 0, 0
+        self._counted = False  # whether the server tells how many tokens it has written
+        self._token_at = time.monotonic()
         with plain_errors(where, client):
             self._response = respond()
-            self._events = data_lines(self._response.iter_bytes())
+            self._events = events(self._response.iter_bytes(), silence)
             self.usage.requests += 1
 
     @property
@@ -147,43 +179,103 @@ class EventStream:
 
     def _pull(self) -> None:
         """Read one event."""
-        with plain_errors(self.where, self.client):
-            event = next(self._events, None)
-            if event is None or event == b"[DONE]":
-                if self._finish is None and event is not None and self._received:
-                    self._finish = "length"  # a server that gives no reason
-                if self._finish is None:
-                    raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=event is None)
-                if self._response.headers.get("server") != CLOSES_AFTER_STREAMS:
-                    for _ in self._events:
-                        pass  # a connection that is read to its end can be used again
-                self.close()
-                return
-            self._read(json_object(event))
+        try:
+            with plain_errors(self.where, self.client):
+                self._read_one()
+        except SilentServer:
+            raise TransientError(f"{self.where}: no token in {self._silence:g} s, though the server sends") from None
 
-    def _read(self, event: dict) -> None:
-        if error := event.get("error"):
-            message = error.get("message") if isinstance(error, dict) else error
-            raise UnreadableReply(f"the server broke the stream off: {message}")
-        usage = event.get("usage")
-        if isinstance(usage, dict):
-            for name in ("prompt_tokens", "completion_tokens"):
-                if isinstance(count := usage.get(name), int):
-                    setattr(self.usage, name, max(count, getattr(self.usage, name)))
-        if not event.get("choices"):
+    def _read_one(self) -> None:
+        event = next(self._events, None)
+        if event is None or event == DONE:
+            if event is None or not self._received:
+                raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=event is None)
+            self._end_without_reason()
             return
-        text, finish_reason, choice = completion_choice(event)
-        if not choice.get("finish_reason"):
-            finish_reason = None
+        if time.monotonic() - self._token_at > self._silence:
+            raise SilentServer
+        text, finish_reason, choice = self._choice(event) or ("", None, {})
+        if not choice:
+            return
         tokens = self._chunks.read(choice, text, finish_reason)
-        self._received += len(tokens)
+        self._check_length(tokens, text)
         self.usage.completion_tokens = max(self.usage.completion_tokens, self._received)
         self._ready.extend(tokens)
         if finish_reason:
             self._finish = finish_reason
-            # What comes now is at hand.
-            while not self._over:
-                self._pull()
+            self._read_last_words()
+
+    def _choice(self, event: bytes) -> tuple[str, str | None, dict] | None:
+        """What an event says of the choice, None where it says nothing of it; its usage is taken.
+
+        Raises:
+            UnreadableReply, ServerFailure: it cannot be read, or is an error.
+        """
+        body = json_object(event)
+        if error := error_in(body):
+            raise ServerFailure(error, "the server broke the stream off")
+        usage = body.get("usage")
+        if isinstance(usage, dict):
+            for name in ("prompt_tokens", "completion_tokens"):
+                if isinstance(count := usage.get(name), int):
+                    setattr(self.usage, name, max(count, getattr(self.usage, name)))
+                    self._counted |= name == "completion_tokens"
+        return chunk_choice(body) if body.get("choices") else None
+
+    def _check_length(self, tokens: list[Token], text: str) -> None:
+        """Count what has come; it must not be more than was asked for."""
+        if not tokens:
+            return
+        self._token_at = time.monotonic()
+        self._received += len(tokens)
+        self._characters += len(text)
+        # An end of sequence may come on top of them.
+        too_many = self._received - (not tokens[-1].text) > self._max_tokens
+        if self._chunks.reader is None:
+            counted = self._counted and self.usage.completion_tokens > self._max_tokens + 1
+            too_many = counted or self._characters > LONGEST_TOKEN * self._max_tokens
+        if too_many:
+            raise too_many_tokens(self._max_tokens)
+
+    def _end_without_reason(self) -> None:
+        """Find out why a stream has ended that says [DONE] and no more."""
+        if not self._chunks.whole:
+            raise UnreadableReply("it ends within a token")
+        # Without log-probabilities a chunk may be several tokens, so that the server's count is needed.
+        told = self.usage.completion_tokens if self._counted or self._received >= self._max_tokens else None
+        self._finish = unsaid_reason(told if self._chunks.reader is None else self._received, self._max_tokens)
+        if self._finish == "stop" and self._chunks.shows_no_end:
+            self._ready.append(END_OF_SEQUENCE)
+        self.close()
+
+    def _read_last_words(self) -> None:
+        """Read what follows the finish reason, so that the connection can be used again; what goes wrong there is no failure.
+
+        Raises:
+            UnreadableReply: the text goes on.
+        """
+        if not self._manners.ends:
+            self.close()
+            return
+        stream = self._response.extensions.get("network_stream")
+        cut = DEADLINES.cut_after(LAST_WORDS_SECONDS, stream)
+        try:
+            for event in self._events:
+                if event == DONE:
+                    if self._response.headers.get("server") == CLOSES_AFTER_STREAMS:
+                        break
+                    continue
+                more = None
+                with contextlib.suppress(ServerFailure, UnreadableReply):
+                    more = self._choice(event)
+                if more and more[0]:
+                    raise FaultyReply(f"it writes on behind its finish reason: {more[0][:30]!r}")
+        except (httpx2.HTTPError, httpx2.StreamError, SilentServer):
+            pass
+        finally:
+            if DEADLINES.is_over(cut):
+                self._manners.ends = False
+            self.close()
 
 
 class ResumedStream:
@@ -202,7 +294,7 @@ class ResumedStream:
             open_after: opens a stream after a text that has been written, with the params of what is missing; tries again by
                 itself, and counts the retries in the usage that it is given.
             params: of the whole; a stream that breaks off after max_tokens is over.
-            retries: how often it may fail within RECOVERED_TOKENS.
+            retries: how often it may fail within RECOVERED_TOKENS; with what cannot be read UNREADABLE_TRIES times at most.
             failed: is told of each failure after the opening.
 
         Raises:
@@ -258,7 +350,9 @@ class ResumedStream:
         recovered = self._read - self._failed_at >= RECOVERED_TOKENS
         self._failures, self._failed_at = 1 if recovered else self._failures + 1, self._read
         self._failed(error)
-        if self._failures > self._retries:
+        if self._failures > (min(UNREADABLE_TRIES, self._retries) if error.unreadable else self._retries):
+            if error.unreadable:
+                error.args = (f"{error}; if it comes back, use --calls published, which asks for whole replies",)
             raise error
         self._breaks += 1
         if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there

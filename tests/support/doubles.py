@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from runs import REPOSITORY
 from waiting import HANG, wait_until
 
+from language_models.hosted.token_texts import TextMismatch, token_slices
+
 
 class ScriptedServer:
     """tests/support/scripted_lm_server.py on a free loopback port."""
@@ -58,8 +60,34 @@ def answers(url: str) -> bool:
     return True
 
 
+def kept_to(max_tokens: int | None, reply: object) -> object:
+    """A scripted completion with no more tokens than a request asks for; replies of other shapes stay as they are."""
+    try:
+        (choice,) = reply["choices"]
+        shape = choice["logprobs"]
+        name = "content" if shape.get("content") else "tokens"
+        tokens = [entry["token"] if name == "content" else entry for entry in shape[name]]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return reply
+    if max_tokens is None or len(tokens) <= max_tokens:
+        return reply
+    try:
+        slices = token_slices(tokens, choice["text"], ended=choice["finish_reason"] != "length")
+    except (TextMismatch, TypeError):  # a faulty reply, which is a test's business
+        return reply
+    cut = {key: value[:max_tokens] if isinstance(value, list) else value for key, value in shape.items()}
+    short = choice | {"logprobs": cut, "finish_reason": "length", "text": "".join(slices[:max_tokens])}
+    usage = (
+        {"usage": reply["usage"] | {"completion_tokens": max_tokens}} if isinstance(reply.get("usage"), dict) else {}
+    )
+    return reply | {"choices": [short]} | usage
+
+
 class ReplyServer:
-    """An HTTP server whose replies a test writes: `reply(path, body) -> (status, headers, content)`; content None cuts the line."""
+    """An HTTP server whose replies a test writes: `reply(path, body) -> (status, headers, content)`.
+
+    Content None cuts the line; scripted completions are cut to the tokens that were asked for (see `kept_to`), bytes are not.
+    """
 
     def __init__(self, reply):
         requests = self.requests = []
@@ -76,7 +104,8 @@ class ReplyServer:
                 if content is None:
                     self.close_connection = True
                     return
-                content = content if isinstance(content, bytes) else json.dumps(content).encode()
+                if not isinstance(content, bytes):
+                    content = json.dumps(kept_to((body or {}).get("max_tokens"), content)).encode()
                 self.send_response(status)
                 for name, value in (
                     {"Content-Type": "application/json", "Content-Length": len(content)} | headers

@@ -10,8 +10,9 @@ from waiting import wait_until
 
 from baselines import average_ensemble, proxy_tuning
 from language_models.hosted.endpoint import OpenAIEndpoint
+from language_models.hosted.events import events as data_lines
 from language_models.hosted.http import RetryPolicy
-from language_models.hosted.streams import RECOVERED_TOKENS, data_lines
+from language_models.hosted.streams import RECOVERED_TOKENS
 from language_models.hosted.token_texts import TokenReader
 from language_models.interface import ContextLengthError, Metered, ModelError, ProbabilityError, SamplingParams
 from nudging import NudgingSettings, nudge
@@ -225,7 +226,7 @@ def test_the_key_goes_with_every_request(reply_server):
 
 def test_data_lines_of_parts():
     body = b": a comment\ndata: 1\n\ndata:2\n\nevent: x\ndata: 3"
-    assert list(data_lines([body[:9], body[9:12], body[12:]])) == [b"1", b"2", b"3"]
+    assert list(data_lines([body[:9], body[9:12], body[12:]], 60)) == [b"1", b"2", b"3"]
 
 
 def test_top_probability_of_a_streamed_token():

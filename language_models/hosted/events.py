@@ -1,0 +1,79 @@
+"""Server-sent events, as they come: their data one by one, and an end to what has none."""
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+
+from language_models.hosted.bounds import check_size
+
+DONE = b"[DONE]"
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class SilentServer(Exception):
+    """A server sends, but nothing of what was asked for."""
+
+
+def events(content: Iterable[bytes], silence: float) -> Iterator[bytes]:
+    """The data of server-sent events, one per event (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+    Lines end as any of the three systems end them. Servers that put no blank line between events are understood too, and a body
+    that is no event stream is one event: a whole reply, or an error.
+
+    Args:
+        content: the body's parts.
+        silence: seconds without an event that are waited for; comments are none.
+
+    Raises:
+        FaultyReply: the body is too long.
+        SilentServer: only comments come.
+    """
+    begun: list[bytes] = []  # a line that is not over
+    data: list[bytes] = []  # the data of an event that is not over
+    other: list[bytes] = []  # lines before the first event that are none of such a stream
+    size, any_event, after_return = 0, False, False
+    waited_since = time.monotonic()
+    for part in content:
+        size += len(part)
+        check_size(size)
+        if time.monotonic() - waited_since > silence:
+            raise SilentServer
+        if after_return and part.startswith(b"\n"):
+            part = part[1:]
+        after_return = part.endswith(b"\r")
+        first, *rest = _LINE_END.split(part)
+        begun.append(first)
+        if not rest:
+            continue
+        lines = [b"".join(begun), *rest]
+        begun = [lines.pop()]
+        for line in lines:
+            for event in _events_of_line(line, data, other if not any_event else None):
+                any_event = True
+                yield event
+                waited_since = time.monotonic()
+    for event in (*_events_of_line(b"".join(begun), data, other if not any_event else None), b"\n".join(data)):
+        if event.strip():
+            any_event = True
+            yield event.strip()
+    if not any_event and (text := b"\n".join(other).strip()):
+        yield text
+
+
+def _events_of_line(line: bytes, data: list[bytes], other: list[bytes] | None) -> Iterator[bytes]:
+    """The events that a line ends; what it begins is added to `data`, what is no line of events to `other`."""
+    if not line:
+        if data and (event := b"\n".join(data).strip()):
+            yield event
+        data.clear()
+        return
+    name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
+    if name == b"data":
+        # Whole by itself: no blank line need follow.
+        if not data and (value.strip() == DONE or (value.lstrip().startswith(b"{") and value.rstrip().endswith(b"}"))):
+            yield value.strip()
+            return
+        if value.strip() or data:
+            data.append(value)
+    elif other is not None and name not in (b"", b"event", b"id", b"retry"):
+        other.append(line)
