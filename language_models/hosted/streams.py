@@ -46,17 +46,12 @@ class ChunkReader:
     def __init__(self, reader: TokenReader | None):
         self.reader = reader
         self._waiting: tuple[str, dict] | None = None
-        self._last = "none yet"
+        self.last_text = "none yet"
 
-    @property
-    def whole(self) -> bool:
-        """Whether all that was read has become tokens."""
-        return self._waiting is None
-
-    @property
-    def shows_no_end(self) -> bool:
-        """Whether the last token is none that could be the end of sequence, though tokens are told of one by one."""
-        return self.reader is not None and self._last != ""
+    def end(self) -> None:
+        """Raise TextMismatch where tokens still wait for their text."""
+        if self._waiting:
+            self.read({}, "", "length")
 
     def read(self, choice: dict, text: str, finish_reason: str | None) -> list[Token]:
         """The tokens that a chunk completes.
@@ -75,7 +70,7 @@ class ChunkReader:
         if not has_tokens(logprobs):
             if text:
                 raise no_logprobs(text)
-            ends = finish_reason == "stop" and self._last != ""
+            ends = finish_reason == "stop" and self.last_text != ""
             return [END_OF_SEQUENCE] if ends else []
         try:
             tokens = self.reader.read(text, logprobs, finish_reason or "length")
@@ -85,7 +80,7 @@ class ChunkReader:
                 raise
             self._waiting = text, logprobs
             return []
-        self._waiting, self._last = None, tokens[-1].text
+        self._waiting, self.last_text = None, tokens[-1].text
         return list(tokens)
 
 
@@ -187,9 +182,9 @@ class EventStream:
 
     def _read_one(self) -> None:
         event = next(self._events, None)
-        if event is None or event == DONE:
-            if event is None or not self._received:
-                raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=event is None)
+        if event is None:
+            raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=True)
+        if event == DONE:
             self._end_without_reason()
             return
         if time.monotonic() - self._token_at > self._silence:
@@ -239,12 +234,16 @@ class EventStream:
 
     def _end_without_reason(self) -> None:
         """Find out why a stream has ended that says [DONE] and no more."""
-        if not self._chunks.whole:
-            raise UnreadableReply("it ends within a token")
-        # Without log-probabilities a chunk may be several tokens, so that the server's count is needed.
-        told = self.usage.completion_tokens if self._counted or self._received >= self._max_tokens else None
-        self._finish = unsaid_reason(told if self._chunks.reader is None else self._received, self._max_tokens)
-        if self._finish == "stop" and self._chunks.shows_no_end:
+        self._chunks.end()
+        if not self._received:
+            raise TransientError(f"{self.where}: the stream has no tokens and no finish reason")
+        if self._chunks.reader is not None:
+            told, last_is_text = self._received, self._chunks.last_text != ""
+        else:  # a chunk may be several tokens, and only the server's count has an end of sequence
+            last_is_text = self._received >= self._max_tokens
+            told = self.usage.completion_tokens if self._counted or last_is_text else None
+        self._finish = unsaid_reason(told, last_is_text, self._max_tokens)
+        if self._finish == "stop" and self._chunks.reader is not None and last_is_text:
             self._ready.append(END_OF_SEQUENCE)
         self.close()
 

@@ -284,7 +284,7 @@ def completion_choice(body: dict, max_tokens: int | None = None) -> tuple[str, s
     choice, text, reason = _only_choice(body)
     if text is None or "finish_reason" not in choice:
         raise UnreadableReply(f"it has no choices[0] with text and finish_reason, only {sorted(map(str, choice))}")
-    return text, reason or unsaid_reason(_tokens_told(body, choice), max_tokens), choice
+    return text, reason or unsaid_reason(*_tokens_told(body, choice, text), max_tokens), choice
 
 
 def chunk_choice(event: dict) -> tuple[str, str | None, dict]:
@@ -297,18 +297,23 @@ def chunk_choice(event: dict) -> tuple[str, str | None, dict]:
     return text or "", reason, choice
 
 
-def unsaid_reason(tokens: int | None, max_tokens: int | None) -> str:
+def unsaid_reason(tokens: int | None, last_is_text: bool, max_tokens: int | None) -> str:
     """Why a completion ended that is over without a reason.
 
     Args:
         tokens: how many were written; None where it is not known.
+        last_is_text: whether the last of them is surely no end of sequence.
+        max_tokens: how many were asked for.
 
     Raises:
         UnreadableReply: it cannot be known.
     """
-    if tokens is None or max_tokens is None:
-        raise UnreadableReply("it does not say why it ended (finish_reason), so that an end of the answer is not known")
-    return "stop" if tokens < max_tokens else "length"
+    if tokens is not None and max_tokens is not None:
+        if tokens < max_tokens:
+            return "stop"
+        if last_is_text:
+            return "length"
+    raise UnreadableReply("it does not say why it ended (finish_reason), so that an end of the answer cannot be known")
 
 
 def check_count(body: dict, tokens: Sequence[Token], max_tokens: int) -> None:
@@ -321,7 +326,7 @@ def check_count(body: dict, tokens: Sequence[Token], max_tokens: int) -> None:
         FaultyReply: it is.
     """
     # Some servers count an end of sequence that they do not list, or list one that they do not count.
-    written = len(tokens) - (not tokens[-1].text) if tokens else (_tokens_told(body, {}) or 1) - 1
+    written = len(tokens) - (not tokens[-1].text) if tokens else (_tokens_told(body, {}, "")[0] or 1) - 1
     if written > max_tokens:
         raise too_many_tokens(max_tokens)
 
@@ -347,10 +352,14 @@ def _only_choice(body: dict) -> tuple[dict, str | None, str | None]:
     return choice, text, FINISH_REASONS[reason] if reason else None
 
 
-def _tokens_told(body: dict, choice: dict) -> int | None:
-    """How many tokens a whole completion has by its log-probabilities, or else by its usage; None where neither tells."""
+def _tokens_told(body: dict, choice: dict, text: str) -> tuple[int | None, bool]:
+    """How many tokens a whole completion has, and whether the last is surely none that ends the sequence.
+
+    By its log-probabilities, or else by its usage, which counts such a token; None where neither tells.
+    """
     logprobs, usage = choice.get("logprobs"), body.get("usage")
     if has_tokens(logprobs) and isinstance(listed := logprobs.get("content") or logprobs.get("tokens"), list):
-        return len(listed)
+        last = listed[-1].get("token") if isinstance(listed[-1], dict) else listed[-1]
+        return len(listed), isinstance(last, str) and last != "" and text.endswith(last)
     told = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return told if isinstance(told, int) else None
+    return (told if isinstance(told, int) else None), False
