@@ -40,12 +40,13 @@ _TOO_LONG = re.compile(
     r"|max(imum)? (allowed )?(prompt|input|sequence) length"
     r"|reduce the (length|size|number) of (the|your) (prompt|input|message|token)"
     r"|\b(prompt|inputs?|sequence|token|tokens|request)\b.{0,80}"
-    r"\b(exceed\w*|longer than|larger than|greater than|above|beyond)\b.{0,60}\b(max\w*|limit|capacity|allowed|tokens|length)"
+    r"\b(exceed\w*|longer than|(larger|greater|more) than|above|beyond)\b.{0,60}\b(max\w*|limit|capacity|allowed|tokens|length)"
     r"|\bexceed\w*\b.{0,60}\b(token|prompt|input)\w* (limit|length|count)|range of input length",
     re.I,
 )
 _OTHER_LIMIT = re.compile(
-    r"per.?(minute|min|hour|day|second)\b|rate.?limit|logprobs|(completion|output) tokens|quota|entity|payload|body|batch|\bstop\b",
+    r"per.?(minute|min|hour|day|second)\b|rate.?limit|logprobs|(completion|output) tokens|quota|entity|payload|body|batch"
+    r"|\b(stop|string)\b",
     re.I,
 )
 
