@@ -41,39 +41,46 @@ def events(content: Iterable[bytes], silence: float) -> Iterator[bytes]:
         if after_return and part.startswith(b"\n"):
             part = part[1:]
         after_return = part.endswith(b"\r")
-        first, *rest = _LINE_END.split(part)
+        first, *rest = _LINE_END.split(part) if b"\r" in part else part.split(b"\n")
         begun.append(first)
         if not rest:
             continue
         lines = [b"".join(begun), *rest]
         begun = [lines.pop()]
         for line in lines:
-            for event in _events_of_line(line, data, other if not any_event else None):
+            if line.startswith(b"data:") and not data and _is_whole(value := line[5:].strip()):
+                found = value  # no blank line need follow
+            else:
+                found = _event_of_line(line, data, None if any_event else other)
+            if found:
                 any_event = True
-                yield event
+                yield found
                 waited_since = time.monotonic()
-    for event in (*_events_of_line(b"".join(begun), data, other if not any_event else None), b"\n".join(data)):
-        if event.strip():
+    last = begun[0] if len(begun) == 1 else b"".join(begun)
+    for line in (last, b""):
+        if found := _event_of_line(line, data, None if any_event else other):
             any_event = True
-            yield event.strip()
+            yield found
     if not any_event and (text := b"\n".join(other).strip()):
         yield text
 
 
-def _events_of_line(line: bytes, data: list[bytes], other: list[bytes] | None) -> Iterator[bytes]:
-    """The events that a line ends; what it begins is added to `data`, what is no line of events to `other`."""
+def _is_whole(value: bytes) -> bool:
+    return value == DONE or (value[:1] == b"{" and value[-1:] == b"}")
+
+
+def _event_of_line(line: bytes, data: list[bytes], other: list[bytes] | None) -> bytes:
+    """The event that a line ends, b"" for none; what it begins is added to `data`, what is no line of events to `other`."""
     if not line:
-        if data and (event := b"\n".join(data).strip()):
-            yield event
+        event = b"\n".join(data).strip()
         data.clear()
-        return
+        return event
     name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
     if name == b"data":
-        # Whole by itself: no blank line need follow.
-        if not data and (value.strip() == DONE or (value.lstrip().startswith(b"{") and value.rstrip().endswith(b"}"))):
-            yield value.strip()
-            return
+        if not data and _is_whole(value.strip()):
+            return value.strip()
         if value.strip() or data:
             data.append(value)
     elif other is not None and name not in (b"", b"event", b"id", b"retry"):
         other.append(line)
+    return b""
