@@ -1,6 +1,5 @@
 """Completions that are read token by token while a server writes them: server-sent events -> tokens, going on over failures."""
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -139,6 +138,7 @@ class EventStream:
         self._over = False
         self._received, self._characters = 0, 0
         self._counted = False  # whether the server tells how many tokens it has written
+        self.gives_reason = True  # False once it has ended without a finish reason
         self._token_at = time.monotonic()
         with plain_errors(where, client):
             self._response = respond()
@@ -234,6 +234,7 @@ class EventStream:
 
     def _end_without_reason(self) -> None:
         """Find out why a stream has ended that says [DONE] and no more."""
+        self.gives_reason = False
         self._chunks.end()
         if not self._received:
             raise TransientError(f"{self.where}: the stream has no tokens and no finish reason")
@@ -251,30 +252,28 @@ class EventStream:
         """Read what follows the finish reason, so that the connection can be used again; what goes wrong there is no failure.
 
         Raises:
-            UnreadableReply: the text goes on.
+            FaultyReply: the text goes on.
         """
         if not self._manners.ends:
             self.close()
             return
         stream = self._response.extensions.get("network_stream")
         cut = DEADLINES.cut_after(LAST_WORDS_SECONDS, stream)
+        more = None
         try:
             for event in self._events:
-                if event == DONE:
-                    if self._response.headers.get("server") == CLOSES_AFTER_STREAMS:
-                        break
-                    continue
-                more = None
-                with contextlib.suppress(ServerFailure, UnreadableReply):
-                    more = self._choice(event)
-                if more and more[0]:
-                    raise FaultyReply(f"it writes on behind its finish reason: {more[0][:30]!r}")
-        except (httpx2.HTTPError, httpx2.StreamError, SilentServer):
-            pass
+                if event == DONE and self._response.headers.get("server") == CLOSES_AFTER_STREAMS:
+                    break
+                if event != DONE and (more := self._choice(event)) and more[0]:
+                    break
+        except (httpx2.HTTPError, httpx2.StreamError, SilentServer, ServerFailure, UnreadableReply):
+            more = None
         finally:
             if DEADLINES.is_over(cut):
                 self._manners.ends = False
             self.close()
+        if more and more[0]:
+            raise FaultyReply(f"it writes on behind its finish reason: {more[0][:30]!r}")
 
 
 class ResumedStream:

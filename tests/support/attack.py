@@ -45,8 +45,11 @@ class Attack:
 
     def tried(self) -> tuple[Outcome, str]:
         """What came of it, and what is wrong with that ("" where nothing is)."""
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = self.run(Path(folder))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                outcome = self.run(Path(folder))
+        except AssertionError as wrong:
+            return Outcome(0, 0.0, "", ""), str(wrong).splitlines()[0]
         if outcome.exit_code is None:
             return outcome, f"did not end within {self.seconds:g} s"
         if outcome.exit_code != self.exit_code:

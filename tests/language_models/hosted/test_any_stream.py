@@ -323,3 +323,8 @@ def test_an_error_in_place_of_a_stream_is_told():
 
 def test_events_in_several_lines_of_data():
     assert list(events([b'data: {"a":\ndata: 1}\n\ndata: x\ndata: y\n\n'], 60)) == [b'{"a":\n 1}', b"x\n y"]
+
+
+def test_events_of_parts():
+    body = b": a comment\ndata: 1\n\ndata:2\n\nevent: x\ndata: 3"
+    assert list(events([body[:9], body[9:12], body[12:]], 60)) == [b"1", b"2", b"3"]

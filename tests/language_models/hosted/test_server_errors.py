@@ -17,7 +17,7 @@ from language_models.interface import ContextLengthError, ModelError, SamplingPa
 DOES_NOT_FIT = (
     "This model's maximum context length is 4097 tokens. However, you requested 5000 tokens",
     "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
-    "'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum context length is 4096 tokens and your request has 10 input tokens",
+    "'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum context length is 4096 tokens",
     "You passed 4097 input tokens and requested 1 output tokens. However, the model's context length is only 4096 tokens",
     "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
     "Requested token count exceeds the model's maximum context length of 4096 tokens.",
@@ -34,7 +34,7 @@ DOES_NOT_FIT = (
     "Prompt contains 33000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
     "too many tokens: size limit exceeded by 5 tokens. Try using shorter or fewer inputs",
     "Please reduce the length of the messages or completion.",
-    "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context length of only 4096 tokens",
+    "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context length of only 9",
     "The number of tokens to keep from the initial prompt is greater than the context length.",
     "input length exceeds maximum context length",
     "prompt too long; exceeded max context length by 12 tokens",

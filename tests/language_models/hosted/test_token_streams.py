@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 from doubles import ScriptedServer
-from waiting import wait_until
+from misbehaving_server import MisbehavingServer, head, stream_of
+from waiting import HANG, wait_until
 
 from baselines import average_ensemble, proxy_tuning
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.events import events as data_lines
 from language_models.hosted.http import RetryPolicy
 from language_models.hosted.streams import RECOVERED_TOKENS
 from language_models.hosted.token_texts import TokenReader
@@ -206,6 +206,34 @@ def test_whole_streams_share_one_connection(start_server):
     assert len(connections) == 1
 
 
+def held_open(behind_done: bool):
+    def spoil(exchange):
+        yield head(200, "text/event-stream") + stream_of(exchange.events, done=behind_done)
+        yield None
+
+    return spoil
+
+
+@pytest.mark.parametrize("behind_done", [True, False])
+def test_a_finished_stream_that_stays_open_is_not_waited_for(behind_done, server, monkeypatch):
+    monkeypatch.setattr("language_models.hosted.streams.LAST_WORDS_SECONDS", 0.2)
+    front = MisbehavingServer(server, held_open(behind_done))
+    model, straight = endpoint(front.host, request_timeout=HANG), endpoint(server.host)
+    model.name = straight.name = "base-lm"
+    try:
+        for prompt in ("a", "b"):
+            assert tuple(model.stream(prompt, ASKED)) == straight.complete(prompt, ASKED).tokens
+        assert not model.manners.ends  # the second one was closed at once
+    finally:
+        front.stop()
+
+
+def test_a_connection_that_is_over_in_time_is_not_cut(server):
+    model = endpoint(server.host)
+    list(model.stream("a b c", ASKED))
+    assert model.manners.ends
+
+
 def test_the_key_goes_with_every_request(reply_server):
     seen = []
     server = reply_server(
@@ -222,11 +250,6 @@ def test_the_key_goes_with_every_request(reply_server):
     handler.do_POST = watching
     list(model.stream("x", ASKED))
     assert seen == ["Bearer sk-secret"]
-
-
-def test_data_lines_of_parts():
-    body = b": a comment\ndata: 1\n\ndata:2\n\nevent: x\ndata: 3"
-    assert list(data_lines([body[:9], body[9:12], body[12:]], 60)) == [b"1", b"2", b"3"]
 
 
 def test_top_probability_of_a_streamed_token():
