@@ -1,12 +1,9 @@
-"""The one HTTP client of this program: an OpenAI client with a connection pool of the right size, retries, and plain errors."""
+"""The one HTTP client of this program: an OpenAI client with a connection pool of the right size, and plain errors."""
 
 import contextlib
 import json
-import random
 import re
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -14,31 +11,22 @@ import openai
 
 from command.options import NEUTRAL_API_KEY
 from language_models.hosted.logprobs import FaultyLogprobs, UnreadableReply
+from language_models.hosted.retries import LONGEST_WAIT as LONGEST_WAIT
+from language_models.hosted.retries import RetryPolicy as RetryPolicy
+from language_models.hosted.retries import asked_to_wait
+from language_models.hosted.retries import persist as persist
+from language_models.hosted.retries import seconds_to_wait as seconds_to_wait
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 5.0
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
-LONGEST_RETRY_AFTER = 300.0
 LONGEST_MESSAGE = 300
 # OpenAI, vLLM, SGLang, llama.cpp, Together AI and Fireworks AI each say it in their own way.
 _CONTEXT_LENGTH = re.compile(
     r"context.?(length|size|window)|maximum model length|max_model_len|prompt is too long|max_new_tokens.{0,20}must be <=",
     re.I,
 )
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a failed request is sent again.
-
-    `retries`: how often, where the server answers with a failure or too late. `outage_seconds`: for how long at least, where it
-    cannot be reached at all, as while it is started again; with `retries` 0 not even then.
-    """
-
-    retries: int = 8
-    outage_seconds: float = 0.0
 
 
 def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
@@ -76,38 +64,6 @@ def checked(response: httpx2.Response) -> httpx2.Response:
         inner = body.get("error", body) if isinstance(body, dict) else body
         raise openai.APIStatusError(f"status {response.status_code}", response=response, body=inner)
     return response
-
-
-def persist(attempt: Callable[[], T], retry_policy: RetryPolicy, usage: Usage) -> T:
-    """Call a function again and again until it does not raise TransientError; its last error where the policy gives up.
-
-    Between tries pass 0.5 s doubling up to 8 s, with jitter, or the seconds that the server asks for. `usage` counts the retries.
-    """
-    failures = misses = 0
-    outage_began = None
-    while True:
-        try:
-            return attempt()
-        except TransientError as error:
-            if error.unreachable:
-                misses += 1
-                outage_began = outage_began or time.monotonic()
-                waiting = retry_policy.retries > 0 and time.monotonic() - outage_began < retry_policy.outage_seconds
-                if misses > retry_policy.retries and not waiting:
-                    raise
-            else:
-                failures, misses, outage_began = failures + 1, 0, None
-                if failures > retry_policy.retries:
-                    raise
-            usage.retries += 1
-            time.sleep(seconds_to_wait(error, failures + misses))
-
-
-def seconds_to_wait(error: TransientError, tries: int) -> float:
-    """How long to wait after a failure, the `tries`-th in a row."""
-    if error.retry_after is not None:
-        return error.retry_after
-    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1)
 
 
 def request(
@@ -165,7 +121,7 @@ def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
             message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
         message = plain(f"status {status}: {message}")
         if status in (408, 409, 429) or status >= 500:
-            raise TransientError(message, status, retry_after=_retry_after(error.response)) from None
+            raise TransientError(message, status, retry_after=asked_to_wait(error.response.headers)) from None
         raise ModelError(message, status) from None
     except (openai.APIConnectionError, httpx2.TransportError) as error:
         # While a stream is read, the errors are httpx2's own.
@@ -186,15 +142,6 @@ def answers(client: openai.OpenAI) -> bool:
     except openai.APIConnectionError:
         return False
     return True
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """The seconds that a server's Retry-After asks for, at most some minutes; None without one (dates are not looked at)."""
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return min(seconds, LONGEST_RETRY_AFTER) if seconds > 0 else None
 
 
 def _body(content: bytes, usage: Usage) -> dict:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy, persist
-from language_models.hosted.probe import ServerReport
+from language_models.hosted.retries import RetryPolicy, persist
+from language_models.hosted.server_report import ServerReport
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.interface import (
     Completion,
