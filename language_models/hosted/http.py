@@ -14,7 +14,6 @@ from language_models.hosted.logprobs import FaultyLogprobs, UnreadableReply
 from language_models.hosted.retries import LONGEST_WAIT as LONGEST_WAIT
 from language_models.hosted.retries import RetryPolicy as RetryPolicy
 from language_models.hosted.retries import asked_to_wait
-from language_models.hosted.retries import persist as persist
 from language_models.hosted.retries import seconds_to_wait as seconds_to_wait
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 
@@ -40,7 +39,7 @@ def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
 
 
 def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.OpenAI:
-    """An OpenAI client that sends each request once (see `persist`).
+    """An OpenAI client that sends each request once (see retries.persist).
 
     Args:
         host: base URL such as http://localhost:8000/v1; None for OpenAI itself.

@@ -1,7 +1,10 @@
 """The requests of a probe: those of a run, with less patience, and with word of how far it is."""
 
+import contextlib
+import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ABILITY_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
 SILENCE_SECONDS = 10.0  # that a server may take for one answer, however little --max_outage allows in all
+SAY_AFTER, SAY_EVERY = 10.0, 60.0  # seconds of waiting
+POLL_SECONDS = 0.2  # a wait without a limit would keep signals from being handled
 
 
 @dataclass
@@ -29,6 +34,52 @@ class Progress:
     def answered(self) -> None:
         """Note that the server has answered."""
         self.trouble, self.answered_at = "", time.monotonic()
+
+
+class ProbeWait:
+    """Somebody waiting for the probe of a server: not in silence, and not for ever.
+
+    Args:
+        where: the model and its host.
+        limit: seconds for all requests of the probe together; a server that answers within SILENCE_SECONDS may take longer.
+        request_timeout, retries: of one request; for what is said.
+        say: told what is waited for, after SAY_AFTER seconds and then every SAY_EVERY.
+    """
+
+    def __init__(self, where: str, limit: float, request_timeout: float, retries: int, say: Callable[[str], None]):
+        self.where, self.limit, self.say = where, limit, say
+        in_all = "" if limit == math.inf else f" at most {limit:g} s in all (--max_outage),"
+        self.rules = (
+            f"{in_all} {request_timeout:g} s for one answer (--request_timeout), "
+            f"{retries} tries after a failure (--max_retries)"
+        )
+        self.progress = Progress()
+
+    def until_done(self, probing: "Future[T]") -> T:
+        """What the probe has found.
+
+        Raises:
+            TransientError: it took too long.
+            ModelError: its own.
+        """
+        began = time.monotonic()
+        say_at = began + SAY_AFTER
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return probing.result(POLL_SECONDS)
+            if probing.done():
+                return probing.result()
+            now = time.monotonic()
+            if now > began + self.limit and now > self.progress.answered_at + SILENCE_SECONDS:
+                what = self.progress.trouble or f"{self.where}: no answer to a request for {self.progress.asks_for}"
+                raise TransientError(f"{what}; waited for {now - began:.0f} s (--max_outage {self.limit:g})")
+            if now > say_at:
+                say_at = now + SAY_EVERY
+                trouble = f" ({self.progress.trouble})" if self.progress.trouble else ""
+                self.say(
+                    f"waiting for {self.where} to answer a request for {self.progress.asks_for}{trouble}; "
+                    f"{now - began:.0f} s so far,{self.rules}"
+                )
 
 
 class ProbeRequests:
