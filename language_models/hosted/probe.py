@@ -68,7 +68,6 @@ class Probe:
         """
         report, endpoint = self.report, self.endpoint
         listed = self._list_models()
-        self.progress.asks_for = "what it tells of itself"
         add_facts(self._told, report)
         written: tuple[Token, ...] = ()
         try:

@@ -79,6 +79,7 @@ class Replicas:
         self._clock = clock
         self._health = [_Health() for _ in endpoints]
         self._asking = 0  # requests that are being answered
+        self._answered_at = clock()
         self._told_to_wait = False
         self._lock = threading.Lock()
 
@@ -163,7 +164,7 @@ class Replicas:
                 self.endpoints[i].count(spent)
                 usage.add(spent)
 
-        completion = persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage(), self._waiting)
+        completion = persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage(), self._waiting())
         return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
 
     def stream(self, order: list[int], prompt: str, params: SamplingParams) -> TokenStream:
@@ -184,7 +185,7 @@ class Replicas:
                     self.endpoints[i].count(Usage(retries=1))
                     raise
 
-            return persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage(), self._waiting)
+            return persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage(), self._waiting())
 
         def failed(error: TransientError) -> None:
             self.endpoints[asked].count(Usage(retries=1))
@@ -217,13 +218,20 @@ class Replicas:
         soon = [error for error in failures if error.retry_after is None]
         raise soon[-1] if soon else min(failures, key=lambda error: error.retry_after)
 
-    def _waiting(self, error: TransientError, seconds: float) -> None:
-        """Say once that a failure holds all samples, where it does so for long."""
-        with self._lock:
-            if seconds < LONG_WAIT or self._asking or self._told_to_wait or self._all_left_out:
-                return
-            self._told_to_wait = True
-        self._warn(f"warning: {error}; asking again in {seconds:.0f} s, {self.retry_policy.in_words(error)}")
+    def _waiting(self) -> Callable[[TransientError, float], None]:
+        """What says, once for all samples, that a request is held for long, and with it every other."""
+        began = self._clock()
+
+        def waiting(error: TransientError, seconds: float) -> None:
+            with self._lock:
+                short = self._clock() + seconds < began + LONG_WAIT
+                others = self._asking or self._answered_at > began
+                if short or others or self._told_to_wait or self._all_left_out:
+                    return
+                self._told_to_wait = True
+            self._warn(f"warning: {error}; asking again in {seconds:.0f} s, {self.retry_policy.in_words(error)}")
+
+        return waiting
 
     def _worth_asking(self, order: list[int]) -> Iterator[int]:
         """The servers that are not left out, or whose time has come to be tried again; all of them if there is none."""
@@ -248,7 +256,7 @@ class Replicas:
     def _answered(self, i: int) -> None:
         health = self._health[i]
         with self._lock:
-            told, self._told_to_wait = self._told_to_wait, False
+            told, self._told_to_wait, self._answered_at = self._told_to_wait, False, self._clock()
             health.failures = 0
             if health.out_until is None and not told:
                 return

@@ -104,14 +104,16 @@ class _Patience:
             if self._failures > policy.retries:
                 raise error
         seconds = seconds_to_wait(error, self._failures + self._misses + self._limits)
+        if by_time and error.retry_after is None:
+            seconds = min(seconds, left)
         if error.retry_after is not None and seconds > left:
             longest = policy.rate_limit_seconds if by_time else policy.outage_seconds
             raise _given_up(
                 error, f"the server asks to wait for {seconds:.0f} s, and --max_outage allows {longest:g} s in all"
             )
-        if now + seconds > policy.until:
+        if now >= policy.until or (error.retry_after is not None and now + seconds > policy.until):
             raise _given_up(error, f"--max_outage {policy.outage_seconds:g} (seconds) is over")
-        return seconds
+        return min(seconds, policy.until - now)  # a last try at its end
 
 
 def _given_up(error: TransientError, why: str) -> TransientError:
