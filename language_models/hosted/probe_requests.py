@@ -127,8 +127,13 @@ class ProbeRequests:
         """The reply to a request for an ability; None where the server refuses it or says nothing that can be read."""
         timeout = self.seconds(ABILITY_SECONDS)
 
-        def attempt() -> dict:
-            return self.endpoint.ask(prompt, params, Usage(), lambda body: body, timeout)
+        def attempt() -> dict | None:
+            try:
+                return self.endpoint.ask(prompt, params, Usage(), lambda body: body, timeout)
+            except TransientError as error:
+                if error.status is None and not error.unreachable:
+                    return None
+                raise
 
         try:
             return self.persist("what it can do", attempt, 1)
