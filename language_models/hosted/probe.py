@@ -227,7 +227,7 @@ class Probe:
         for options in STREAM_OPTIONS:
             self.endpoint.stream_options = options
             why_not = self._why_not_streamed(self.asked.logprobs)
-            if why_not is None or not why_not.refused:
+            if why_not is None:
                 break
         readable = why_not is None
         report.stream_options = self.endpoint.stream_options if readable else {}
@@ -255,7 +255,7 @@ class Probe:
             except ContextLengthError:
                 raise
             except ModelError as error:
-                return _NotStreamed(str(error), error.status in REFUSALS, any(begun))
+                return _NotStreamed(str(error), any(begun))
             if any(token.text for token in tokens):
                 break
         return None
@@ -267,12 +267,9 @@ class Probe:
         report.max_logprobs = 0
         for asked, less in zip(LOGPROBS_STEPS, (*LOGPROBS_STEPS[1:], 0), strict=True):
             choices = _choices(self.requests.reply(prompt, self._once(1, asked)))
-            tokens = _tokens(choices[0]) if choices else []
-            if not tokens:
+            found = _listed(choices[0]) if choices else 0
+            if not found:
                 continue
-            logprobs = choices[0]["logprobs"]
-            tops = logprobs.get("top_logprobs") if not logprobs.get("content") else [tokens[0].get("top_logprobs")]
-            found = len(tops[0]) if tops and isinstance(tops[0], dict | list) else 1
             # Some fewer are keys that have collapsed; many fewer are a limit that is not spoken of.
             report.max_logprobs = asked if found > less else max(1, found)
             break
@@ -310,10 +307,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class _NotStreamed:
-    """Why streams are not used; whether the server refuses them, and whether it has begun one."""
+    """Why streams are not used, and whether the server has begun one."""
 
     words: str
-    refused: bool
     begun: bool
 
 
@@ -323,10 +319,16 @@ def _choices(body: dict | None) -> list[dict]:
     return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
 
 
-def _tokens(choice: dict) -> list:
-    """What stands per token in the log-probabilities of a choice, in either of the two shapes; empty for none."""
+def _listed(choice: dict) -> int:
+    """How many log-probabilities a choice has of its first token, in either of the two shapes."""
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, dict):
-        return []
-    found = logprobs.get("content") or logprobs.get("tokens")
-    return found if isinstance(found, list) else []
+        return 0
+    content, tops = logprobs.get("content"), logprobs.get("top_logprobs")
+    if content and isinstance(content, list):
+        first = content[0].get("top_logprobs") if isinstance(content[0], dict) else None
+    elif logprobs.get("tokens"):
+        first = tops[0] if tops and isinstance(tops, list) else None
+    else:
+        return 0
+    return len(first) if isinstance(first, dict | list) else 1
