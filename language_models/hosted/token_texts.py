@@ -277,6 +277,6 @@ def completion_choice(body: dict) -> tuple[str, str, dict]:
         raise UnreadableReply(f"it has no choices[0] with text and finish_reason, only {sorted(body)}") from None
     if not isinstance(text, str):
         raise UnreadableReply("its text is no string")
-    if reason not in FINISH_REASONS:
+    if not isinstance(reason, str | None) or reason not in FINISH_REASONS:
         raise UnreadableReply(f"the server broke the completion off (finish_reason {reason!r})")
     return text, FINISH_REASONS[reason], choice

@@ -85,7 +85,7 @@ def odd_server(shape, path, value, odd, status):
     return handle, asked
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     shape=st.sampled_from(SHAPES),
     path=st.sampled_from(PATHS),
