@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_threads", type=int, default=JudgeSettings.num_threads)
     parser.add_argument("--request_timeout", type=float, default=JudgeSettings.request_timeout)
     parser.add_argument("--max_retries", type=int, default=JudgeSettings.max_retries)
+    parser.add_argument("--max_outage", type=float, default=JudgeSettings.max_outage)
     return parser
 
 

@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--num_threads", type=int, default=8)
     group.add_argument("--request_timeout", type=float, default=600.0)
     group.add_argument("--max_retries", type=int, default=8)
+    group.add_argument("--max_outage", type=float, default=JudgeSettings.max_outage)
     group = parser.add_argument_group("results")
     group.add_argument("--npout", default="", metavar="FILE", help="scores as a NumPy array, NaN for skipped rows")
     group.add_argument("--save", metavar="FILE", help="all figures and scores as JSON")

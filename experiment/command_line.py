@@ -121,14 +121,20 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "calls",
         "how the models are asked: streamed (fast), published (the requests of the published program), or auto: streamed where the "
-        "servers can; the answers are the same",
+        "servers can (a model by itself: published); the answers are the same",
         metavar="|".join(CALLS),
     )
     option("request_timeout", "seconds that a server may stay silent", type=float, metavar="S")
     option(
         "max_retries", "how often a failed request is sent again, after 0.5 s doubling to 8 s", type=int, metavar="N"
     )
-    option("max_outage", "seconds that a server may be unreachable (restarting) meanwhile", type=float, metavar="S")
+    option(
+        "max_outage",
+        "seconds that a server may be unreachable (restarting) or limit the rate of requests meanwhile, and that its first answers "
+        "may take in all",
+        type=float,
+        metavar="S",
+    )
     group = parser.add_argument_group("scoring of the judged data sets")
     option("judge", "auto, or none to leave them unscored", metavar="auto|none")
     for name, how in JUDGE_OPTIONS.items():

@@ -43,13 +43,16 @@ def connect(
     in_process = [model for model in settings.models.values() if model.in_process]
     loaded = local_models(settings, in_process, servers) if in_process else {}
     served_here = embedded_hosts(settings, data_set, examples, builders, servers)
-    retry_policy = RetryPolicy(settings.max_retries, settings.max_outage)
+    retry_policy = RetryPolicy(settings.max_retries, settings.max_outage, settings.max_outage)
+    # A server of this process is there, however slow it is.
+    own_policy = RetryPolicy(settings.max_retries, settings.max_outage)
     models = {}
     for role, model in settings.models.items():
         if role in loaded:
             models[role] = loaded[role]
             continue
         option = f"--{role}_host"
+        policy = retry_policy if model.host else own_policy
         endpoints = [
             OpenAIEndpoint(
                 model.name,
@@ -57,18 +60,17 @@ def connect(
                 api_key=api_key(model.api_key_env, "the key of " + role) if model.api_key_env else NEUTRAL_API_KEY,
                 max_connections=STREAMS_PER_SAMPLE * settings.num_threads,
                 request_timeout=settings.request_timeout,
-                retry_policy=retry_policy,
+                retry_policy=policy,
                 end_names=settings.end_tokens,
             )
             for host in split_hosts(model.host or served_here[model.name], option)
         ]
-        replicas = Replicas(endpoints, retry_policy, COMMAND.note)
+        replicas = Replicas(endpoints, policy, COMMAND.note)
         try:
             reports = replicas.probe(
                 model.logprobs,
                 family_name(model.name),
-                temperature=settings.base_temperature,  # of all requests that log-probabilities are read of
-                top_p=settings.base_top_p if settings.exp == "nudging" else 1.0,
+                **asked_sampling(settings, role),
             )
         except ModelError as error:
             raise ModelError(f"{option}: {error}") from None
@@ -81,6 +83,16 @@ def connect(
                 report.engine, report.device = told
         models[role] = replicas
     return models
+
+
+def asked_sampling(settings: RunSettings, role: str) -> dict[str, float]:
+    """The temperature and top_p of a run's requests to the model of a role."""
+    model = settings.models[role]
+    if settings.exp == "baseline":  # all models are asked alike
+        return {"temperature": settings.base_temperature, "top_p": 1.0}
+    if settings.exp == "nudging" and role == "nudging":  # as published, without a top_p of its own
+        return {"temperature": model.temperature, "top_p": 1.0}
+    return {"temperature": model.temperature, "top_p": model.top_p}
 
 
 def local_models(

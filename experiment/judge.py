@@ -56,7 +56,9 @@ def open_judge(
     Raises:
         OptionError, EmbeddedServerError, ModelError: a model of this process cannot be loaded.
     """
-    requests = {"request_timeout": settings.request_timeout, "max_retries": settings.max_retries, "say": say}
+    requests = {name: getattr(settings, name) for name in ("request_timeout", "max_retries", "max_outage")} | {
+        "say": say
+    }
     if not settings.is_own(name):
         key = settings.key or NEUTRAL_API_KEY
         yield HostedChatModel(name, settings.judge_host, key, num_threads=settings.num_threads, **requests)

@@ -1,5 +1,6 @@
 """Which judge scores answers, if any: the options of run_api.py and eval_utils.py that concern it."""
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class JudgeSettings:
     num_threads: int = 20
     request_timeout: float = 600.0
     max_retries: int = 8
+    max_outage: float = 300.0
 
     def __post_init__(self):
         choices = {"judge": JUDGES, "unreadable_judgements": UNREADABLE_JUDGEMENTS, "dtype": DTYPES}
@@ -73,6 +75,8 @@ class JudgeSettings:
         if self.judge == "auto" and self.judge_model and not self.judge_host:
             self._check_file(self.judge_model)
         check_requests(self.num_threads, self.request_timeout, self.max_retries)
+        if not 0 <= self.max_outage < math.inf:
+            raise OptionError(f"--max_outage must be 0 or more; it is {self.max_outage!r}")
 
     def _check_file(self, name: str) -> None:
         if is_gguf(name):

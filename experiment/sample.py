@@ -19,12 +19,21 @@ from language_models.chat_templates import PromptWriter
 from language_models.hosted.gguf_file import gguf_prompt_writer
 from language_models.hosted.http import shorten
 from language_models.hosted.llama_cpp import gguf_path, is_gguf
-from language_models.interface import ContextLengthError, Metered, ModelError, SamplingParams, SharedModel
+from language_models.interface import (
+    ContextLengthError,
+    LanguageModel,
+    Metered,
+    ModelError,
+    SamplingParams,
+    SharedModel,
+)
 from language_models.local.chat_template import named_prompt_writer, tokenizer_prompt_writer
 from language_models.local.loading import load_tokenizer
 from nudging import nudge
 from utils import apply_instruct_template, recognise_family
 
+# Statuses of gateways that wait no longer for an answer that is written behind them.
+CUT_BY_GATEWAYS = (504, 524)
 # A base model is asked in plain text; these are asked in the template that they were trained on.
 ALIGNED_ROLES = ("nudging", "proxy_chat")
 
@@ -151,13 +160,15 @@ def used_request_mode(settings: RunSettings, models: dict[str, SharedModel]) -> 
     Raises:
         ModelError: --calls asks for streams, and a server has none.
     """
-    if settings.calls == "published" or settings.exp in ("base_only", "nudging_only"):
-        return "published"  # one request for each answer
+    single = settings.exp in ("base_only", "nudging_only")
+    if settings.calls == "published" or (single and settings.calls == "auto"):
+        return "published"  # with one model: one request for each answer, which no break in a stream can cut into two
     without = [role for role, model in models.items() if not model.streams(settings.models[role].logprobs is not None)]
     if without and settings.calls == "streamed":
-        raise ModelError(
-            f"--calls streamed: the server of --{without[0]}_model streams no tokens with log-probabilities; use --calls auto"
-        )
+        reports = models[without[0]].report
+        told = [report.get("why_not_streamed") for report in (reports if isinstance(reports, list) else [reports])]
+        why = next(filter(None, told), "its server streams no tokens that can be read")
+        raise ModelError(f"--calls streamed: --{without[0]}_model: {why}; use --calls auto")
     return "published" if without else "streamed"
 
 
@@ -242,9 +253,36 @@ def decode(
         )
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
     ((role, model),) = settings.models.items()
+    params = SamplingParams(settings.max_token_total, model.temperature, model.top_p)
+    ask = whole_answer if request_mode == "published" else streamed_answer
     try:
-        params = SamplingParams(settings.max_token_total, model.temperature, model.top_p)
-        completion = models[role].complete(prompts[role], params)
+        text, stop_reason = ask(models[role], prompts[role], params)
     except ContextLengthError:
         return {"raw_answer": "", "stop_reason": "context_length"}
-    return {"raw_answer": completion.text, "stop_reason": completion.finish_reason}
+    return {"raw_answer": text, "stop_reason": stop_reason}
+
+
+def whole_answer(model: LanguageModel, prompt: str, params: SamplingParams) -> tuple[str, str]:
+    """A model's answer by one request: its text, and why it ends.
+
+    Raises:
+        ContextLengthError, ModelError: see LanguageModel.complete.
+    """
+    try:
+        completion = model.complete(prompt, params)
+    except ModelError as error:
+        if error.status in CUT_BY_GATEWAYS:
+            advice = "a gateway that cuts answers which take long may let them pass with --calls streamed"
+            raise ModelError(f"{error}; {advice}", error.status) from None
+        raise
+    return completion.text, completion.finish_reason
+
+
+def streamed_answer(model: LanguageModel, prompt: str, params: SamplingParams) -> tuple[str, str]:
+    """The same answer, read while it is written."""
+    stream = model.stream(prompt, params)
+    try:
+        text = "".join(token.text for token in stream)
+        return text, stream.finish_reason
+    finally:
+        stream.close()

@@ -94,7 +94,7 @@ class RunSettings:
     dtype: str = "auto"
     request_timeout: float = JudgeSettings.request_timeout
     max_retries: int = JudgeSettings.max_retries
-    max_outage: float = 300.0
+    max_outage: float = JudgeSettings.max_outage
     judge: str = JudgeSettings.judge
     judge_model: str | None = JudgeSettings.judge_model
     judge_host: str | None = JudgeSettings.judge_host
@@ -121,7 +121,7 @@ class RunSettings:
         _check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
         self.shard_of  # noqa: B018  raises what is wrong with it
         _check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
-        for option in ("base_temperature", "nudging_temperature", "max_outage"):
+        for option in ("base_temperature", "nudging_temperature"):
             _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
         for option in ("base_top_p", "nudging_top_p"):
             _check(0 < getattr(self, option) <= 1, option, "must be above 0 and at most 1", getattr(self, option))

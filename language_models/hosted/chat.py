@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 from command.options import without_password
-from language_models.hosted.http import RetryPolicy, make_client, make_http, persist, request
+from language_models.hosted.http import make_client, make_http, request
 from language_models.hosted.logprobs import UnreadableReply
+from language_models.hosted.retries import LONGEST_WAIT, RetryPolicy, persist
 from language_models.interface import ChatReply, ContextLengthError, ModelError, TransientError, Usage
 
 REFUSALS = (400, 422, 501)
@@ -41,6 +42,7 @@ class HostedChatModel:
         say: told, once, what the server refuses.
         schema: the JSON schema of replies, for servers that can hold a model to one; by default they are any JSON object.
         max_tokens: most tokens of a reply; by default the server's own limit.
+        max_outage: seconds for which a question is asked again where the server limits the rate of requests.
     """
 
     def __init__(
@@ -55,16 +57,18 @@ class HostedChatModel:
         say: Callable[[str], None],
         schema: dict | None = None,
         max_tokens: int | None = None,
+        max_outage: float = 300.0,
     ):
         self.name, self.num_threads, self.say = name, num_threads, say
         shown = host or os.environ.get("OPENAI_BASE_URL")  # which OpenAI's client takes
         self.where = f"judge {name} at {without_password(shown) if shown else 'OpenAI'}"
         self.client = make_client(host, api_key, make_http(num_threads, request_timeout))
-        self.retry_policy = RetryPolicy(max_retries)
+        self.retry_policy = RetryPolicy(max_retries, rate_limit_seconds=max_outage)
         form: dict = {"type": "json_object"}
         if schema:
             form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
         self._fields = {"temperature": 0, "response_format": form} | ({"max_tokens": max_tokens} if max_tokens else {})
+        self._told_to_wait = False
         self._settling = threading.Lock()
         self._left_out: tuple[str, ...] = ()
         self._taken = False  # whether the server has taken a request without what is left out
@@ -127,7 +131,15 @@ class HostedChatModel:
                     raise ModelError(str(error), error.status) from None
                 raise
 
-        return persist(send, self.retry_policy, Usage())
+        reply = persist(send, self.retry_policy, Usage(), self._waiting)
+        self._told_to_wait = False
+        return reply
+
+    def _waiting(self, error: TransientError, seconds: float) -> None:
+        """Say of a long wait that it is one: once, until the server answers again."""
+        if seconds >= LONGEST_WAIT / 2 and not self._told_to_wait:
+            self._told_to_wait = True
+            self.say(f"warning: {error}; asking again, {self.retry_policy.in_words(error)}")
 
     def _told(self, error: ModelError) -> str:
         """What the server says, without its name, in which words may stand that are none of a message."""

@@ -1,11 +1,8 @@
-"""The one HTTP client of this program: an OpenAI client with a connection pool of the right size, retries, and plain errors."""
+"""The one HTTP client of this program: an OpenAI client with a connection pool of the right size, and plain errors."""
 
 import contextlib
 import json
-import random
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -14,27 +11,17 @@ import openai
 from command.options import NEUTRAL_API_KEY
 from language_models.hosted.bounds import bound_body
 from language_models.hosted.logprobs import FaultyLogprobs, FaultyReply, UnreadableReply
+from language_models.hosted.retries import LONGEST_WAIT as LONGEST_WAIT
+from language_models.hosted.retries import RetryPolicy as RetryPolicy
+from language_models.hosted.retries import asked_to_wait
+from language_models.hosted.retries import seconds_to_wait as seconds_to_wait
 from language_models.hosted.server_errors import ServerError, ServerFailure, error_in, error_of_reply
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 HEALTH_SECONDS = 5.0
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
-LONGEST_RETRY_AFTER = 300.0
 LONGEST_MESSAGE = 300
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a failed request is sent again.
-
-    `retries`: how often, where the server answers with a failure or too late. `outage_seconds`: for how long at least, where it
-    cannot be reached at all, as while it is started again; with `retries` 0 not even then.
-    """
-
-    retries: int = 8
-    outage_seconds: float = 0.0
 
 
 def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
@@ -48,7 +35,7 @@ def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
 
 
 def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.OpenAI:
-    """An OpenAI client that sends each request once (see `persist`).
+    """An OpenAI client that sends each request once (see retries.persist).
 
     Args:
         host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
@@ -72,38 +59,6 @@ def checked(response: httpx2.Response) -> httpx2.Response:
         inner = body.get("error", body) if isinstance(body, dict) else body
         raise openai.APIStatusError(f"status {response.status_code}", response=response, body=inner)
     return response
-
-
-def persist(attempt: Callable[[], T], retry_policy: RetryPolicy, usage: Usage) -> T:
-    """Call a function again and again until it does not raise TransientError; its last error where the policy gives up.
-
-    Between tries pass 0.5 s doubling up to 8 s, with jitter, or the seconds that the server asks for. `usage` counts the retries.
-    """
-    failures = misses = 0
-    outage_began = None
-    while True:
-        try:
-            return attempt()
-        except TransientError as error:
-            if error.unreachable:
-                misses += 1
-                outage_began = outage_began or time.monotonic()
-                waiting = retry_policy.retries > 0 and time.monotonic() - outage_began < retry_policy.outage_seconds
-                if misses > retry_policy.retries and not waiting:
-                    raise
-            else:
-                failures, misses, outage_began = failures + 1, 0, None
-                if failures > retry_policy.retries:
-                    raise
-            usage.retries += 1
-            time.sleep(seconds_to_wait(error, failures + misses))
-
-
-def seconds_to_wait(error: TransientError, tries: int) -> float:
-    """How long to wait after a failure, the `tries`-th in a row."""
-    if error.retry_after is not None:
-        return error.retry_after
-    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries - 1, 10)) * random.uniform(0.75, 1)
 
 
 def request(
@@ -183,15 +138,6 @@ def answers(client: openai.OpenAI) -> bool:
     return True
 
 
-def _retry_after(response: httpx2.Response) -> float | None:
-    """The seconds that a server's Retry-After asks for, at most some minutes; None without one (dates are not looked at)."""
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return min(seconds, LONGEST_RETRY_AFTER) if seconds > 0 else None
-
-
 def _refusal(error: ServerError, plain: Callable[[str], str], response: httpx2.Response | None, how: str) -> ModelError:
     """What a server's error is to us; `how` it came stands in front of its words."""
     status, message = error.status, error.message
@@ -201,7 +147,9 @@ def _refusal(error: ServerError, plain: Callable[[str], str], response: httpx2.R
         message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
     message = plain(f"{how}: {message}")
     if error.passes:
-        return TransientError(message, status, retry_after=None if response is None else _retry_after(response))
+        return TransientError(
+            message, status, retry_after=None if response is None else asked_to_wait(response.headers)
+        )
     return ModelError(message, status)
 
 

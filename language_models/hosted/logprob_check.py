@@ -5,10 +5,22 @@ an open beginning; no two positions of different texts have the same probability
 thinks of the next token does not depend on how it is going to be drawn.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from language_models.interface import END_OF_SEQUENCE, ContextLengthError, Token
+from language_models.hosted.background import begin
+from language_models.hosted.probe_requests import ProbeRequests
+from language_models.hosted.refused_fields import REFUSALS
+from language_models.hosted.server_report import ServerReport
+from language_models.interface import (
+    END_OF_SEQUENCE,
+    ContextLengthError,
+    ModelError,
+    ProbabilityError,
+    SamplingParams,
+    Token,
+)
 
 # Servers that draft (speculative decoding) draft here: by the last few tokens, or, as llama.cpp's ngram-simple, where what follows
 # them has not begun to repeat within a dozen tokens.
@@ -20,6 +32,73 @@ CERTAIN = -1e-6  # above it a log-probability is 0, but for rounding
 SAME_PROBABILITY = 0.3
 
 REMEDY = "The model's own are needed, before temperature and sampling (vLLM: --logprobs-mode raw_logprobs)"
+
+
+def check_logprobs(
+    requests: ProbeRequests,
+    report: ServerReport,
+    asked: SamplingParams,
+    written: Sequence[Token],
+    prompts: Sequence[str],
+) -> None:
+    """Refuse log-probabilities that no model gives; where only those of streams are such, say so and do without streams.
+
+    Args:
+        requests: how the server is asked.
+        report: of the server; says whether it streams.
+        asked: what the run's requests ask for, at enough tokens.
+        written: what the model has written after the first prompt.
+        prompts: open beginnings.
+
+    Raises:
+        ProbabilityError: those of whole completions are such.
+        ModelError: the server does not answer.
+    """
+    drawn = asked.temperature != 1 or asked.top_p != 1
+
+    @functools.cache
+    def first_top(prompt: str) -> dict[str, float]:
+        try:
+            undrawn = SamplingParams(1, 1.0, 1.0, asked.logprobs)
+            return dict(requests.complete("log-probabilities", prompt, undrawn).tokens[0].top)
+        except ModelError as error:
+            if error.status in REFUSALS and not isinstance(error, ContextLengthError):
+                return {}  # the run does not ask for this: nothing is known then
+            raise
+
+    def streamed(prompt: str) -> list[Token]:
+        return requests.stream(prompt, asked, [])
+
+    def completed(prompt: str) -> tuple[Token, ...]:
+        return requests.complete("log-probabilities", prompt, asked).tokens
+
+    # Side by side: a server writes several short texts in the time of one.
+    writing = {
+        (form, prompt): begin(functools.partial(form, prompt))
+        for form in ([streamed] if report.streams_logprobs else []) + [completed]
+        for prompt in (prompts[1], *REPEATING_PROMPTS)
+    }
+
+    def check(form: Callable[[str], Sequence[Token]]) -> None:
+        def write(prompt: str) -> Sequence[Token]:
+            return writing[form, prompt].result() if (form, prompt) in writing else form(prompt)
+
+        # Without lists of the most probable tokens only the drawn token's probability is seen.
+        lists_top = requests.endpoint.reader.lists_top
+        fault = find_fault(written, prompts[1:], write, first_top if drawn and lists_top else None)
+        if fault:
+            raise ProbabilityError(f"{requests.endpoint.where}: {fault}")
+
+    if report.streams_logprobs:
+        try:
+            check(streamed)
+        except ContextLengthError:
+            raise
+        except ModelError as error:
+            report.streams_logprobs, report.why_not_streamed = False, str(error)
+            report.warnings.append(f"the streams of {report.host} are not used: {error}")
+    # Runs that use streams ask for whole completions too: --calls published, and where another model's server has none.
+    check(completed)
 
 
 def find_fault(

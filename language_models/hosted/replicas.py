@@ -3,16 +3,20 @@
 Keeping to one server keeps its prefix cache warm: the prompts of one sample each continue the one before.
 """
 
+import functools
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from language_models.hosted.background import begin
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy, persist
-from language_models.hosted.probe import ServerReport
+from language_models.hosted.probe_requests import ProbeWait, Progress
+from language_models.hosted.retries import RetryPolicy, persist
+from language_models.hosted.server_report import ServerReport
 from language_models.hosted.streams import EventStream, ResumedStream
 from language_models.interface import (
     Completion,
@@ -27,6 +31,7 @@ from language_models.interface import (
 T = TypeVar("T")
 
 FAILURES_IN_A_ROW = 3
+LONG_WAIT = 10.0  # seconds; one that is not passed over in silence
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 300.0  # seconds that a replica is left out, doubling
 
 
@@ -73,6 +78,9 @@ class Replicas:
         self._warn = warn
         self._clock = clock
         self._health = [_Health() for _ in endpoints]
+        self._asking = 0  # requests that are being answered
+        self._answered_at = clock()
+        self._told_to_wait = False
         self._lock = threading.Lock()
 
     @property
@@ -106,16 +114,29 @@ class Replicas:
     def probe(
         self, logprobs: int | None, family: str = "", *, temperature: float = 0.0, top_p: float = 1.0
     ) -> list[ServerReport]:
-        """Probe every server (see OpenAIEndpoint.probe); one that cannot be reached is left out for now, unless all are.
+        """Probe all servers side by side (see OpenAIEndpoint.probe); one that does not answer is left out for now, unless all are.
 
         Raises:
-            ModelError: no server can be reached, or one cannot do what is needed.
+            ModelError: no server answers, or one cannot do what is needed.
         """
+        limit = math.inf if self.retry_policy.rate_limit_seconds is None else self.retry_policy.outage_seconds
+        waits = [
+            ProbeWait(endpoint.where, limit, endpoint.request_timeout, self.retry_policy.retries, self._warn)
+            for endpoint in self.endpoints
+        ]
+
+        def probe(endpoint: OpenAIEndpoint, progress: Progress) -> ServerReport:
+            return endpoint.probe(logprobs, family, temperature=temperature, top_p=top_p, progress=progress)
+
+        probing = [
+            begin(functools.partial(probe, endpoint, wait.progress))
+            for endpoint, wait in zip(self.endpoints, waits, strict=True)
+        ]
         reports: list[ServerReport] = []
         missing: list[tuple[int, TransientError]] = []
-        for i, endpoint in enumerate(self.endpoints):
+        for i, (endpoint, wait) in enumerate(zip(self.endpoints, waits, strict=True)):
             try:
-                reports.append(endpoint.probe(logprobs, family, temperature=temperature, top_p=top_p))
+                reports.append(wait.until_done(probing[i]))
             except TransientError as error:
                 missing.append((i, error))
                 reports.append(ServerReport(endpoint.shown_host, self.name, warnings=[str(error)]))
@@ -143,7 +164,7 @@ class Replicas:
                 self.endpoints[i].count(spent)
                 usage.add(spent)
 
-        completion = persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage())
+        completion = persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage(), self._waiting())
         return Completion(completion.text, completion.tokens, completion.finish_reason, usage)
 
     def stream(self, order: list[int], prompt: str, params: SamplingParams) -> TokenStream:
@@ -164,7 +185,7 @@ class Replicas:
                     self.endpoints[i].count(Usage(retries=1))
                     raise
 
-            return persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage())
+            return persist(lambda: self._ask_in_turn(order, ask), self.retry_policy, Usage(), self._waiting())
 
         def failed(error: TransientError) -> None:
             self.endpoints[asked].count(Usage(retries=1))
@@ -173,19 +194,44 @@ class Replicas:
         return ResumedStream(open_after, params, self.retry_policy.retries, failed)
 
     def _ask_in_turn(self, order: list[int], ask: Callable[[int], T]) -> T:
-        for i in self._worth_asking(order):
-            try:
-                answer = ask(i)
-            except TransientError as error:
-                failure = error
-                self._failed(i, error)
-            except ModelError:  # an answer all the same
-                self._answered(i)
-                raise
-            else:
-                self._answered(i)
-                return answer
-        raise failure
+        """The answer of the first server in order that gives one; else the failure that passes first."""
+        failures: list[TransientError] = []
+        with self._lock:
+            self._asking += 1
+        try:
+            for i in self._worth_asking(order):
+                try:
+                    answer = ask(i)
+                except TransientError as error:
+                    failures.append(error)
+                    self._failed(i, error)
+                except ModelError:  # an answer all the same
+                    self._answered(i)
+                    raise
+                else:
+                    self._answered(i)
+                    return answer
+        finally:
+            with self._lock:
+                self._asking -= 1
+        # The last one, if any is to be asked again soon; else the one that asks for the shortest wait.
+        soon = [error for error in failures if error.retry_after is None]
+        raise soon[-1] if soon else min(failures, key=lambda error: error.retry_after)
+
+    def _waiting(self) -> Callable[[TransientError, float], None]:
+        """What says, once for all samples, that a request is held for long, and with it every other."""
+        began = self._clock()
+
+        def waiting(error: TransientError, seconds: float) -> None:
+            with self._lock:
+                short = self._clock() + seconds < began + LONG_WAIT
+                others = self._asking or self._answered_at > began
+                if short or others or self._told_to_wait or self._all_left_out:
+                    return
+                self._told_to_wait = True
+            self._warn(f"warning: {error}; asking again in {seconds:.0f} s, {self.retry_policy.in_words(error)}")
+
+        return waiting
 
     def _worth_asking(self, order: list[int]) -> Iterator[int]:
         """The servers that are not left out, or whose time has come to be tried again; all of them if there is none."""
@@ -210,8 +256,9 @@ class Replicas:
     def _answered(self, i: int) -> None:
         health = self._health[i]
         with self._lock:
+            told, self._told_to_wait, self._answered_at = self._told_to_wait, False, self._clock()
             health.failures = 0
-            if health.out_until is None:
+            if health.out_until is None and not told:
                 return
             health.out_until, health.pause = None, FIRST_PAUSE
         self._warn(f"{self.endpoints[i].where} answers again")
@@ -225,10 +272,19 @@ class Replicas:
             if health.out_until is not None or not (gone or health.failures >= FAILURES_IN_A_ROW):
                 return
             self._leave_out(i, health)
-        if len(self.endpoints) == 1:
-            self._warn(f"warning: {error}; asking again for a while")
-        else:
+            told, self._told_to_wait = self._told_to_wait, False
+            none_left = self._all_left_out
+        how_long = self.retry_policy.in_words(error)
+        if len(self.endpoints) > 1:
             self._warn(f"warning: {error}; it is left out for now, its samples go to the other replicas")
+            if none_left:
+                self._warn(f"warning: no replica of {self.name} answers; asking all again for a while, {how_long}")
+        elif not told:
+            self._warn(f"warning: {error}; asking again for a while, {how_long}")
+
+    @property
+    def _all_left_out(self) -> bool:
+        return all(health.out_until is not None for health in self._health)
 
     def _leave_out(self, i: int, health: _Health) -> None:
         health.out_until = self._clock() + health.pause

@@ -1,11 +1,13 @@
 """What the probe finds out about servers of different kinds."""
 
 import json
+import threading
 
 import pytest
 from doubles import completion_reply
 from waiting import HANG
 
+from language_models.hosted import probe, server_facts
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
 from language_models.interface import ModelError
@@ -191,3 +193,155 @@ def report_of(path, told, reply_server):
 
     endpoint = OpenAIEndpoint("lm", reply_server(reply).host, retry_policy=RetryPolicy(1), request_timeout=HANG)
     return endpoint.probe(1)
+
+
+# --- streams are asked for and read as the run does it ---
+
+
+def event_stream(*events: bytes) -> tuple:
+    return 200, {"Content-Type": "text/event-stream"}, b"".join(b"data: " + event + b"\n\n" for event in events)
+
+
+BROKEN_STREAMS = {
+    "half_json": (b'{"choices": [{"te',),
+    "error": (b'{"error": {"message": "overloaded"}}',),
+    "no_choices": (b'{"choices": [7]}',),
+    "number": (b"7",),
+    "no_text": (b'{"choices": [{"text": 5, "finish_reason": null}]}',),
+}
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+@pytest.mark.parametrize("broken", BROKEN_STREAMS)
+def test_streams_that_the_run_could_not_read_are_not_used(broken, logprobs, reply_server):
+    def completion(body):
+        return event_stream(*BROKEN_STREAMS[broken]) if body.get("stream") else able_server(body)
+
+    server, report = probed(reply_server, completion, logprobs=logprobs)
+    assert report.streams is False and not report.streams_logprobs and report.stream_options == {}
+    (line,) = report.warnings
+    assert line == f"the streams of {server.host} are not used: {report.why_not_streamed}"
+    assert f"lm at {server.host}: " in line and "\n" not in line
+    assert sum(bool(body and body.get("stream")) for _, body in server.requests) <= 4
+
+
+def test_streams_without_log_probabilities_are_streams_all_the_same(reply_server):
+    def completion(body):
+        reply = completion_reply("lo", ("lo",))
+        reply["choices"][0]["logprobs"] = None
+        return event_stream(json.dumps(reply).encode(), b"[DONE]") if body.get("stream") else able_server(body)
+
+    _, report = probed(reply_server, completion)
+    assert (report.streams, report.streams_logprobs) == (True, False)
+    assert "gives no log-probability for 'lo'" in report.why_not_streamed and len(report.warnings) == 1
+
+
+def test_a_refusal_of_streams_is_no_warning_and_kept(reply_server):
+    def completion(body):
+        return (400, {}, {"error": {"message": "no streams here"}}) if body.get("stream") else able_server(body)
+
+    _, report = probed(reply_server, completion)
+    assert report.warnings == [] and "status 400: no streams here" in report.why_not_streamed
+
+
+def test_stream_options_that_are_refused_are_left_out(reply_server):
+    def completion(body):
+        return (400, {}, {"detail": "stream_options"}) if "stream_options" in body else able_server(body)
+
+    _, report = probed(reply_server, completion)
+    assert report.streams and report.streams_logprobs and report.stream_options == {} and report.warnings == []
+
+
+def test_every_request_is_of_the_run_s_own_values(reply_server):
+    server = reply_server(lambda path, body: (200, {}, MODELS) if path.endswith("/models") else able_server(body))
+    model = OpenAIEndpoint("lm", server.host, retry_policy=RetryPolicy(1), request_timeout=HANG)
+    model.probe(None, temperature=0.7, top_p=0.8)
+    sent = [body for _, body in server.requests if body]
+    assert sent and all(body.items() >= {"temperature": 0.7, "top_p": 0.8, "top_k": -1}.items() for body in sent)
+
+
+# --- a server that is busy, slow or silent ---
+
+
+def test_a_rate_limit_in_the_middle_of_the_probe_changes_nothing_of_what_is_found(reply_server):
+    """Each request is answered at its second try only."""
+    refused: set[str] = set()
+
+    def completion(body):
+        if (asked := json.dumps(body)) not in refused:
+            refused.add(asked)
+            return 429, {"retry-after-ms": "1"}, {"error": {"message": "slow down"}}
+        return able_server(body)
+
+    server = reply_server(lambda path, body: (200, {}, MODELS) if path.endswith("/models") else completion(body))
+    policy = RetryPolicy(1, 60.0, 60.0)
+    report = OpenAIEndpoint("lm", server.host, retry_policy=policy, request_timeout=HANG).probe(1)
+    assert (report.streams, report.streams_logprobs, report.max_logprobs) == (True, True, 100) and not report.warnings
+
+
+def test_the_list_of_models_is_asked_for_again_where_the_server_was_busy(reply_server):
+    busy = iter([True])
+    listed = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 1, "owned_by": "vllm"}]}
+
+    def reply(path, body):
+        if path.endswith("/models"):
+            return (429, {}, {}) if next(busy, False) else (200, {}, listed)
+        return able_server(body) if body else (404, {}, {})
+
+    model = OpenAIEndpoint("lm", reply_server(reply).host, retry_policy=RetryPolicy(1), request_timeout=HANG)
+    assert model.probe(None).served_models == ["lm"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_without_patience_a_busy_server_ends_it_at_once(status, reply_server):
+    server = reply_server(lambda path, body: (status, {}, {"error": {"message": "slow down"}}))
+    model = OpenAIEndpoint("lm", server.host, retry_policy=RetryPolicy(8, 0.0, 0.0))
+    with pytest.raises(ModelError, match=rf"status {status}: slow down; --max_outage 0 \(seconds\) is over"):
+        model.probe(None)
+    assert sum(path.endswith("/completions") for path, _ in server.requests) == 1
+
+
+def test_paths_that_are_never_answered_hold_no_run(reply_server, monkeypatch):
+    monkeypatch.setattr(server_facts, "FACT_SECONDS", 0.2)
+    over = threading.Event()
+
+    def reply(path, body):
+        if path.endswith("/models"):
+            return 200, {}, MODELS
+        if body:
+            return able_server(body)
+        if path == "/info":
+            return 200, {}, {"version": "3.0"}
+        over.wait(HANG)
+        return 404, {}, {}
+
+    model = OpenAIEndpoint("lm", reply_server(reply).host, retry_policy=RetryPolicy(1), request_timeout=HANG)
+    report = model.probe(None)
+    over.set()
+    assert report.version == "3.0" and report.streams
+
+
+def test_a_list_of_models_that_never_comes_is_none(reply_server, monkeypatch):
+    monkeypatch.setattr(probe, "ABILITY_SECONDS", 0.2)
+    over = threading.Event()
+
+    def reply(path, body):
+        if path.endswith("/models"):
+            over.wait(HANG)
+        return able_server(body) if body else (404, {}, {})
+
+    model = OpenAIEndpoint("lm", reply_server(reply).host, retry_policy=RetryPolicy(1), request_timeout=HANG)
+    report = model.probe(None)
+    over.set()
+    assert report.served_models == [] and report.streams
+
+
+def test_a_probe_that_is_given_up_changes_nothing(reply_server):
+    server = reply_server(
+        lambda path, body: (500, {}, {}) if body and body.get("logprobs") else (200, {}, MODELS | completion_reply())
+    )
+    model = OpenAIEndpoint("lm", server.host, retry_policy=RetryPolicy(0), request_timeout=HANG)
+    before = (model.neutral_sampling, model.left_out, model.reader, model.stream_options)
+    with pytest.raises(ModelError):
+        model.probe(1)
+    assert before == (model.neutral_sampling, model.left_out, model.reader, model.stream_options)

@@ -203,3 +203,79 @@ def test_a_probability_of_0_below_others(value, reply_server):
     model = endpoint(reply_server, completion("ab", "length", logprobs))
     (token,) = model.complete("Hi", SamplingParams(1, logprobs=2)).tokens
     assert dict(token.top)["c"] == value and math.exp(value) == 0
+
+
+# --- what providers refuse, as their descriptions say ---
+
+STANDARD = {"model", "prompt", "max_tokens", "temperature", "top_p", "logprobs", "stream", "stream_options"}
+PENALTIES = {"presence_penalty", "frequency_penalty"}
+
+
+def openai_refusal(body):
+    for name in body:
+        if name not in STANDARD | PENALTIES:
+            return f"Unrecognized request argument supplied: {name}"
+    return "Invalid value for 'logprobs': must be at most 5" if (body.get("logprobs") or 0) > 5 else None
+
+
+def tgi_refusal(body):
+    return "Input validation error: `top_p` must be > 0.0 and < 1.0" if not 0 < body.get("top_p", 0.5) < 1 else None
+
+
+def mistral_refusal(body):
+    greedy = body.get("temperature") == 0 and body.get("top_p", 1) != 1
+    return "top_p must be 1 when using greedy sampling." if greedy else None
+
+
+def fireworks_refusal(body):
+    return "top_k: Input should be greater than or equal to 0" if body.get("top_k", 0) < 0 else None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "logprobs", "top_p", "left_out"),
+    [
+        (openai_refusal, 1, 0.9, ["min_p", "repetition_penalty", "top_k"]),
+        (tgi_refusal, None, 1.0, ["top_p"]),
+        (tgi_refusal, None, 0.9, []),
+        (mistral_refusal, None, 0.9, ["top_p"]),
+        (mistral_refusal, 1, 1.0, []),
+        (fireworks_refusal, 1, 1.0, ["top_k"]),
+    ],
+)
+def test_a_provider_that_refuses_fields_is_asked_without_them(refusal, logprobs, top_p, left_out, reply_server):
+    refused = []
+
+    def reply(path, body):
+        if path.endswith("/models"):
+            return 200, {}, MODELS
+        if body is None:
+            return 404, {}, {}
+        if said := refusal(body):
+            refused.append(body)
+            return 422, {}, {"error": {"message": said}}
+        return (
+            200,
+            {},
+            completion(" Paris.", "eos_token", None) if logprobs is None else VARIED[len(body["prompt"]) % 3],
+        )
+
+    model = OpenAIEndpoint("lm", reply_server(reply).host, request_timeout=HANG)
+    report = model.probe(logprobs, top_p=top_p)
+    assert report.left_out == left_out and len(refused) <= len(left_out) + 3
+    seen = len(refused)
+    assert model.complete("Hi", SamplingParams(3, top_p=top_p, logprobs=logprobs)).text == " Paris."
+    assert len(refused) == seen
+
+
+VARIED = [
+    completion(
+        " Paris.",
+        "length",
+        {
+            "tokens": [" Paris", "."],
+            "token_logprobs": [-0.25 - i / 10, -0.5],
+            "top_logprobs": [{" Paris": -0.25 - i / 10}, {".": -0.5}],
+        },
+    )
+    for i in range(3)
+]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from waiting import HANG, wait_until
 
 from command.errors import OptionError
 from command.options import split_hosts
+from language_models.hosted import probe_requests, retries
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import LONGEST_WAIT, RetryPolicy, seconds_to_wait
 from language_models.hosted.replicas import Replicas, preference
@@ -224,3 +226,107 @@ def test_a_run_over_two_replicas_of_which_one_is_killed(start_server, gate, tmp_
     by_host = session["usage_by_host"]["base"]
     assert sum(usage["requests"] for usage in by_host.values()) == session["usage"]["base"]["requests"]
     assert all(usage["requests"] for usage in by_host.values())
+
+
+# --- waiting, and what is said of it ---
+
+
+def limits(farm, times: int, headers: dict, i: int = 0) -> None:
+    """Have a server of a farm limit the rate for the next requests."""
+    left, reply = [times], farm.reply
+
+    def limited(asked, path):
+        if asked != i or path.endswith("/models") or not left[0]:
+            return reply(asked, path)
+        left[0] -= 1
+        farm.asked[asked] += 1
+        return 429, headers, {"error": {"message": "slow down"}}
+
+    farm.reply = limited
+
+
+@pytest.fixture
+def no_sleep(monkeypatch) -> list[float]:
+    slept: list[float] = []
+    monkeypatch.setattr(retries.time, "sleep", slept.append)
+    return slept
+
+
+PATIENT = {"outage_seconds": 300.0, "rate_limit_seconds": 300.0}
+
+
+def test_a_rate_limit_that_holds_all_samples_is_told_once(reply_server, no_sleep):
+    farm = Farm(reply_server, 1, **PATIENT)
+    limits(farm, 2, {"retry-after": "40"})
+    assert farm.sample_of(0).complete("Hi", ASK).text == "hello"
+    warning, again = farm.warnings
+    assert "status 429: slow down; asking again in 40 s, for up to 300 s (--max_outage)" in warning
+    assert again.endswith("answers again") and no_sleep == [40, 40]
+
+
+def test_a_short_one_is_not(reply_server, no_sleep):
+    farm = Farm(reply_server, 1, **PATIENT)
+    limits(farm, 2, {"retry-after": "2"})
+    farm.sample_of(0).complete("Hi", ASK)
+    assert farm.warnings == [] and no_sleep == [2, 2]
+
+
+def test_nor_one_that_holds_one_sample_alone(reply_server, no_sleep):
+    farm = Farm(reply_server, 1, **PATIENT)
+    limits(farm, 1, {"retry-after": "40"})
+    farm.model._asking = 1  # another request is being answered
+    farm.sample_of(0).complete("Hi", ASK)
+    assert farm.warnings == []
+
+
+def test_a_rate_limit_of_one_replica_sends_its_sample_to_another(reply_server, no_sleep):
+    farm = Farm(reply_server, **PATIENT)
+    limits(farm, 1, {"retry-after": "200"})
+    assert farm.sample_of(0).complete("Hi", ASK).text == "hello"
+    assert farm.asked == [1, 1] and no_sleep == [] and farm.warnings == []
+
+
+def test_of_two_that_limit_the_rate_the_sooner_is_waited_for(reply_server, no_sleep):
+    farm = Farm(reply_server, **PATIENT)
+    limits(farm, 1, {"retry-after": "7"}, 0)
+    limits(farm, 1, {"retry-after": "200"}, 1)
+    assert farm.sample_of(0).complete("Hi", ASK).text == "hello"
+    assert no_sleep == [7]
+
+
+def test_a_rate_limit_beyond_the_patience_ends_in_words(reply_server, no_sleep):
+    farm = Farm(reply_server, **PATIENT)
+    for i in range(2):
+        limits(farm, 9, {"retry-after": str(4000 + i)}, i)
+    with pytest.raises(ModelError, match="asks to wait for 4000 s, and --max_outage allows 300 s in all"):
+        farm.sample_of(0).complete("Hi", ASK)
+    assert no_sleep == []
+
+
+def test_all_replicas_gone_is_told_in_a_line_of_its_own(reply_server, no_sleep):
+    farm = Farm(reply_server, retries=5)
+    farm.status = [503, 503]
+    with pytest.raises(ModelError):
+        farm.sample_of(0).complete("Hi", ASK)
+    assert [warning for warning in farm.warnings if "no replica of lm answers; asking all again" in warning]
+    assert len(farm.warnings) == 3
+
+
+def test_a_replica_that_says_nothing_is_left_out(reply_server, monkeypatch):
+    monkeypatch.setattr(probe_requests, "SILENCE_SECONDS", 0.2)
+    over = threading.Event()
+
+    def silent(path, body):
+        over.wait(HANG)
+        return 200, {}, None
+
+    fine = reply_server(lambda path, body: (200, {}, MODELS if path.endswith("/models") else completion_reply()))
+    policy = RetryPolicy(1, 0.3, 0.3)
+    endpoints = [OpenAIEndpoint("lm", s.host, retry_policy=policy) for s in (reply_server(silent), fine)]
+    model = Replicas(endpoints, policy, pytest.fail)
+    try:
+        reports = model.probe(None)
+        assert "no answer" in reports[0].warnings[0] and reports[1].warnings == []
+        assert model.for_sample(0).complete("Hi", ASK).text == "hello"
+    finally:
+        over.set()
