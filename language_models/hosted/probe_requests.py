@@ -162,6 +162,8 @@ class ProbeRequests:
             finally:
                 stream.close()
             self.progress.answered()
+            if not begun[-1]:
+                raise ModelError(f"{self.endpoint.where}: it answers with a whole reply where a stream is asked for")
             if params.logprobs is None and not stream.gives_reason:
                 # Where chunks may be several tokens, an end of the answer could not be told from a token limit.
                 raise ModelError(f"{self.endpoint.where}: its streams end without a finish_reason")

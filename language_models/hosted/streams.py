@@ -137,7 +137,7 @@ class EventStream:
         self._finish: str | None = None
         self._over = False
         self._received, self._characters = 0, 0
-        self._counted = False  # whether the server tells how many tokens it has written
+        self._counted = False  # whether the server has told how many tokens there are up to here
         self.gives_reason = True  # False once it has ended without a finish reason
         self._token_at = time.monotonic()
         with plain_errors(where, client):
@@ -149,6 +149,13 @@ class EventStream:
     def finish_reason(self) -> str | None:
         """ "stop" or "length" once the last token has been read; None before."""
         return None if self._ready else self._finish
+
+    @property
+    def tokens_read(self) -> int | None:
+        """How many tokens have come; None where a chunk may be several, and the server does not count."""
+        if self._chunks.reader is not None or not self._received:
+            return self._received
+        return self.usage.completion_tokens if self._counted else None
 
     def __iter__(self) -> Iterator[Token]:
         return self
@@ -210,11 +217,13 @@ class EventStream:
         if error := error_in(body):
             raise ServerFailure(error, "the server broke the stream off")
         usage = body.get("usage")
-        if isinstance(usage, dict):
-            for name in ("prompt_tokens", "completion_tokens"):
-                if isinstance(count := usage.get(name), int):
-                    setattr(self.usage, name, max(count, getattr(self.usage, name)))
-                    self._counted |= name == "completion_tokens"
+        usage = usage if isinstance(usage, dict) else {}
+        for name in ("prompt_tokens", "completion_tokens"):
+            if isinstance(count := usage.get(name), int):
+                setattr(self.usage, name, max(count, getattr(self.usage, name)))
+        if body.get("choices") or usage:
+            # Of the tokens up to here; the next chunk may come without.
+            self._counted = isinstance(usage.get("completion_tokens"), int)
         return chunk_choice(body) if body.get("choices") else None
 
     def _check_length(self, tokens: list[Token], text: str) -> None:
@@ -302,6 +311,8 @@ class ResumedStream:
         self._params, self._retries = params, retries
         self._complete = False  # all tokens are there, and the server's last word is not
         self._text, self._read, self._breaks = "", 0, 0
+        self._written = 0  # tokens of the requests before
+        self._again = ""  # what the present request writes once more
         self._failures, self._failed_at = 0, 0  # in a row, the last one after that many tokens
         self._before = Usage()
         self._stream = open_after("", params, self._before)
@@ -327,7 +338,7 @@ class ResumedStream:
             try:
                 token = next(self._stream)
             except TransientError as error:
-                if self._read >= self._params.max_tokens:
+                if self._read and self._written + (self._stream.tokens_read or 0) >= self._params.max_tokens:
                     self._complete = True
                     self._stream.close()
                     raise StopIteration from None
@@ -336,12 +347,31 @@ class ResumedStream:
             except ModelError:
                 self._stream.close()
                 raise
+            if self._again and not (token := self._new_part(token)).text:
+                continue
             self._text += token.text
             self._read += 1
             return token
 
+    def _new_part(self, token: Token) -> Token:
+        """What a token of a request that began anew adds to the text that was read before.
+
+        Raises:
+            ModelError: the model writes another text now.
+        """
+        shared = min(len(token.text), len(self._again))
+        if token.text[:shared] != self._again[:shared]:
+            self._stream.close()
+            raise ModelError(
+                f"{self._stream.where}: a stream broke off, and the second one has another text; the server does not tell how many "
+                "tokens were written, so that it cannot be gone on from there"
+            )
+        self._again = self._again[shared:]
+        return Token(token.text[shared:], token.top)
+
     def _go_on(self, error: TransientError) -> None:
         self._stream.close()
+        told = self._stream.tokens_read
         self._before.add(self._stream.usage)
         self._before.retries += 1
         self._stream.usage = Usage()
@@ -355,7 +385,12 @@ class ResumedStream:
         self._breaks += 1
         if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there
             time.sleep(seconds_to_wait(error, self._breaks))
-        missing = replace(self._params, max_tokens=self._params.max_tokens - self._read)
+        if told is None:  # how many tokens are missing is not known: from the beginning
+            self._written, self._again = 0, self._text
+            self._stream = self._open_after("", self._params, self._before)
+            return
+        self._written += told
+        missing = replace(self._params, max_tokens=self._params.max_tokens - self._written)
         self._stream = self._open_after(self._text, missing, self._before)
 
     def close(self) -> None:

@@ -284,3 +284,30 @@ def test_the_end_of_the_context_window_is_the_same_place(loop, narrow_servers):
         assert answers[0] == answers[1]
         reasons.add(answers[0][1])
     assert "context_length" in reasons
+
+
+def plain_chunk(text: str, count: int | None = None, finish: str | None = None) -> dict:
+    usage = {} if count is None else {"usage": {"prompt_tokens": 1, "completion_tokens": count}}
+    return {"choices": [{"index": 0, "text": text, "finish_reason": finish}]} | usage
+
+
+def test_a_broken_stream_of_several_tokens_per_chunk_goes_on_by_the_server_s_count(reply_server):
+    first = events(plain_chunk(" a b c", 3), plain_chunk(" d e", 5), done=False)
+    model, server = streaming(reply_server, first, events(plain_chunk(" f", 1, "length")))
+    assert "".join(token.text for token in model.stream("x", SamplingParams(6))) == " a b c d e f"
+    assert [(body["prompt"], body["max_tokens"]) for _, body in server.requests] == [("x", 6), ("x a b c d e", 1)]
+
+
+@pytest.mark.parametrize("cut", [" a b c", " a", " a b c d"])
+def test_a_broken_stream_that_nobody_counts_begins_anew(cut, reply_server):
+    whole = events(plain_chunk(" a b"), plain_chunk(" c d e"), plain_chunk("", None, "length"))
+    model, server = streaming(reply_server, events(plain_chunk(cut), done=False), whole)
+    assert "".join(token.text for token in model.stream("x", SamplingParams(5))) == " a b c d e"
+    assert [(body["prompt"], body["max_tokens"]) for _, body in server.requests] == [("x", 5), ("x", 5)]
+
+
+def test_a_broken_stream_that_begins_anew_with_another_text_is_a_failure(reply_server):
+    other = events(plain_chunk(" z"), plain_chunk("", None, "length"))
+    model, _ = streaming(reply_server, events(plain_chunk(" a"), done=False), other)
+    with pytest.raises(ModelError, match="has another text"):
+        list(model.stream("x", SamplingParams(5)))
