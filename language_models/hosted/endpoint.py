@@ -9,8 +9,18 @@ from dataclasses import asdict
 import httpx2
 import openai
 
-from command.options import without_password
-from language_models.hosted.http import RetryPolicy, answers, checked, make_client, make_http, persist, request, shorten
+from command.secrets import without_password
+from language_models.hosted.http import (
+    RetryPolicy,
+    answers,
+    checked,
+    make_client,
+    make_http,
+    persist,
+    place,
+    request,
+    shorten,
+)
 from language_models.hosted.logprob_check import REPEATING_PROMPTS, find_fault
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
@@ -63,13 +73,13 @@ class OpenAIEndpoint:
         self.retry_policy = retry_policy or RetryPolicy()
         self.probe_timeout = min(request_timeout, PROBE_SECONDS)
         self.usage = Usage()
-        self.where = f"{name} at {self.shown_host}"
+        self.where = place(name, self.host)
         # Completions go through the connection pool itself: openai's own handling of a request takes longer than all the rest here.
-        self.http = make_http(max_connections, request_timeout)
+        self.http = make_http(self.host, max_connections, request_timeout)
         self.client = make_client(self.host, api_key, self.http)
         headers = self.client.default_headers | self.client.auth_headers
         self.headers = {name: value for name, value in headers.items() if isinstance(value, str)}
-        self.completions_url = self.host + "/completions"
+        self.completions_url = f"{self.client.base_url}completions"
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
         self.stream_options: dict[str, bool] = {}
