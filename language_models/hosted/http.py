@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,13 +56,15 @@ def make_http(host: str | None, max_connections: int, request_timeout: float) ->
     """
     check_certificates()
     proxy = proxy_for(host or OPENAI_URL)
+    https = (host or OPENAI_URL).lower().startswith("https:")
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     timeout = httpx2.Timeout(request_timeout, connect=min(CONNECT_SECONDS, request_timeout), pool=None)
     return openai.DefaultHttpxClient(
         limits=limits,
         timeout=timeout,
         proxy=proxy and proxy.url,
-        verify=httpx2.create_ssl_context(),
+        # Reading all certificates takes a while, and without https none is looked at.
+        verify=httpx2.create_ssl_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         trust_env=False,  # what it would read there has been read above
         follow_redirects=False,  # see Credentials
     )
