@@ -71,7 +71,8 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
         raise ResultsError(f"there is no file {path}")
     if rescore and (why_none or data_set.scoring == "rule"):
         raise ResultsError(f"--rescore needs a judge; {why_none or 'the answers to this data set are scored by rule'}")
-    settings.check_connection(data_set)
+    if data_set.scoring != "rule" and not why_none:
+        settings.check_connection(settings.name_for(data_set))
     with files.locked():
         # A log beside the named file knows more than it, where a run was continued and killed since.
         records, metadata = files.records() or read_records(path), files.read_run()

@@ -113,7 +113,9 @@ def check(options: argparse.Namespace) -> None:
         raise OptionError("nothing to measure: name a reward model by --rm, or --metrics, --embedder, --judge_model")
     if options.judge_model and not options.baseline:
         raise OptionError("--judge_model compares with --baseline, which is missing")
-    judge_settings(options)
+    judge = judge_settings(options)
+    if options.judge_model:
+        judge.check_connection(options.judge_model)
     for name in ("batch_size", "n"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")

@@ -23,7 +23,7 @@ from command.errors import OptionError
 from command.machine import has_nvidia_gpu
 from command.network import check_certificates
 from command.options import Parser
-from command.secrets import hide, register_arguments, register_variables
+from command.secrets import hide, register_arguments
 from demo.catalogue import DEMO_MODELS, demo_cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,7 +284,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     register_arguments(arguments)
     options = build_parser().parse_args(arguments[:at])
-    register_variables("VLLM_API_KEY")
     server_processes.catch_signals()
     try:
         check_certificates()

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from command.errors import OptionError
-from command.secrets import hide, is_name_of_a_variable, register, register_arguments, register_url, without_password
+from command.secrets import (
+    hide,
+    is_name_of_a_variable,
+    register,
+    register_arguments,
+    register_environment,
+    register_url,
+    without_password,
+)
 
 LONGEST_TIMEOUT = 86_400
 OPENAI = "api.openai.com"
@@ -21,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """See argparse."""
+        register_environment()
         register_arguments(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 

@@ -196,7 +196,10 @@ def _register_named(name: str, value: str) -> None:
         register(value)
 
 
-def register_variables(*names: str) -> None:
-    """Register what environment variables hold."""
-    for name in names:
-        register(os.environ.get(name, ""))
+def register_environment() -> None:
+    """Register the passwords of proxies, and what variables hold whose names say that it is a key, a token or a password."""
+    for name, value in os.environ.items():
+        if name.lower().endswith("_proxy"):
+            register_url(value)
+        elif _NAMES_A_SECRET.search(name):
+            register(value)

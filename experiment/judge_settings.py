@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command.errors import OptionError
-from command.network import proxy_for
+from command.network import check_certificates, proxy_for
 from command.options import api_key, check_key_name, check_one_credential, check_requests, check_url, is_openai
 from command.secrets import register
 from datasets_loader import DataSet
@@ -113,9 +113,10 @@ class JudgeSettings:
             return False
         return is_gguf(name) or (is_transformers_model(name) and not (other_address() and not Path(name).is_dir()))
 
-    def check_connection(self, data_set: DataSet) -> None:
-        """Raise OptionError where answers to a data set will be judged, and the environment names a proxy that cannot be used."""
-        if data_set.scoring != "rule" and not self.why_none(data_set) and not self.is_own(self.name_for(data_set)):
+    def check_connection(self, name: str) -> None:
+        """Raise OptionError where a judge is behind a server, and the environment's proxy or certificates cannot be used."""
+        if not self.is_own(name) and not self.obstacle(name):
+            check_certificates()
             proxy_for(self.judge_host or OPENAI_URL)
 
     def name_for(self, data_set: DataSet) -> str:

@@ -17,6 +17,8 @@ from command.secrets import without_password
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_REDIRECTS = 5
+# OpenAI's client makes headers of these before it is known to whom they would go.
+SENT_TO_OPENAI = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS")
 # These keep method and body of a request.
 KEEPS_THE_REQUEST = (307, 308)
 # The last is a mark that OpenAI's client looks for on its own request.
@@ -36,11 +38,15 @@ class Credentials(httpx2.Auth):
         host: base URL, perhaps with user and password, which are sent instead of the key; None for OpenAI.
 
     Raises:
-        OptionError: the URL cannot be used.
+        OptionError: the URL cannot be used, or one of OpenAI's variables.
     """
 
     def __init__(self, host: str | None, api_key: str):
         self.base_url, userinfo = split_credentials(host or OPENAI_URL)
+        for name in SENT_TO_OPENAI:
+            told = os.environ.get(name, "")
+            if not told.isascii() or not told.replace("\n", "").isprintable():
+                raise OptionError(f"{name} has characters that no header of a request can have; mend or unset it")
         try:
             httpx2.URL(self.base_url)
         except httpx2.InvalidURL as error:

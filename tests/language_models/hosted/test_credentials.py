@@ -8,6 +8,7 @@ import pytest
 from doubles import completion_reply
 
 from command.errors import OptionError
+from command.secrets import register
 from language_models.hosted.chat import HostedChatModel
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy, make_client, make_http
@@ -161,13 +162,18 @@ def test_loopback_has_no_proxy(monkeypatch, reply_server):
         OpenAIEndpoint("m", "http://203.0.113.1/v1")
 
 
+@pytest.mark.parametrize("name", ["OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"])
+def test_variables_that_no_header_can_carry(monkeypatch, name):
+    monkeypatch.setenv(name, "X-Name: ü")
+    with pytest.raises(OptionError, match=f"{name} has characters"):
+        judge("http://127.0.0.1:9/v1", "k")
+
+
 def test_a_key_that_a_server_repeats(reply_server):
     key = 'k"secret/1'
     long = "x" * 282
     for content in ({"error": {"message": f"{long}{key}"}}, {"detail": "key=%6b%22secret%2F1"}, b"<p>k&quot;secret/1"):
         server = reply_server(lambda path, body, content=content: (400, {}, content))
-        from command.secrets import register
-
         register(key)
         with pytest.raises(ModelError) as error:
             OpenAIEndpoint("m", server.host, api_key=key).complete("x", SamplingParams(2))
