@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from command.errors import UserError
+from command.network import check_certificates, proxy_for
 
 SAMPLING_SEED = 609
 REASONING_PROMPT = "Answer the question by walking through the reasoning steps."
@@ -262,7 +263,12 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
 
 
 def hub_rows(name: str, data_set: DataSet, split: str):
-    """The rows of a split on the hub, and where they are; DataError if they cannot be loaded."""
+    """The rows of a split on the hub, and where they are.
+
+    Raises:
+        DataError: they cannot be loaded.
+        OptionError: the environment's proxy or certificates cannot be used.
+    """
     if split not in data_set.splits:
         raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data_set.splits)}")
     where = f"{data_set.hub_id} ({split})"
@@ -271,8 +277,11 @@ def hub_rows(name: str, data_set: DataSet, split: str):
     try:
         return datasets.load_dataset(data_set.hub_id, data_set.config, split=split), where
     except Exception as error:  # requests', huggingface_hub's and datasets' errors share no base class
+        check_certificates()
+        proxy = proxy_for("https://huggingface.co")
+        way = f" through {proxy.shown}" if proxy else ""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{where} cannot be loaded from the Hugging Face hub ({reason}); without a connection, name a folder with "
+            f"{where} cannot be loaded from the Hugging Face hub{way} ({reason}); without a connection, name a folder with "
             f"{name}/{split}.jsonl[.gz] by --data_dir"
         ) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from command.console import Command, visible
 from command.files import ResultsError
+from command.options import Parser
 from datasets_loader import DATA_SETS, DataSet
 from experiment.judge_settings import JUDGE_OPTIONS, JUDGES, JudgeSettings
 from experiment.judgements import Judged
@@ -28,7 +29,7 @@ COMMAND = Command("eval_utils.py")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; the judge's options are those of run_api.py."""
-    parser = argparse.ArgumentParser(prog=COMMAND.name, description="Score and summarise an existing result file.")
+    parser = Parser(prog=COMMAND.name, description="Score and summarise an existing result file.")
     parser.add_argument(
         "result", type=Path, help="a .json or .jsonl file that run_api.py has written, or the published program's .json"
     )
@@ -71,6 +72,8 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
         raise ResultsError(f"there is no file {path}")
     if rescore and (why_none or data_set.scoring == "rule"):
         raise ResultsError(f"--rescore needs a judge; {why_none or 'the answers to this data set are scored by rule'}")
+    if data_set.scoring != "rule" and not why_none:
+        settings.check_connection(settings.name_for(data_set))
     with files.locked():
         # A log beside the named file knows more than it, where a run was continued and killed since.
         records, metadata = files.records() or read_records(path), files.read_run()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError, write_atomically
-from command.options import api_key
+from command.options import Parser
 from datasets_loader import DataError
 from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.interface import ChatModel
@@ -44,7 +44,7 @@ note = COMMAND.note
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of measure_reward.py."""
-    parser = argparse.ArgumentParser(prog="measure_reward.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="measure_reward.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     group = parser.add_argument_group("answers")
     group.add_argument("--out_file", metavar="FILE", help="JSON array or lines; {} in it stands for each number below")
     group.add_argument("--start_index", type=int, default=0, metavar="N", help="the first number (default: 0)")
@@ -114,7 +114,9 @@ def check(options: argparse.Namespace) -> None:
         raise OptionError("nothing to measure: name a reward model by --rm, or --metrics, --embedder, --judge_model")
     if options.judge_model and not options.baseline:
         raise OptionError("--judge_model compares with --baseline, which is missing")
-    judge_settings(options)
+    judge = judge_settings(options)
+    if options.judge_model:
+        judge.check_connection(options.judge_model)
     for name in ("batch_size", "n"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")
@@ -256,8 +258,8 @@ def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: 
             # Imported here: the client takes a second, and a log that holds all replies needs none.
             from experiment.judge import open_judge
 
-            if settings.lacks_key(name):
-                api_key(settings.judge_api_key_env, "--judge_api_key_env")
+            if obstacle := settings.obstacle(name):
+                raise OptionError(f"--judge_model {name}: {obstacle}")
             both = (f"{one.question}{one.answer}" for one in (*answers.values(), *baseline.values()))
             longest = 2 * max(both, key=len)  # two answers to one question
             return opened.enter_context(
@@ -279,7 +281,7 @@ def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: 
             seed=options.seed,
             num_threads=options.num_threads,
             log=log,
-            replay=settings.lacks_key(name),
+            replay=settings.obstacle(name) != "",
         )
 
 

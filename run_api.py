@@ -56,6 +56,8 @@ def run(settings: RunSettings) -> int:
         the_run = Run(settings, files, examples, builders)
         the_run.read_earlier()
         say_what_is_there(the_run)
+        if data_set.scoring != "rule" and not the_run.why_no_judge:
+            settings.judge_settings.check_connection(settings.judge_settings.name_for(data_set))
         models = connect(settings, data_set, examples, builders, servers) if the_run.todo else {}
         request_mode = used_request_mode(settings, models)
         if settings.rerun:

@@ -19,7 +19,11 @@ from pathlib import Path
 
 from cluster import server_processes
 from cluster.server_processes import HostingError, Process, Stopped, note, run_to_end
+from command.errors import OptionError
 from command.machine import has_nvidia_gpu
+from command.network import check_certificates
+from command.options import Parser
+from command.secrets import hide, register_arguments
 from demo.catalogue import DEMO_MODELS, demo_cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +60,7 @@ class Server:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="serve_models.sh",
         usage="serve_models.sh BASE NUDGING [options] [-- options of vLLM]",
         description=__doc__,
@@ -238,7 +242,7 @@ def host(options: argparse.Namespace, extra: Sequence[str]) -> None:
     if options.dry_run:
         for server in servers:
             settings = [f"{name}={value}" for name, value in server.environment.items()]
-            print(shlex.join([*settings, *server.command(python, options.host)]))
+            print(hide(shlex.join([*settings, *server.command(python, options.host)])))
         return
     ready_file = Path(options.ready_file).absolute() if options.ready_file else None
     logs = Path(options.log_dir)
@@ -278,10 +282,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status: 0, 1 (a server failed, or something it needs), 2 (options), 128 + n (signal n)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     at = arguments.index("--") if "--" in arguments else len(arguments)
+    register_arguments(arguments)
     options = build_parser().parse_args(arguments[:at])
     server_processes.catch_signals()
     try:
+        check_certificates()
         host(options, arguments[at + 1 :])
+    except OptionError as error:
+        note(f"error: {error}")
+        return 2
     except HostingError as error:
         note(f"error: {error}")
         return 1

@@ -70,7 +70,9 @@ class Process:
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path, health: str):
         self.name, self.log, self.health = name, log, health
         self.started, self.ready = time.monotonic(), False
-        with log.open("wb") as output:
+        # vLLM's log shows the key that it was given.
+        with open(log, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
+            log.chmod(0o600)
             try:
                 self.process = subprocess.Popen(
                     command,
@@ -91,7 +93,7 @@ class Process:
 
     def answers(self) -> bool:
         """Whether it says that it is well."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine's own
         with contextlib.suppress(OSError), opener.open(self.health, timeout=5) as reply:
             return reply.status == 200
         return False

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.sweep_config import Sweep, Task
 from command.errors import UserError
+from command.files import write_private
 from command.schema import Text, open_table, read_as
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,15 +42,15 @@ def submit(sweep: Sweep, tasks: list[Task], more_options: list[str]) -> tuple[st
     folder = sweep.output_dir.absolute() / "slurm" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     try:
         folder.mkdir(parents=True)
-        folder.chmod(0o700)  # hosts may hold a password
-        (folder / "tasks.jsonl").write_text("".join(_task_line(task) for task in tasks))
-        (folder / "serve.txt").write_text("".join(_serve_line(task) + "\n" for task in tasks))
+        folder.chmod(0o700)  # hosts may hold a password, and the jobs' logs what they print
+        write_private(folder / "tasks.jsonl", "".join(_task_line(task) for task in tasks))
+        write_private(folder / "serve.txt", "".join(_serve_line(task) + "\n" for task in tasks))
         if sweep.slurm.setup:
-            (folder / "setup.sh").write_text(sweep.slurm.setup + "\n")
+            write_private(folder / "setup.sh", sweep.slurm.setup + "\n")
         array = folder / "sweep_array.sbatch"
-        array.write_text(_array_script(sweep, folder, len(tasks)))
+        write_private(array, _array_script(sweep, folder, len(tasks)))
         table = folder / "table.sbatch"
-        table.write_text(_table_script(sweep, folder, more_options))
+        write_private(table, _table_script(sweep, folder, more_options))
     except OSError as error:
         raise SlurmError(f"the jobs cannot be written to {folder} ({error})") from None
     job = _sbatch(str(array))

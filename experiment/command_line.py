@@ -1,10 +1,11 @@
 """The command line of run_api.py: its options, grouped, with an example per experiment, as RunSettings."""
 
 import argparse
-import sys
 
 from command.console import Command
 from command.errors import OptionError
+from command.options import Parser
+from command.secrets import hide
 from datasets_loader import DATA_SETS
 from experiment.judge_settings import JUDGE_OPTIONS
 from experiment.settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
@@ -12,9 +13,9 @@ from language_models.local.loading import DTYPES
 from utils import INSTRUCT_TEMPLATES
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        self.exit(2, f"{self.prog}: error: {hide(message)} (--help lists the options)\n")
 
 
 _EXAMPLES = """\
@@ -155,5 +156,5 @@ def parse_settings(argv: list[str] | None = None) -> RunSettings:
     try:
         return RunSettings(**options | {"end_tokens": tuple(options["end_tokens"])})
     except OptionError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        COMMAND.note(f"error: {error}")
         raise SystemExit(2) from None

@@ -5,7 +5,8 @@ import time
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
-from command.options import NEUTRAL_API_KEY, api_key, split_hosts
+from command.options import api_key, split_hosts
+from command.secrets import NEUTRAL_API_KEY
 from datasets_loader import DataSet, Example
 from experiment.command_line import COMMAND
 from experiment.sample import PromptBuilder, family_name, sample_prompts

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from command.errors import OptionError
 from command.files import ResultsError
-from command.options import NEUTRAL_API_KEY
 from command.pool import as_finished
+from command.secrets import NEUTRAL_API_KEY
 from command.stopping import StopSignals
 from experiment.judge_settings import JudgeSettings
 from experiment.judgements import (

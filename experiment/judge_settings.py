@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from command.errors import OptionError
-from command.options import api_key, check_requests, check_url
+from command.network import check_certificates, proxy_for
+from command.options import api_key, check_key_name, check_one_credential, check_requests, check_url, is_openai
+from command.secrets import register
 from datasets_loader import DataSet
 from experiment.judgements import PUBLISHED, UNSCORED
+from language_models.hosted.credentials import OPENAI_URL
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
 from language_models.local.loading import DTYPES, is_transformers_model
 
@@ -25,7 +28,10 @@ JUDGE_OPTIONS = {
         "metavar": "MODEL",
     },
     "judge_host": {"help": "base URL of an OpenAI-compatible server (default: OpenAI)", "metavar": "URL"},
-    "judge_api_key_env": {"help": "environment variable that holds its API key", "metavar": "VAR"},
+    "judge_api_key_env": {
+        "help": f"environment variable that holds its API key (default: {DEFAULT_KEY_ENV}, which is sent to OpenAI alone)",
+        "metavar": "VAR",
+    },
     "unreadable_judgements": {
         "help": "what an answer counts as whose judgement cannot be read: unscored (and asked for again), or as in the published "
         "program wrong, or 1 in every aspect",
@@ -34,9 +40,9 @@ JUDGE_OPTIONS = {
 }
 
 
-def needs_no_key(host: str | None, variable: str) -> bool:
-    """Whether a judge is asked without an API key: one of one's own, unless a variable is named for it or holds one."""
-    return bool(host) and variable == DEFAULT_KEY_ENV and not os.environ.get(variable, "").strip()
+def other_address() -> bool:
+    """Whether OPENAI_BASE_URL, which OpenAI's own programs go by, names an address that is not OpenAI's."""
+    return not is_openai(os.environ.get("OPENAI_BASE_URL", "").strip())
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class JudgeSettings:
     judge: str = "auto"
     judge_model: str | None = None
     judge_host: str | None = None
-    judge_api_key_env: str = DEFAULT_KEY_ENV
+    judge_api_key_env: str | None = None
     unreadable_judgements: str = UNSCORED
     device: str = "auto"
     dtype: str = "auto"
@@ -70,8 +76,11 @@ class JudgeSettings:
                 )
         if self.judge_host:
             check_url(self.judge_host, "--judge_host")
+        if self.judge_api_key_env:
+            check_key_name(self.judge_api_key_env, "--judge_api_key_env")
+            check_one_credential(self.judge_host, "--judge_host", self.judge_api_key_env, "--judge_api_key_env")
         if self.key:  # without a key there is no judge, which is no error
-            api_key(self.judge_api_key_env, "--judge_api_key_env")
+            api_key(self.key_variable, "--judge_api_key_env")
         if self.judge == "auto" and self.judge_model and not self.judge_host:
             self._check_file(self.judge_model)
         check_requests(self.num_threads, self.request_timeout, self.max_retries)
@@ -88,19 +97,31 @@ class JudgeSettings:
             raise OptionError(f"--judge_model: {name} is no folder of a transformers model (with a config.json)")
 
     @property
+    def key_variable(self) -> str | None:
+        """The environment variable with the judge's API key; None for a server other than OpenAI's, unless one is named."""
+        return self.judge_api_key_env or (DEFAULT_KEY_ENV if is_openai(self.judge_host) else None)
+
+    @property
     def key(self) -> str:
         """The API key in the environment, "" for none."""
-        return os.environ.get(self.judge_api_key_env, "").strip()
+        key = os.environ.get(self.key_variable or "", "").strip()
+        register(key)
+        return key
 
     def is_own(self, name: str) -> bool:
         """Whether a judge is a model of this process: without a host, a GGUF file, a bundled model's name, a folder or hub id.
 
-        Hub ids are names of other servers' models too, where OpenAI's client is told of one by its own variable.
+        Hub ids are names of other servers' models too: where OPENAI_BASE_URL names one, which is meant has to be said.
         """
         if self.judge_host:
             return False
-        elsewhere = os.environ.get("OPENAI_BASE_URL") and not Path(name).expanduser().is_dir()
-        return is_gguf(name) or (is_transformers_model(name) and not elsewhere)
+        return is_gguf(name) or (is_transformers_model(name) and not (other_address() and not Path(name).is_dir()))
+
+    def check_connection(self, name: str) -> None:
+        """Raise OptionError where a judge is behind a server, and the environment's proxy or certificates cannot be used."""
+        if not self.is_own(name) and not self.obstacle(name):
+            check_certificates()
+            proxy_for(self.judge_host or OPENAI_URL)
 
     def name_for(self, data_set: DataSet) -> str:
         """The judge model of a data set: the one that is named, or the data set's own."""
@@ -112,11 +133,18 @@ class JudgeSettings:
             return ""
         if self.judge == "none":
             return "--judge none: the answers stay unscored"
-        if not self.lacks_key(self.name_for(data_set)):
-            return ""
-        return f"no judge: the environment variable {self.judge_api_key_env} holds no API key"
+        obstacle = self.obstacle(self.name_for(data_set))
+        return obstacle and f"no judge: {obstacle}"
 
-    def lacks_key(self, name: str) -> bool:
-        """Whether a judge needs an API key that is not there."""
-        needs_none = self.is_own(name) or needs_no_key(self.judge_host, self.judge_api_key_env)
-        return not self.key and not needs_none
+    def obstacle(self, name: str) -> str:
+        """Why a judge cannot be asked: its API key is not there, or it is not said whose key that is; "" where it can."""
+        if self.is_own(name):
+            return ""
+        if not self.judge_host and other_address():
+            return (
+                "OPENAI_BASE_URL names another address than OpenAI's, and no key is sent there unasked: name it by --judge_host "
+                "(and its key by --judge_api_key_env), or unset the variable"
+            )
+        if self.key_variable is not None and not self.key:
+            return f"the environment variable {self.key_variable} holds no API key"
+        return ""

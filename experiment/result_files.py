@@ -6,7 +6,6 @@ second try); lines of one `index` are merged, the later over the earlier. At the
 
 import contextlib
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -16,9 +15,8 @@ from command.console import visible
 from command.files import ResultsError, exclusively, not_writable, write_atomically
 from command.json_log import JsonLog, json_lines, read_json, whole_lines, write_json
 from command.schema import read_as
+from command.secrets import hide_in, without_password
 from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, RunMetadata
-
-_PASSWORD = re.compile(r"(https?://)[^/@\s\"]+@")  # user and password of a URL
 
 
 def read_records(path: Path) -> list[dict]:
@@ -173,11 +171,31 @@ class ResultFiles:
 
     def write_run(self, metadata: dict) -> None:
         """Write run.json: settings, versions, server reports, sessions with start, end and usage."""
-        write_json(self.run, metadata, lambda text: _PASSWORD.sub(r"\1***@", text))
+        write_json(self.run, _without_secrets(metadata))
 
     def write_summary(self, summary: dict) -> None:
         """Write summary.json."""
         write_json(self.summary, summary)
+
+
+def _without_secrets(metadata: dict) -> dict:
+    """A run's metadata with what can hold a key or a password masked: hosts, commands, and what servers say of themselves.
+
+    The rest is read back, and has to stay as it is even where it has a word in common with a password.
+    """
+    told, sessions = metadata.get("all_settings"), metadata.get("sessions")
+    masked = dict(metadata)
+    if isinstance(told, dict):
+        hosts = {name: value for name, value in told.items() if name.endswith("_host") and isinstance(value, str)}
+        masked["all_settings"] = told | {name: without_password(value) for name, value in hosts.items()}
+    if isinstance(sessions, list):
+        masked["sessions"] = [
+            session | {name: hide_in(session[name]) for name in ("command", "servers") if name in session}
+            if isinstance(session, dict)
+            else session
+            for session in sessions
+        ]
+    return masked
 
 
 def readable_text(records: Iterable[dict]) -> str:

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from command.console import visible
 from command.files import ResultsError
-from command.options import without_password
 from command.pool import as_finished
 from command.provenance import git_commit, now, versions
+from command.secrets import without_password
 from command.stopping import StopSignals
 from datasets_loader import DATA_SETS, DataSet, Example, fingerprint
 from experiment.command_line import COMMAND
@@ -83,7 +83,7 @@ class Run:
         options = ("judge_model", "judge_host", "judge_api_key_env", "unreadable_judgements")
         for option in (*options, *(("device", "dtype") if own else ())):
             if (value := getattr(settings, option)) != getattr(RunSettings, option):
-                words += [f"--{option}", without_password(value)]
+                words += [f"--{option}", without_password(value) if option == "judge_host" else value]
         return shlex.join(words)
 
     def read_earlier(self) -> None:

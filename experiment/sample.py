@@ -9,7 +9,7 @@ from tqdm import tqdm
 from baselines import average_ensemble, proxy_tuning
 from command.console import for_terminal, visible
 from command.errors import OptionError
-from command.options import without_password
+from command.secrets import hide, without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
 from experiment.command_line import COMMAND
@@ -203,7 +203,7 @@ def answer_one(
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except ModelError as error:
-        record["error"] = str(error)
+        record["error"] = hide(str(error))
     except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
         record["error"] = shorten(f"{type(error).__name__}: {error}")
     record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}

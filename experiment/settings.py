@@ -9,7 +9,7 @@ from pathlib import Path
 
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from command.errors import OptionError
-from command.options import api_key, split_hosts
+from command.options import api_key, check_one_credential, split_hosts
 from datasets_loader import DATA_SETS
 from demo.catalogue import DEMO_MODELS
 from experiment.judge_settings import JudgeSettings
@@ -98,7 +98,7 @@ class RunSettings:
     judge: str = JudgeSettings.judge
     judge_model: str | None = JudgeSettings.judge_model
     judge_host: str | None = JudgeSettings.judge_host
-    judge_api_key_env: str = JudgeSettings.judge_api_key_env
+    judge_api_key_env: str | None = JudgeSettings.judge_api_key_env
     unreadable_judgements: str = JudgeSettings.unreadable_judgements
     output_dir: str = "./outputs"
     exp_prefix: str = ""
@@ -136,6 +136,7 @@ class RunSettings:
             self._check_model(model)
             if model.api_key_env:
                 api_key(model.api_key_env, model.key_option)
+                check_one_credential(model.host, f"--{model.role}_host", model.api_key_env, model.key_option)
 
     def _check_model(self, model: ModelSettings) -> None:
         role, name = model.role, model.name

@@ -21,6 +21,7 @@ from command.intervals import wilson_interval
 from command.json_log import JsonLog, whole_lines
 from command.pool import EarlyStop, as_finished
 from command.schema import Text, open_table, read_as
+from command.secrets import hide
 from datasets_loader import DataError
 from language_models.interface import ModelError
 from language_models.json_replies import (
@@ -181,7 +182,7 @@ def compare(
                 raise pair
             found.append(pair)
     figures = _figures(found, judge, criterion, seed) | {"left": len(indices) - len(found)}
-    return figures | ({"unreadable_reply": quoted(unread[-1])} if unread else {})
+    return figures | ({"unreadable_reply": quoted(hide(unread[-1]))} if unread else {})
 
 
 def _figures(found: list, judge: str, criterion: str, seed: int) -> dict:

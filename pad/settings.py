@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from command.errors import OptionError
+from command.options import Parser
 from language_models.local.loading import DTYPES
 from pad.config import DecodingConfig
 from pad.prompt_sets import PROMPT_SETS
@@ -112,7 +113,7 @@ def _check(holds: bool, option: str, rule: str, value) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of collect_model_outs.py; the defaults are CollectSettings' own."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="collect_model_outs.py",
         description="Reward-guided generation: PAD (an implicit reward) and ARGS (a scalar reward).",
         epilog=_EXAMPLES,

@@ -276,10 +276,13 @@ def test_api_keys_come_from_the_named_variables(data_dir, tmp_path, reply_server
     assert "secret-5" not in written + finished.stdout + finished.stderr
     # nor where a server repeats the key, nor a password in a URL
     echoing = reply_server(lambda path, body: (401, {}, {"error": {"message": "wrong key secret-5"}}))
-    host = echoing.host.replace("http://", "http://bob:hunter2@")
-    finished = run_api(*options[:5], host, *options[6:], "--rerun", env={"MY_KEY": "secret-5\n"})
+    finished = run_api(*options[:5], echoing.host, *options[6:], "--rerun", env={"MY_KEY": "secret-5\n"})
     assert "wrong key ***" in plain_error(finished) and "secret-5" not in finished.stderr + finished.stdout
+    # A request has room for one of them.
+    host = echoing.host.replace("http://", "http://bob:hunter2@")
+    finished = run_api(*options[:5], host, *options[6:], env={"MY_KEY": "secret-5"})
+    assert "--base_host has a user and password, and --base_api_key_env names a key" in plain_error(finished)
     assert "hunter2" not in finished.stderr + finished.stdout
-    finished = run_api(*options[:5], host, *options[6:], "--dry_run", env={"MY_KEY": "secret-5"})
+    finished = run_api(*options[:5], host, *options[6:-2], "--dry_run")
     assert finished.returncode == 0 and "***@127.0.0.1" in finished.stdout and "hunter2" not in finished.stdout
-    assert "hunter2" not in plain_error(run_api(*options[:5], host + "?x", *options[6:]))
+    assert "hunter2" not in plain_error(run_api(*options[:5], host + "?x", *options[6:-2]))

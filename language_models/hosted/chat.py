@@ -4,13 +4,11 @@ Not every model takes every field of such a request: what one refuses is left ou
 """
 
 import itertools
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 
-from command.options import without_password
-from language_models.hosted.http import make_client, make_http, request
+from language_models.hosted.http import make_client, make_http, place, request
 from language_models.hosted.logprobs import UnreadableReply
 from language_models.hosted.retries import LONGEST_WAIT, RetryPolicy, persist
 from language_models.interface import ChatReply, ContextLengthError, ModelError, TransientError, Usage
@@ -60,9 +58,8 @@ class HostedChatModel:
         max_outage: float = 300.0,
     ):
         self.name, self.num_threads, self.say = name, num_threads, say
-        shown = host or os.environ.get("OPENAI_BASE_URL")  # which OpenAI's client takes
-        self.where = f"judge {name} at {without_password(shown) if shown else 'OpenAI'}"
-        self.client = make_client(host, api_key, make_http(num_threads, request_timeout))
+        self.where = place(f"judge {name}", host)
+        self.client = make_client(host, api_key, make_http(host, num_threads, request_timeout))
         self.retry_policy = RetryPolicy(max_retries, rate_limit_seconds=max_outage)
         form: dict = {"type": "json_object"}
         if schema:

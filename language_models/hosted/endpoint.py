@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import httpx2
 
-from command.options import without_password
-from language_models.hosted.http import answers, checked, make_client, make_http, request
+from command.secrets import without_password
+from language_models.hosted.http import answers, checked, make_client, make_http, place, request
 from language_models.hosted.probe import PROBE_TOKENS, Probe
 from language_models.hosted.probe_requests import Progress
 from language_models.hosted.refused_fields import NEUTRAL_SAMPLING
@@ -45,13 +45,13 @@ class OpenAIEndpoint:
         self.retry_policy = retry_policy or RetryPolicy()
         self.request_timeout = request_timeout
         self.usage = Usage()
-        self.where = f"{name} at {self.shown_host}"
+        self.where = place(name, self.host)
         # Completions go through the connection pool itself: openai's own handling of a request takes longer than all the rest here.
-        self.http = make_http(max_connections, request_timeout)
+        self.http = make_http(self.host, max_connections, request_timeout)
         self.client = make_client(self.host, api_key, self.http)
         headers = self.client.default_headers | self.client.auth_headers
         self.headers = {name: value for name, value in headers.items() if isinstance(value, str)}
-        self.completions_url = self.host + "/completions"
+        self.completions_url = f"{self.client.base_url}completions"
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
         self.left_out: frozenset[str] = frozenset()  # fields of requests that the server refuses
@@ -151,7 +151,7 @@ class OpenAIEndpoint:
             respond,
             reader,
             params.max_tokens,
-            silence=self.request_timeout,
+            silence=timeout or self.request_timeout,
             manners=self.manners,
             where=self.where,
             client=self.client,

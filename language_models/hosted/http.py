@@ -2,14 +2,18 @@
 
 import contextlib
 import json
+import re
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import httpx2
 import openai
 
-from command.options import NEUTRAL_API_KEY
+from command.network import check_certificates, proxy_for
+from command.secrets import NEUTRAL_API_KEY, hide, without_password
 from language_models.hosted.bounds import bound_body
+from language_models.hosted.credentials import OPENAI_URL, Credentials, openai_url
 from language_models.hosted.logprobs import FaultyLogprobs, FaultyReply, UnreadableReply
 from language_models.hosted.retries import LONGEST_WAIT as LONGEST_WAIT
 from language_models.hosted.retries import RetryPolicy as RetryPolicy
@@ -24,14 +28,37 @@ HEALTH_SECONDS = 5.0
 LONGEST_MESSAGE = 300
 
 
-def make_http(max_connections: int, request_timeout: float) -> httpx2.Client:
+def make_http(host: str | None, max_connections: int, request_timeout: float) -> httpx2.Client:
     """A connection pool that really allows `max_connections` requests at once.
 
-    `request_timeout`: seconds that a server may stay silent.
+    Args:
+        host: base URL of the one server that it is for, None for OpenAI; the environment's proxy is used where there is one for it.
+        request_timeout: seconds that a server may stay silent.
+
+    Raises:
+        OptionError: a variable of the environment names a proxy or certificates that cannot be used.
     """
+    check_certificates()
+    proxy = proxy_for(host or OPENAI_URL)
+    https = (host or OPENAI_URL).lower().startswith("https:")
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     timeout = httpx2.Timeout(request_timeout, connect=min(CONNECT_SECONDS, request_timeout), pool=None)
-    return openai.DefaultHttpxClient(limits=limits, timeout=timeout, event_hooks={"response": [bound_body]})
+    return openai.DefaultHttpxClient(
+        limits=limits,
+        timeout=timeout,
+        proxy=proxy and proxy.url,
+        # Reading all certificates takes a while, and without https none is looked at.
+        verify=httpx2.create_ssl_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        trust_env=False,  # what it would read there has been read above
+        follow_redirects=False,  # see Credentials
+        event_hooks={"response": [bound_body]},
+    )
+
+
+def place(name: str, host: str | None) -> str:
+    """A model and its host for messages, with the proxy between."""
+    proxy = proxy_for(host or OPENAI_URL)
+    return f"{name} at {without_password(host) if host else 'OpenAI'}" + (f" through {proxy.shown}" if proxy else "")
 
 
 def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.OpenAI:
@@ -39,9 +66,11 @@ def make_client(host: str | None, api_key: str, http: httpx2.Client) -> openai.O
 
     Args:
         host: base URL such as http://localhost:8000/v1; None for OpenAI itself.
-        http: what it sends them through.
+        http: what it sends them through, made for this host.
     """
-    return openai.OpenAI(base_url=host, api_key=api_key, max_retries=0, timeout=http.timeout, http_client=http)
+    http.auth = Credentials(host, api_key)
+    url = http.auth.base_url if host else openai_url()
+    return openai.OpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=http.timeout, http_client=http)
 
 
 def checked(response: httpx2.Response) -> httpx2.Response:
@@ -50,7 +79,7 @@ def checked(response: httpx2.Response) -> httpx2.Response:
     Raises:
         openai.APIStatusError: it is one.
     """
-    if response.is_error:
+    if not response.is_success:
         response.read()
         try:
             body = response.json()
@@ -95,12 +124,8 @@ def request(
 def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
     """Turn what goes wrong between a client and its server into the errors of `request`, which name the model and its host."""
 
-    # Before anything is cut: a part of a key is no longer recognised as one.
-    def without_key(message: str) -> str:
-        return message if client.api_key == NEUTRAL_API_KEY else message.replace(client.api_key, "***")
-
     def plain(message: str) -> str:
-        return f"{where}: {shorten(without_key(message))}"
+        return f"{where}: {shorten(message)}"
 
     try:
         yield
@@ -111,10 +136,14 @@ def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
     except UnreadableReply as error:
         raise TransientError(plain(f"the server's reply cannot be read: {error}"), unreadable=True) from None
     except ServerFailure as failure:
-        raise _refusal(failure.error, plain, None, failure.in_words) from None
+        raise _refusal(failure.error, plain, None, failure.in_words, client.api_key) from None
     except openai.APIStatusError as error:
+        if error.response.is_redirect:
+            raise ModelError(
+                plain(f"status {error.status_code}: {moved_to(error.response)}"), error.status_code
+            ) from None
         told = error_of_reply(_json(error.response.text), error.status_code, error.response.text)
-        raise _refusal(told, plain, error.response, f"status {error.status_code}") from None
+        raise _refusal(told, plain, error.response, f"status {error.status_code}", client.api_key) from None
     except (openai.APIConnectionError, httpx2.TransportError) as error:
         # While a stream is read, the errors are httpx2's own.
         cause = error if isinstance(error, httpx2.TransportError) else error.__cause__
@@ -138,13 +167,15 @@ def answers(client: openai.OpenAI) -> bool:
     return True
 
 
-def _refusal(error: ServerError, plain: Callable[[str], str], response: httpx2.Response | None, how: str) -> ModelError:
+def _refusal(
+    error: ServerError, plain: Callable[[str], str], response: httpx2.Response | None, how: str, api_key: str
+) -> ModelError:
     """What a server's error is to us; `how` it came stands in front of its words."""
     status, message = error.status, error.message
     if error.is_context_length:
         return ContextLengthError(plain(message))
     if status == 401:
-        message = f"is the right key in the environment variable that --..._api_key_env names? {message}"
+        message = f"{missing_key(api_key)} {message}"
     message = plain(f"{how}: {message}")
     if error.passes:
         return TransientError(
@@ -191,7 +222,25 @@ def json_object(content: bytes) -> dict:
     return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
+def missing_key(api_key: str) -> str:
+    """What to look at where a server asks for a key."""
+    if api_key == NEUTRAL_API_KEY:
+        return "no key was sent: --..._api_key_env names the environment variable that holds one."
+    return "is the right key in the environment variable that --..._api_key_env names?"
+
+
+def moved_to(response: httpx2.Response) -> str:
+    """What is said of a redirect that is not followed, with the base URL to give instead."""
+    try:
+        there = response.request.url.join(response.headers["location"])
+    except (KeyError, httpx2.InvalidURL):
+        return "the server sends the request on to nowhere; is the host right?"
+    base = re.sub(r"/((chat/)?completions|models)/*$", "", str(there))
+    shown = without_password(base)
+    return f"the server sends requests on to another address, to which they are not sent by themselves; is the host {shown}?"
+
+
 def shorten(text: str) -> str:
-    """A text on one line of limited length."""
-    text = " ".join(text.split())
+    """A text on one line of limited length, without keys: a part of one would no longer be recognised."""
+    text = " ".join(hide(text).split())
     return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + " ..."

@@ -15,7 +15,7 @@ from runs import REPOSITORY
 from waiting import HANG, finish, wait_until
 
 from baselines import PROXY_TUNING_LOGPROBS
-from cluster.serve_models import MAX_LOGPROBS, is_before
+from cluster.serve_models import MAX_LOGPROBS, is_before, main
 from cluster.server_processes import HostingError, Process, stop, wait_until_ready
 
 SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
@@ -122,6 +122,16 @@ class TestCommands:
         (line,) = dry_run("big", "small", *options, code=1)
         assert line.startswith("serve_models.sh: error: ") and message in line
 
+    def test_a_key_among_the_options_is_not_shown(self, capsys, monkeypatch):
+        monkeypatch.setattr("cluster.server_processes.catch_signals", lambda: None)
+        assert main(["a/b", "c/d", "--device", "cpu", "--dry_run", "--", "--api-key", "sk-live-123"]) == 0
+        assert "--api-key ***" in (said := capsys.readouterr().out) and "sk-live-123" not in said
+
+    def test_keys_of_tls_that_cannot_be_written(self, monkeypatch, capsys):
+        monkeypatch.setattr("cluster.server_processes.catch_signals", lambda: None)
+        monkeypatch.setenv("SSLKEYLOGFILE", "/no/such/folder/keys")
+        assert main(["a/b", "c/d", "--dry_run"]) == 2 and "SSLKEYLOGFILE cannot be written" in capsys.readouterr().err
+
     def test_versions(self):
         assert is_before("0.7.3", (0, 8)) and not is_before("0.10.0", (0, 8)) and not is_before("", (0, 8))
 
@@ -187,6 +197,7 @@ class TestHosting:
         said = "\n".join(f"\x1b[1mline {i}\x1b[0m" for i in range(20)) + "\n"
         log, command = tmp_path / "log", ["bash", "-c", f"printf '%s' '{said}'; exec sleep {HANG}"]
         process = Process("silent", command, {}, log, f"http://127.0.0.1:{free_port()}/health")
+        assert log.stat().st_mode & 0o077 == 0  # vLLM's own log shows its key
         try:
             wait_until(lambda: log.read_text() == said, "its log is written", process.process)
             with pytest.raises(HostingError) as error:

@@ -169,6 +169,7 @@ class TestSlurmFiles:
             "org/big llama-2-chat --base_gpus 0,1",
         ]
         first, second = (slurm.read_task(folder / "tasks.jsonl", i) for i in (1, 2))
+        assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}  # hosts may hold passwords
         assert "$BASE_HOST" in first and "$ALIGNED_HOST" in second and "{host}" not in first
         assert "--partition=gpu" in (folder / "table.sbatch").read_text()
         for name in ("sweep_array.sbatch", "table.sbatch", "setup.sh"):

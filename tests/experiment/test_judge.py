@@ -183,12 +183,19 @@ class TestWhichJudge:
             assert not replace(settings, judge_host="http://localhost:1/v1").is_own(name)
         assert not JudgeSettings().is_own("gpt-4o")
 
-    def test_a_hub_id_is_another_servers_where_the_client_is_told_of_one(self, server, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("name", ["gpt-4o", "google/gemma-3-1b-it"])
+    def test_no_key_goes_where_openai_base_url_leads(self, server, tmp_path, monkeypatch, name):
         monkeypatch.setenv("OPENAI_BASE_URL", server.host)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-for-somebody")
+        settings = JudgeSettings(judge_model=name)
+        assert "OPENAI_BASE_URL names another address than OpenAI's" in settings.why_none(DATA_SETS["date"])
+        assert replace(settings, judge_host=server.host).why_none(DATA_SETS["date"]) == ""
         (tmp_path / "config.json").write_text("{}")
-        assert not JudgeSettings().is_own("google/gemma-3-1b-it") and JudgeSettings().is_own(str(tmp_path))
-        with open_judge("google/gemma-3-1b-it", JudgeSettings(), {}, [], print) as judge:
-            assert judge.ask("how", "what").text == RIGHT and server.host in judge.where
+        assert settings.is_own(str(tmp_path))
+        monkeypatch.setenv("OPENAI_BASE_URL", "https://eu.api.openai.com/v1")
+        if name == "gpt-4o":
+            with open_judge(name, settings, {}, [], print) as judge:
+                assert str(judge.client.base_url) == "https://eu.api.openai.com/v1/"
 
     def test_a_gguf_file_that_is_not_there_is_told_at_once(self):
         with pytest.raises(OptionError, match="--judge_model: there is no file nowhere.gguf"):

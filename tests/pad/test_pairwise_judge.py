@@ -182,7 +182,7 @@ class TestCommand:
             ([], "nothing to measure"),
             (["--metrics", "--n", "0"], "--n must be at least 1"),
             (["--judge_model", "j", "--judge_host", "localhost"], "--judge_host must be a URL"),
-            (["--judge_model", "j", "--judge_api_key_env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
+            (["--judge_model", "j", "--judge_api_key_env", "NO_SUCH_KEY"], "NO_SUCH_KEY holds no API key"),
         ],
     )
     def test_options_that_cannot_work(self, files, more, message, capsys):

@@ -91,6 +91,7 @@ class ReplyServer:
 
     def __init__(self, reply):
         requests = self.requests = []
+        heads = self.heads = []  # of the same requests
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -100,6 +101,7 @@ class ReplyServer:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length) or "null")
                 requests.append((self.path, body))
+                heads.append({name.lower(): value for name, value in self.headers.items()})
                 status, headers, content = reply(self.path, body)
                 if content is None:
                     self.close_connection = True
