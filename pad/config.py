@@ -32,10 +32,10 @@ class DecodingConfig:
 
     rm_weight: Number
     topk: Count
-    mode: Annotated[Literal[tuple(MODES)], Rule(f"is one of {', '.join(MODES)}")] = "greedy"
-    sample_temp: Annotated[Finite | None, Field(gt=0), Rule("is a number above 0, or null")] = None
+    mode: Annotated[Literal[tuple(MODES)], Rule(f"must be one of {', '.join(MODES)}")] = "greedy"
+    sample_temp: Annotated[Finite | None, Field(gt=0), Rule("must be a number above 0, or null")] = None
     perspective: TextOrNull = None
-    chunk_size: Annotated[Count | Literal["auto"] | None, Rule('is a whole number from 1, "auto" or null')] = None
+    chunk_size: Annotated[Count | Literal["auto"] | None, Rule('must be a whole number from 1, "auto" or null')] = None
     seed: WholeOrNull = None
     name: TextOrNull = None
 

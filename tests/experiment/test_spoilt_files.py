@@ -162,18 +162,21 @@ def test_judges_replies(tmp_path_factory, found):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seconds": "x"}, 'sample 1: seconds is a number of seconds from 0; it is "x"; no record of this program'),
-        ({"index": "1"}, 'line 2: index is a whole number from 0; it is "1"; mend or delete the line'),
-        ({"index": math.inf}, "line 2: index is a whole number from 0; it is Infinity"),
-        ({"raw_answer": None}, "sample 1: raw_answer is a text; it is null"),
-        ({"all_completions": ["a", 3]}, "sample 1: all_completions[1] is a text; it is 3"),
+        (
+            {"seconds": "x"},
+            'sample 1: seconds must be a number of seconds from 0; it is "x"; no record of this program',
+        ),
+        ({"index": "1"}, 'line 2: index must be a whole number from 0; it is "1"; mend or delete the line'),
+        ({"index": math.inf}, "line 2: index must be a whole number from 0; it is Infinity"),
+        ({"raw_answer": None}, "sample 1: raw_answer must be a text; it is null"),
+        ({"all_completions": ["a", 3]}, "sample 1: all_completions[1] must be a text; it is 3"),
         (
             {"usage": {"base": {"requests": -1}}},
-            "sample 1: usage.base.requests is a number of requests or tokens; it is -1",
+            "sample 1: usage.base.requests must be a number of requests or tokens; it is -1",
         ),
         (
             {"scores": {"judge": 1}},
-            'sample 1: scores holds no scores: an object with numbers, or null; it is {"judge": 1}',
+            'sample 1: scores must hold scores: an object with numbers, or null; it is {"judge": 1}',
         ),
     ],
 )
