@@ -128,7 +128,10 @@ class ResultFiles:
             ResultsError: another run is writing them, or the folder cannot be made.
         """
         with exclusively(self._lock_file, self.jsonl, "--output_dir") as self._take_lock:
-            yield
+            try:
+                yield
+            finally:
+                self.close_log()
 
     def open_log(self, kept: Callable[[], Iterable[dict]], say: Callable[[str], None]) -> None:
         """Open the log for appending; a line that a kill has torn is cut off.
