@@ -10,7 +10,7 @@ from pathlib import Path
 from command.files import ResultsError, exclusively, saved_elsewhere
 from command.json_log import JsonLog, json_lines, not_an_object, read_json, whole_lines, write_json
 from command.json_text import read_text
-from command.schema import open_table
+from command.schema import TextOrNull, open_table, read_as
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
 
@@ -21,6 +21,14 @@ OPTION = "--out_file"
 class _Meta:
     settings: dict = field(default_factory=dict)
     sessions: list[dict] = field(default_factory=list)
+
+
+@open_table
+class _Row:
+    """What makes a row an answer; null where its prompt was skipped."""
+
+    result: TextOrNull
+    response: TextOrNull
 
 
 class OutputFile:
@@ -72,6 +80,8 @@ class OutputFile:
                 raise self._other_run(f"line {line} has the configuration {json.dumps(row.get('config'))}")
             if row.get("seed") != seed:
                 raise self._other_run(f"line {line} has the seed {row.get('seed')}")
+            where, remedy = f"{self.path}, line {line}", f"delete the line, choose another {OPTION}, or --overwrite"
+            read_as(_Row, row, where, ResultsError, remedy=remedy)
             rows[index] = row
         return rows
 
