@@ -126,7 +126,7 @@ def start_output(settings: CollectSettings, job: Job) -> None:
             note(f"moved aside: {path}")
     if job.rows:
         note(f"{job.output.path}: {len(job.rows)} of {len(job.prompts)} answers are there already")
-    job.output.open()
+    job.output.open(lambda: job.rows.values(), note)
 
 
 def refuse_if_all_are_too_long(plan: Plan, jobs: list[Job]) -> None:
@@ -190,8 +190,8 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
                 batch, before = todo[start : start + settings.batch_size], time.monotonic()
                 answers = models.answer(batch, job.output.config, job.output.number, job.seed)
                 seconds = (time.monotonic() - before) / len(batch)
-                for prompt, answer in zip(batch, answers, strict=True):
-                    row = answered_row(
+                rows = [
+                    answered_row(
                         prompt,
                         decode_answer(plan.tokenizer, prompt.ids, answer.tokens),
                         elapsed=round(seconds, 4),
@@ -200,9 +200,11 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
                         finish_reason=answer.finish_reason,
                         **({"batch": len(batch)} if len(batch) > 1 else {}),
                     )
-                    job.output.append(row)
-                    job.rows[prompt.index] = row
-                    tokens += len(answer.tokens)
+                    for prompt, answer in zip(batch, answers, strict=True)
+                ]
+                job.output.append(*rows)
+                job.rows |= {row["index"]: row for row in rows}
+                tokens += sum(len(answer.tokens) for answer in answers)
                 bar.set_postfix({"tokens/s": f"{tokens / (time.monotonic() - started):.1f}"}, refresh=False)
                 bar.update(len(batch))
     finally:

@@ -255,7 +255,7 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
                     if not isinstance(row, dict):
                         raise ValueError("not a JSON object")
                     rows.append(row)
-    except ValueError as error:  # broken JSON and broken UTF-8 are both ValueErrors
+    except (ValueError, RecursionError) as error:  # broken JSON and broken UTF-8 are both ValueErrors
         raise DataError(f"{path}, line {number}: not a line of JSON ({error})") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None

@@ -107,14 +107,14 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
             judged = _judge(records, data_set, settings, path, files, begin) if not why_none else Judged()
             if rescore and not (judged.read or judged.unreadable):
                 records, again = before, "the same command"  # nothing new to score by: the old scores stay
-        if records != before:
-            keep_aside()
-            # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
-            files.write_final(records, readable_text(records) if files.has_layout else None)
         sessions = metadata.get("sessions", [])
         seconds = sum(session.get("seconds", 0) for session in sessions) if sessions else None
         summary = summarise(records, data_set.scoring, seconds)
         print(visible(str(summary)))
+        if records != before:
+            keep_aside()
+            # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
+            files.write_final(records, readable_text(records) if files.has_layout else None)
         if files.has_layout:
             files.write_summary(summary.fields)
     unscored = summary.fields["unscored"]
@@ -151,7 +151,7 @@ def _judge(
         nonlocal opened
         if not opened:
             before_saving()
-            files.open_log()
+            files.open_log(lambda: records, COMMAND.note)
             opened = True
         files.append(entry)
 

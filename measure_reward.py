@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from command.console import Command
 from command.errors import OptionError
-from command.files import ResultsError, write_atomically
+from command.files import ResultsError, saved_elsewhere, write_atomically
 from command.options import Parser
 from datasets_loader import DataError
 from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
@@ -247,7 +247,7 @@ def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:
 
 def judged(options: argparse.Namespace, answers: dict[int, Answered], baseline: dict[int, Answered]) -> dict:
     """Win rates by the judge."""
-    log = ReplyLog(Path(options.judge_log) if options.judge_log else None)
+    log = ReplyLog(Path(options.judge_log) if options.judge_log else None, say=note)
     settings = judge_settings(options)
     name = options.judge_model
     opening = threading.Lock()
@@ -321,16 +321,18 @@ def show(report: dict) -> None:
 
 def save(options: argparse.Namespace, reports: list[dict], arrays: list[np.ndarray]) -> None:
     """Write --npout and --save (ResultsError: they cannot be written)."""
+    content = json.dumps(reports, indent=2) + "\n"
     try:
+        if options.save:
+            Path(options.save).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(options.save), content)
         if options.npout and arrays:
             Path(options.npout).parent.mkdir(parents=True, exist_ok=True)
             with open(options.npout, "wb") as file:
                 np.save(file, np.concatenate(arrays))
-        if options.save:
-            Path(options.save).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(options.save), json.dumps(reports, indent=2) + "\n")
     except OSError as error:
-        raise ResultsError(f"the figures cannot be written ({error})") from None
+        place = saved_elsewhere(Path(options.save or "scores.json"), content, "all of them, with the scores,")
+        raise ResultsError(f"the figures cannot be written ({error}); {place}") from None
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run(settings: RunSettings) -> int:
         if settings.rerun:
             for path in files.set_aside():
                 note(f"moved aside: {path}")
-        files.open_log()
+        files.open_log(lambda: the_run.ordered, note)
         return the_run.answer_and_score(models, request_mode)
 
 

@@ -20,14 +20,14 @@ def _with_closed_quotes(text: str) -> str:
 
 
 _Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
-_Option = Annotated[_Scalar | list[_Scalar], Rule("is a text, a number, true, false, or a list of them")]
-_Directive = Annotated[_Scalar, Rule("is a text, a number, true or false")]
+_Option = Annotated[_Scalar | list[_Scalar], Rule("must be a text, a number, true, false, or a list of them")]
+_Directive = Annotated[_Scalar, Rule("must be a text, a number, true or false")]
 _ListOrOne = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
-_Names = Annotated[list[StrictStr], Field(min_length=1), _ListOrOne, Rule("is not a list of names")]
-_Numbers = Annotated[list[Finite], Field(min_length=1), _ListOrOne, Rule("is not a list of numbers")]
-_Words = Annotated[StrictStr, AfterValidator(_with_closed_quotes), Rule("is a text of options, its quotes closed")]
+_Names = Annotated[list[StrictStr], Field(min_length=1), _ListOrOne, Rule("must be a list of names")]
+_Numbers = Annotated[list[Finite], Field(min_length=1), _ListOrOne, Rule("must be a list of numbers")]
+_Words = Annotated[StrictStr, AfterValidator(_with_closed_quotes), Rule("must be a text of options, its quotes closed")]
 _Shards = Annotated[
-    StrictInt, Field(ge=1, le=_MOST_SHARDS), Rule(f"is a number, at least 1 and at most {_MOST_SHARDS}")
+    StrictInt, Field(ge=1, le=_MOST_SHARDS), Rule(f"must be a number, at least 1 and at most {_MOST_SHARDS}")
 ]
 
 # Without a host a model's is taken from the environment; an empty one means that the model needs none.

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from command.errors import UserError
 from command.secrets import hide
 from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
+from command.unexpected import REPORT, traceback_of
 
 CANNOT_START = 2
+INCOMPLETE = 1
 LONGEST_SHOWN = 4000
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
@@ -61,7 +63,8 @@ class Command:
             errors: further exceptions that are told like a UserError.
 
         Returns:
-            The code of `work`; 2 after a UserError, which is told in a line; 130 after Ctrl-C, 143 after SIGTERM.
+            The code of `work`; 2 after a UserError, which is told in a line; 130 after Ctrl-C, 143 after SIGTERM; 1 after an
+            error that nobody expected, which is told with its traceback.
         """
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")
@@ -69,8 +72,13 @@ class Command:
         try:
             return work()
         except (UserError, *errors) as error:
+            if trace := getattr(error, "traceback", ""):
+                self.note(f"unexpected error\n{trace}\n{REPORT}")
             self.note(f"error: {error}")
             return CANNOT_START
         except KeyboardInterrupt as stop:
             self.note(interrupted)
             return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        except Exception as error:
+            self.note(f"unexpected error\n{traceback_of(error)}\n{REPORT}")
+            return INCOMPLETE

@@ -4,8 +4,9 @@ import contextlib
 import errno
 import os
 import platform
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -23,6 +24,7 @@ except ImportError:
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 # SoftFileLock takes the marker of a dead process over at its second look, a torn one when it has not changed for 2 s.
 TAKE_OVER_SECONDS = 5
+_LONGEST_NAME = 150
 
 
 class ResultsError(UserError):
@@ -52,6 +54,34 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
+def saved_elsewhere(path: Path, text: str, what: str) -> str:
+    """Save a text that cannot be written to its file in a folder for temporary files, or wherever it can be.
+
+    Args:
+        what: the text is of the file's content, for the sentence.
+
+    Returns:
+        Where it is, as half a sentence for an error message.
+    """
+    name = re.sub(r"[^\w.-]", "_", path.name, flags=re.ASCII)[-_LONGEST_NAME:]
+    reasons = []
+    for folder in (tempfile.gettempdir, Path.cwd, Path.home):
+        try:
+            handle, place = tempfile.mkstemp(dir=folder(), prefix="saved-", suffix=f"-{name}")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(place)
+                raise
+            return f"{what} is saved in {place}"
+        except (OSError, RuntimeError) as error:
+            reasons.append(str(error))
+    return f"{what} can be saved nowhere ({'; '.join(reasons)}) and is lost"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -59,8 +89,10 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
+def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[Callable[[], None]]:
     """Keep other runs from a file while the context lasts; the lock goes with the process, however that ends.
+
+    The context's value takes the lock once more (ResultsError: another run has it), after its folder was deleted and made anew.
 
     Args:
         lock_file: its folder is made if need be.
@@ -69,6 +101,17 @@ def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
     Raises:
         ResultsError: another run is writing the file, or the folder cannot be made.
     """
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            held.close()
+            _take(held, lock_file, written, option)
+
+        take()
+        yield take
+
+
+def _take(held: contextlib.ExitStack, lock_file: Path, written: Path, option: str) -> None:
     holder_file = lock_file.with_suffix(".holder")
     remedy = "wait for it or stop it"
     try:
@@ -84,18 +127,19 @@ def exclusively(lock_file: Path, written: Path, option: str) -> Iterator[None]:
         raise ResultsError(f"{written} is being written by another run ({_holder(holder_file)}); {remedy}") from None
     except OSError as error:
         raise not_writable(written, error, option) from None
+    held.callback(lock.release)
+    held.callback(_unlink, holder_file)
     try:
         # The lock file's content is filelock's own business.
         holder_file.write_text(f"process {os.getpid()} on {platform.node()}, since {now()}")
     except OSError as error:
-        lock.release()
+        held.close()
         raise not_writable(written, error, option) from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            holder_file.unlink()
-        lock.release()
+
+
+def _unlink(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
 
 
 def _has_flock(folder: Path) -> bool:

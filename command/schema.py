@@ -3,10 +3,10 @@
 @closed_table
 class Sampling:
     topk: Count
-    seed: Annotated[StrictInt | None, Field(ge=0), Rule("is a whole number from 0, or null")] = None
+    seed: Annotated[StrictInt | None, Field(ge=0), Rule("must be a whole number from 0, or null")] = None
 
 sampling = read_as(Sampling, {"topk": 0}, "x.config, line 1", OptionError)
-# OptionError: x.config, line 1: topk is a whole number from 1; it is 0
+# OptionError: x.config, line 1: topk must be a whole number from 1; it is 0
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ LONGEST_SHOWN = 120
 _LARGEST = sys.float_info.max
 # Of several faults the first of these is told: what was misspelt is both unknown and missing.
 _FIRST = ("unexpected_keyword_argument", "missing")
-_NO_TABLE = "is not a table of keys and values"
+_NO_TABLE = "must be a table of keys and values"
 _NO_RULE = {
     "dataclass_type": _NO_TABLE,
     "dict_type": _NO_TABLE,
-    "list_type": "is not a list",
+    "list_type": "must be a list",
     "string_unicode": "has a key with half a character (a surrogate by itself)",
 }
 
@@ -51,15 +51,15 @@ class Rule:
 
 # Scalars are strict: no "3" for 3, no true for 1. A whole number stays one, so that it is written back as it was.
 # A text is told by its class alone: pydantic's own check refuses lone surrogates, which a model's answer may hold.
-Text = Annotated[InstanceOf[str], Rule("is a text")]
-TextOrNull = Annotated[InstanceOf[str] | None, Rule("is a text or null")]
+Text = Annotated[InstanceOf[str], Rule("must be a text")]
+TextOrNull = Annotated[InstanceOf[str] | None, Rule("must be a text or null")]
 # Its bounds leave out NaN, infinities, and whole numbers too large for a float.
 Finite = Annotated[StrictInt | StrictFloat, Field(ge=-_LARGEST, le=_LARGEST)]
-Number = Annotated[Finite, Rule("is a finite number")]
-Seconds = Annotated[Finite, Field(ge=0), Rule("is a number of seconds from 0")]
-Count = Annotated[StrictInt, Field(ge=1), Rule("is a whole number from 1")]
-Whole = Annotated[StrictInt, Field(ge=0), Rule("is a whole number from 0")]
-WholeOrNull = Annotated[StrictInt | None, Field(ge=0), Rule("is a whole number from 0, or null")]
+Number = Annotated[Finite, Rule("must be a finite number")]
+Seconds = Annotated[Finite, Field(ge=0), Rule("must be a number of seconds from 0")]
+Count = Annotated[StrictInt, Field(ge=1), Rule("must be a whole number from 1")]
+Whole = Annotated[StrictInt, Field(ge=0), Rule("must be a whole number from 0")]
+WholeOrNull = Annotated[StrictInt | None, Field(ge=0), Rule("must be a whole number from 0, or null")]
 
 # A table that a person writes: every key is known; no other closed one lies in it.
 closed_table = dataclass(frozen=True, config=ConfigDict(extra="forbid"))

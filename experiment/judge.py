@@ -10,11 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from command.errors import OptionError
+from command.errors import OptionError, UserError
 from command.files import ResultsError
 from command.pool import as_finished
 from command.secrets import NEUTRAL_API_KEY
 from command.stopping import StopSignals
+from command.unexpected import Unexpected, plain, traceback_of
 from experiment.judge_settings import JudgeSettings
 from experiment.judgements import (
     PUBLISHED,
@@ -109,6 +110,7 @@ def judge_records(
     judge: ChatModel,
     save: Callable[[dict], None],
     say: Callable[[str], None] = lambda line: None,
+    unexpected: Unexpected | None = None,
 ) -> Judged:
     """Score answers by a judge, side by side.
 
@@ -116,7 +118,9 @@ def judge_records(
         records: what `unjudged` found; changed in place.
         save: called with {"index", "scores", "judge_replies"} as soon as a record is judged, readably or not.
         say: told that a signal stops it.
+        unexpected: keeps the errors that nobody expected; told by `say` where there is none.
     """
+    unexpected = unexpected or Unexpected(say)
     came = Judged(counted=settings.unreadable_judgements == PUBLISHED)
     tally = ReplyTally()
 
@@ -130,11 +134,16 @@ def judge_records(
         found = as_finished(judged, records, judge.num_threads, stop=stop)
         with contextlib.closing(found):
             for record, told in tqdm(found, total=len(records), desc=f"judging by {judge.name}", unit="answer"):
-                if isinstance(told, ModelError):
-                    came.failed, came.error = came.failed + 1, str(told)
-                    continue
                 if isinstance(told, BaseException):
-                    raise told
+                    if not isinstance(told, Exception) or (
+                        isinstance(told, UserError) and not isinstance(told, ModelError)
+                    ):
+                        raise told
+                    expected = isinstance(told, ModelError)
+                    if trace := told.traceback if expected else traceback_of(told):
+                        unexpected.add(trace)
+                    came.failed, came.error = came.failed + 1, str(told) if expected else plain(told)
+                    continue
                 replies, scores, why = told
                 came.read, came.unreadable = came.read + bool(scores), came.unreadable + (not scores)
                 if why and not scores:
@@ -183,6 +192,7 @@ def judge_missing(
     name: str,
     save: Callable[[dict], None],
     say: Callable[[str], None],
+    unexpected: Unexpected | None = None,
 ) -> Judged:
     """Score what has no scores yet by the judge model `name`; see `judge_records`.
 
@@ -196,6 +206,8 @@ def judge_missing(
     prompts = [judge_prompt(record, scoring) for record in todo]
     try:
         with open_judge(name, settings, reply_schema(scoring), prompts, say) as judge:
-            return replace(judge_records(todo, scoring, settings, judge, save, say), without_gold=without_gold)
+            return replace(
+                judge_records(todo, scoring, settings, judge, save, say, unexpected), without_gold=without_gold
+            )
     except (OptionError, EmbeddedServerError, ModelError) as error:
         return Judged(failed=len(todo), error=str(error), without_gold=without_gold)

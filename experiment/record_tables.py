@@ -13,7 +13,7 @@ from language_models.interface import Usage
 
 _NUMBER = TypeAdapter(Number)
 # Means of them are taken, which a number of hundreds of digits has not.
-_Uses = Annotated[StrictInt, Field(ge=0, le=10**15), Rule("is a number of requests or tokens")]
+_Uses = Annotated[StrictInt, Field(ge=0, le=10**15), Rule("must be a number of requests or tokens")]
 
 
 def _sound(scores: object) -> object:
@@ -55,7 +55,7 @@ class AnswerRecord(FailedRecord):
     all_nudging_words: list[Text] = field(default_factory=list)
     all_completions: list[Text] = field(default_factory=list)
     stop_reason: TextOrNull = None
-    scores: Annotated[object, AfterValidator(_sound), Rule("holds no scores: an object with numbers, or null")] = None
+    scores: Annotated[object, AfterValidator(_sound), Rule("must hold scores: an object with numbers, or null")] = None
     usage: dict[str, _Usage] | None = None
     seconds: Seconds = 0
 

@@ -7,13 +7,14 @@ second try); lines of one `index` are merged, the later over the earlier. At the
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from command.console import visible
-from command.files import ResultsError, exclusively, not_writable, write_atomically
-from command.json_log import JsonLog, json_lines, read_json, whole_lines, write_json
+from command.files import ResultsError, exclusively, not_writable, saved_elsewhere, write_atomically
+from command.json_log import JsonLog, json_lines, not_an_object, read_json, whole_lines, write_json
+from command.json_text import parsed, read_text
 from command.schema import read_as
 from command.secrets import hide_in, without_password
 from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, RunMetadata
@@ -26,9 +27,9 @@ def read_records(path: Path) -> list[dict]:
         ResultsError: the file cannot be read, or is no result file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix != ".jsonl" else None
-    except (OSError, ValueError, RecursionError) as error:
+        text = read_text(path)
+        content = parsed(text) if path.suffix != ".jsonl" else None
+    except (OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read ({error})") from None
     if path.suffix == ".jsonl":
         return _merged(path, text)
@@ -44,7 +45,7 @@ def _merged(path: Path, text: str) -> list[dict]:
     for number, entry in whole_lines(text):
         where, remedy = f"{path}, line {number}", "mend or delete the line, or start afresh with --rerun"
         if not isinstance(entry, dict):
-            raise ResultsError(f"{where}: not a record; {remedy}")
+            raise ResultsError(f"{where}: not a record ({not_an_object(entry)}); {remedy}")
         index = read_as(LogLine, entry, where, ResultsError, remedy=remedy).index
         # A second try replaces a failed first one; anything else adds to what is there.
         merged[index] = entry if "error" in merged.get(index, {}) else merged.get(index, {}) | entry
@@ -70,6 +71,8 @@ class ResultFiles:
         self.has_layout = records_folder.name == "all_info"
         self._lock_file = records_folder / f".{name}.lock"
         self._log = JsonLog(self.jsonl, "--output_dir")
+        self._take_lock: Callable[[], None] = lambda: None
+        self._metadata: dict = {}
 
     @classmethod
     def of(cls, path: Path) -> "ResultFiles":
@@ -92,7 +95,8 @@ class ResultFiles:
 
     def read_run(self) -> dict:
         """The run's metadata (see `write_run`), empty if there is none (ResultsError: it is damaged)."""
-        return read_json(self.run, "mend it, or start afresh with --rerun", RunMetadata)
+        self._metadata = read_json(self.run, "mend it, or start afresh with --rerun", RunMetadata)
+        return self._metadata
 
     def set_aside(self, *, copy: bool = False) -> list[Path]:
         """Move the files of earlier runs, or copies of them, into a folder replaced-{date}-{time} beside them; where they are now.
@@ -121,11 +125,18 @@ class ResultFiles:
         Raises:
             ResultsError: another run is writing them, or the folder cannot be made.
         """
-        with exclusively(self._lock_file, self.jsonl, "--output_dir"):
-            yield
+        with exclusively(self._lock_file, self.jsonl, "--output_dir") as self._take_lock:
+            try:
+                yield
+            finally:
+                self.close_log()
 
-    def open_log(self) -> None:
+    def open_log(self, kept: Callable[[], Iterable[dict]], say: Callable[[str], None]) -> None:
         """Open the log for appending; a line that a kill has torn is cut off.
+
+        Args:
+            kept: the records that are in it, from memory: others may delete it while it is written.
+            say: told in a line that they have.
 
         Raises:
             ResultsError: the folder cannot be written to.
@@ -135,13 +146,22 @@ class ResultFiles:
                 write_atomically(self.jsonl, json_lines(read_records(self.json)))
         except OSError as error:
             raise not_writable(self.jsonl, error, "--output_dir") from None
-        self._log.open()
+        self._log.open(kept, say, self._restore)
+
+    def _restore(self) -> None:
+        """What has to be there before the log is written anew: the lock, and run.json, by which the records are known."""
+        self._take_lock()
+        self._restore_run()
+
+    def _restore_run(self) -> None:
+        if self._metadata and not self.run.exists():
+            self.write_run(self._metadata)
 
     def append(self, entry: dict) -> None:
         """Add a record, or more of one, to the log; it is in the file when this returns.
 
         Raises:
-            ResultsError: the disk is full or gone. What was written before stays readable.
+            ResultsError: the disk is full or gone, or another file lies in the log's place; the message says where the records are.
         """
         self._log.append(entry)
 
@@ -159,18 +179,28 @@ class ResultFiles:
         Raises:
             ResultsError: a file cannot be written; the ones that were there stay.
         """
-        self.close_log()
         try:
+            for path in (self.json, self.txt):  # others may have deleted them while the run went on
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._restore_run()
             if self.has_layout or self.jsonl.exists():
                 self._log.rewrite(records)
             write_atomically(self.json, json.dumps(records, indent=2))
             if readable is not None:
                 write_atomically(self.txt, readable)
         except OSError as error:
-            raise ResultsError(f"the results cannot be written ({error}); what {self.jsonl} holds is kept") from None
+            kept = f"what {self.jsonl} holds is kept"
+            if not self.jsonl.exists():
+                kept = saved_elsewhere(
+                    self.jsonl, json_lines(records), f"all that is in memory ({len(records)} records)"
+                )
+            raise ResultsError(f"the results cannot be written ({error}); {kept}") from None
+        finally:
+            self.close_log()
 
     def write_run(self, metadata: dict) -> None:
         """Write run.json: settings, versions, server reports, sessions with start, end and usage."""
+        self._metadata = metadata
         write_json(self.run, _without_secrets(metadata))
 
     def write_summary(self, summary: dict) -> None:

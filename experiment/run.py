@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from tqdm import tqdm
 
 from command.console import visible
+from command.errors import UserError
 from command.files import ResultsError
 from command.pool import as_finished
 from command.provenance import git_commit, now, versions
 from command.secrets import without_password
 from command.stopping import StopSignals
+from command.unexpected import Unexpected, traceback_of
 from datasets_loader import DATA_SETS, DataSet, Example, fingerprint
 from experiment.command_line import COMMAND
 from experiment.judge import judge_missing, refuse_other_judges
@@ -42,6 +44,7 @@ class Run:
     prompt_builders: dict[str, PromptBuilder]
     records: dict[int, dict] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
+    unexpected: Unexpected = field(default_factory=lambda: Unexpected(COMMAND.note))
 
     @property
     def why_no_judge(self) -> str:
@@ -197,9 +200,17 @@ class Run:
             elif not stopped and not self.why_no_judge:
                 settings = self.settings.judge_settings
                 name, scoring = settings.name_for(self.data_set), self.data_set.scoring
-                judged = judge_missing(self.ordered, scoring, settings, name, files.append, COMMAND.note)
+                judged = judge_missing(
+                    self.ordered, scoring, settings, name, files.append, COMMAND.note, self.unexpected
+                )
                 stopped = judged.exit_code
+        except Exception as error:
+            if not isinstance(error, UserError):  # the command tells it
+                session["ended_by"] = traceback_of(error)
+            raise
         finally:
+            if self.unexpected.found:
+                session["unexpected_errors"] = self.unexpected.found
             session |= {"end": now(), "seconds": round(time.monotonic() - started, 3)}
             session["usage"] = {role: asdict(model.usage) for role, model in models.items()}
             session["usage_by_host"] = {role: model.usage_by_host for role, model in models.items()}
@@ -244,6 +255,8 @@ class Run:
             for _, record in answers:
                 if isinstance(record, BaseException):
                     raise record
+                if trace := record.pop("traceback", ""):
+                    self.unexpected.add(trace)
                 self.files.append(record)
                 self.records[record["index"]] = record
                 done += 1
@@ -260,14 +273,18 @@ class Run:
         return stop.exit_code if done < len(todo) or not rule else 0
 
     def _finish(self, judged: Judged) -> int:
-        """Write the results and say what came of the run."""
+        """Say what came of the run, and write the results (ResultsError: they cannot be written; the figures are shown)."""
         files, ordered, again = self.files, self.ordered, self.settings.same_command
-        files.write_final(ordered, readable_text(ordered))
-        files.write_run(self.metadata)
-        summary = self._summary(ordered)
-        files.write_summary(summary.fields)
+        summary, fault = self._summary(ordered), None
+        try:
+            files.write_final(ordered, readable_text(ordered))
+            files.write_run(self.metadata)
+            files.write_summary(summary.fields)
+        except ResultsError as error:
+            fault = error
         print(visible(str(summary)))
-        print(f"\nresults: {files.txt} and {files.json}")
+        if fault is None:
+            print(f"\nresults: {files.txt} and {files.json}")
         if failed := summary.fields["failed"]:
             error = next(record["error"] for record in ordered if "error" in record)
             COMMAND.note(f"{failed} of {len(ordered)} samples failed; {again} tries them again; the first: {error}")
@@ -275,6 +292,8 @@ class Run:
             COMMAND.note(line)
         if self.why_no_judge and summary.fields["unscored"]:
             COMMAND.note(f"not scored yet; to score: {self.scoring_command}")
+        if fault is not None:
+            raise fault
         unscored = summary.fields["unscored"] and self.settings.judge != "none"
         return 1 if failed or unscored or judged.left_out else 0
 

@@ -8,8 +8,9 @@ from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
 from command.console import for_terminal, visible
-from command.errors import OptionError
+from command.errors import OptionError, UserError
 from command.secrets import hide, without_password
+from command.unexpected import plain, traceback_of
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
 from experiment.command_line import COMMAND
@@ -183,6 +184,7 @@ def answer_one(
 ) -> dict:
     """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer.
 
+    An error that nobody expected has its "traceback" besides, which is for the run's own file and not for the sample's record.
     `request_mode`: see READERS.
     """
     started = time.monotonic()
@@ -202,10 +204,10 @@ def answer_one(
         record |= decode(settings, prompts, metered, index, request_mode)
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
-    except ModelError as error:
-        record["error"] = hide(str(error))
+    except UserError as error:
+        record |= {"error": hide(str(error))} | ({"traceback": error.traceback} if error.traceback else {})
     except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
-        record["error"] = shorten(f"{type(error).__name__}: {error}")
+        record |= {"error": shorten(plain(error)), "traceback": traceback_of(error)}
     record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}
     record["seconds"] = round(time.monotonic() - started, 3)
     return record

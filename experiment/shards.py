@@ -27,7 +27,7 @@ def shard_of_name(name: str) -> tuple[str, int, int] | None:
 
 @open_table
 class _ShardSettings:
-    dataset_name: Annotated[Literal[tuple(DATA_SETS)], Rule("is no data set of this program")]
+    dataset_name: Annotated[Literal[tuple(DATA_SETS)], Rule("must be a data set of this program")]
 
 
 @open_table

@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from command.unexpected import is_ours, plain, told_with
+from language_models.interface import ModelError
 from language_models.local.loading import cache_argument, context_length
 from pad.growing_layer import GrowingLayer, growing_cache
 
@@ -158,13 +160,19 @@ class CachedModel:
 
 @torch.inference_mode()
 def reads_branches(network: PreTrainedModel) -> bool:
-    """Whether a headless model's tree attention gives what it gives for each branch by itself."""
+    """Whether a headless model's tree attention gives what it gives for each branch by itself.
+
+    Raises:
+        ModelError: a fault of this program keeps it from being checked.
+    """
     prefix, tokens, parents = [2, 3, 4], [5, 6, 7], [-1, -1, 1]
     states = CachedModel(network)
     states.prefill([prefix])
     try:
         ours = states.branch(torch.tensor([tokens], device=network.device), parents)[0]
-    except (RuntimeError, ValueError, TypeError):  # whatever a model says to a mask that it does not know
+    except (RuntimeError, ValueError, TypeError) as error:  # whatever a model says to a mask that it does not know
+        if is_ours(error):
+            raise told_with(ModelError(f"tree attention cannot be checked ({plain(error)})"), error) from None
         return False
     texts = [[*prefix, 5], [*prefix, 6], [*prefix, 6, 7]]
     own = torch.stack([network(torch.tensor([text], device=network.device))[0][0, -1] for text in texts])

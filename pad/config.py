@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from command.errors import OptionError
+from command.json_text import each_key_once, read_text
 from command.schema import Count, Finite, Number, Rule, TextOrNull, WholeOrNull, closed_table, read_as, shown
 
 # ARGS' README names its chunked greedy search both ways; here it is greedy, whose result it equals.
@@ -32,10 +33,10 @@ class DecodingConfig:
 
     rm_weight: Number
     topk: Count
-    mode: Annotated[Literal[tuple(MODES)], Rule(f"is one of {', '.join(MODES)}")] = "greedy"
-    sample_temp: Annotated[Finite | None, Field(gt=0), Rule("is a number above 0, or null")] = None
+    mode: Annotated[Literal[tuple(MODES)], Rule(f"must be one of {', '.join(MODES)}")] = "greedy"
+    sample_temp: Annotated[Finite | None, Field(gt=0), Rule("must be a number above 0, or null")] = None
     perspective: TextOrNull = None
-    chunk_size: Annotated[Count | Literal["auto"] | None, Rule('is a whole number from 1, "auto" or null')] = None
+    chunk_size: Annotated[Count | Literal["auto"] | None, Rule('must be a whole number from 1, "auto" or null')] = None
     seed: WholeOrNull = None
     name: TextOrNull = None
 
@@ -69,8 +70,8 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
         OptionError: the file cannot be read, or a configuration in it is none; the line is named.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise OptionError(f"--config {path} cannot be read ({error})") from None
     # Comment lines inside an object would stop the JSON reader; their line numbers are kept.
     text = re.sub(r"^[ \t]*#[^\n]*", "", text, flags=re.MULTILINE)
@@ -78,7 +79,7 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
     while at < len(text):
         line = text.count("\n", 0, at) + 1
         try:
-            value, end = json.JSONDecoder().raw_decode(text, at)
+            value, end = json.JSONDecoder(object_pairs_hook=each_key_once).raw_decode(text, at)
         except json.JSONDecodeError as error:
             text = _mended(text, error, path, say)
             continue

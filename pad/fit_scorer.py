@@ -10,18 +10,18 @@ and measure_reward.py scores with it.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from command.console import Command
 from command.errors import OptionError
+from command.json_text import parsed, read_text
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 
 
 def read_sentences(path: Path) -> tuple[list[str], list[str]]:
     """The sentences under "positive" and "negative" of a JSON file (OptionError: it is no such file)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(read_text(path))
         found = content["positive"], content["negative"]
         if not all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts) for texts in found):
             raise ValueError("a list is empty, or holds no texts")

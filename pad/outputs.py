@@ -2,14 +2,15 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from command.files import ResultsError, exclusively
-from command.json_log import JsonLog, read_json, whole_lines, write_json
-from command.schema import open_table
+from command.files import ResultsError, exclusively, saved_elsewhere
+from command.json_log import JsonLog, json_lines, not_an_object, read_json, whole_lines, write_json
+from command.json_text import read_text
+from command.schema import TextOrNull, open_table, read_as
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
 
@@ -22,6 +23,14 @@ class _Meta:
     sessions: list[dict] = field(default_factory=list)
 
 
+@open_table
+class _Row:
+    """What makes a row an answer; null where its prompt was skipped."""
+
+    result: TextOrNull
+    response: TextOrNull
+
+
 class OutputFile:
     """The rows of one configuration. A row is in the file when `append` returns; `finish` puts them in the prompts' order."""
 
@@ -31,10 +40,14 @@ class OutputFile:
         self.path = Path(f"{self.method}.jsonl")
         self.meta_path = Path(f"{self.method}.meta.json")
         self._log = JsonLog(self.path, OPTION)
+        self._take_lock: Callable[[], None] = lambda: None
+        self._meta: dict = {}
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Keep other runs from this output while the context lasts (ResultsError: another one has it); makes its folder."""
-        return exclusively(self.path.parent / f".{self.path.name}.lock", self.path, OPTION)
+        with exclusively(self.path.parent / f".{self.path.name}.lock", self.path, OPTION) as self._take_lock:
+            yield
 
     def earlier_rows(
         self, prompts: list[str], seed: int, decisive: dict, say: Callable[[str], None]
@@ -67,20 +80,25 @@ class OutputFile:
                 raise self._other_run(f"line {line} has the configuration {json.dumps(row.get('config'))}")
             if row.get("seed") != seed:
                 raise self._other_run(f"line {line} has the seed {row.get('seed')}")
+            where, remedy = f"{self.path}, line {line}", f"delete the line, choose another {OPTION}, or --overwrite"
+            read_as(_Row, row, where, ResultsError, remedy=remedy)
             rows[index] = row
         return rows
 
     def _read_lines(self, say: Callable[[str], None]) -> Iterator[tuple[int, dict]]:
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ResultsError(f"{self.path} cannot be read ({error})") from None
+            text = read_text(self.path)
+        except (OSError, ValueError) as error:
+            raise ResultsError(
+                f"{self.path} cannot be read ({error}); choose another {OPTION}, or --overwrite"
+            ) from None
         if text and not text.endswith("\n"):
             say(f"{self.path}: its last line is torn and is answered again")
         for number, row in whole_lines(text):
             if not isinstance(row, dict):
                 raise ResultsError(
-                    f"{self.path}, line {number}: not a row of this program; choose another {OPTION}, or --overwrite"
+                    f"{self.path}, line {number}: not a row of this program ({not_an_object(row)}); choose another {OPTION}, "
+                    "or --overwrite"
                 )
             yield number, row
 
@@ -96,20 +114,44 @@ class OutputFile:
         except OSError as error:
             raise ResultsError(f"the old results cannot be moved aside ({error}); choose another {OPTION}") from None
 
-    def open(self) -> None:
-        """Open for appending; a torn last line is cut off (ResultsError: it cannot be opened)."""
-        self._log.open()
+    def open(self, kept: Callable[[], Iterable[dict]], say: Callable[[str], None]) -> None:
+        """Open for appending; a torn last line is cut off.
 
-    def append(self, row: dict) -> None:
-        """Add a row; it is on the disk when this returns (ResultsError: the disk is full or gone; earlier rows stay)."""
-        self._log.append(row)
+        Args:
+            kept: the rows that are in it, from memory: others may delete it while it is written.
+            say: told in a line that they have.
+
+        Raises:
+            ResultsError: it cannot be opened.
+        """
+        self._log.open(kept, say, self._restore)
+
+    def _restore(self) -> None:
+        self._take_lock()
+        if self._meta and not self.meta_path.exists():
+            self.write_meta(self._meta)
+
+    def append(self, *rows: dict) -> None:
+        """Add rows; they are on the disk when this returns.
+
+        Raises:
+            ResultsError: the disk is full or gone, or another file lies in the place of this one; the message says where they are.
+        """
+        self._log.append(*rows)
 
     def finish(self, rows: dict[int, dict]) -> None:
         """Write all rows in the order of the prompts (ResultsError: they cannot be written; the file stays as it was)."""
+        ordered = [rows[index] for index in sorted(rows)]
         try:
-            self._log.rewrite(rows[index] for index in sorted(rows))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log.rewrite(ordered)
+            if self._meta and not self.meta_path.exists():
+                self.write_meta(self._meta)
         except OSError as error:
-            raise ResultsError(f"{self.path} cannot be written ({error}); the rows in it are whole") from None
+            kept = "the rows in it are whole"
+            if not self.path.exists():
+                kept = saved_elsewhere(self.path, json_lines(ordered), f"all that is in memory ({len(ordered)} rows)")
+            raise ResultsError(f"{self.path} cannot be written ({error}); {kept}") from None
 
     def close(self) -> None:
         """Close the file."""
@@ -121,6 +163,7 @@ class OutputFile:
 
     def write_meta(self, meta: dict) -> None:
         """Write settings, versions, devices and speed (ResultsError: they cannot be written)."""
+        self._meta = meta
         write_json(self.meta_path, meta)
 
 

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from command.errors import UserError
 from command.files import not_writable
 from command.intervals import wilson_interval
-from command.json_log import JsonLog, whole_lines
+from command.json_log import JsonLog, not_an_object, whole_lines
+from command.json_text import read_text
 from command.pool import EarlyStop, as_finished
 from command.schema import Text, open_table, read_as
 from command.secrets import hide
+from command.unexpected import Unexpected, plain, traceback_of
 from datasets_loader import DataError
 from language_models.interface import ModelError
 from language_models.json_replies import (
@@ -85,38 +88,58 @@ class ReplyLog:
     path: Path | None
     replies: dict[str, str] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # the keys of the replies that this process has added
+    say: Callable[[str], None] = lambda line: None
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _rows: list[dict] = field(default_factory=list, repr=False)
+    _log: JsonLog | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not self.path.exists():
             return
         log = JsonLog(self.path, "--judge_log")
         log.open()  # cuts off what a kill has torn
         log.close()
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path} cannot be read ({error})") from None
+            text = read_text(self.path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path} cannot be read ({error}); choose another --judge_log") from None
         for number, row in whole_lines(text):
             where = f"{self.path}, line {number}: not a judge's reply"
-            told = read_as(_Reply, row if isinstance(row, dict) else {}, where, DataError, remedy="delete the line")
+            if not isinstance(row, dict):
+                raise DataError(f"{where} ({not_an_object(row)}); delete the line")
+            told = read_as(_Reply, row, where, DataError, remedy="delete the line")
             self.replies[told.key] = told.reply
+            self._rows.append(row)
 
     def add(self, key: str, reply: str, about: dict) -> None:
-        """Keep a reply; `about` is for readers (ResultsError: the file cannot be written)."""
+        """Keep a reply; `about` is for readers.
+
+        Raises:
+            ResultsError: the file cannot be written, or another one lies in its place; the message says where the replies are.
+        """
         self.replies[key] = reply
         self.asked.add(key)
         if self.path is None:
             return
+        row = {"key": key, "reply": reply} | about
         with self._writing:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise not_writable(self.path, error, "--judge_log") from None
-            log = JsonLog(self.path, "--judge_log")
-            log.open()
-            with contextlib.closing(log):
-                log.append({"key": key, "reply": reply} | about)
+            if self._log is None:
+                try:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise not_writable(self.path, error, "--judge_log") from None
+                log = JsonLog(self.path, "--judge_log")
+                log.open(lambda: self._rows, self.say)
+                self._log = log
+            self._log.append(row)
+            self._rows.append(row)
+
+    def close(self) -> None:
+        """Close the file; the next reply opens it again."""
+        with self._writing:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
 
 
 def compare(
@@ -174,12 +197,15 @@ def compare(
 
     found: list = []
     unread: list[str] = []
-    tally, stop = ReplyTally(), EarlyStop()
+    tally, stop, unexpected = ReplyTally(), EarlyStop(), Unexpected(log.say)
     judged = as_finished(both, indices, num_threads, stop=stop)
-    with contextlib.closing(judged):
+    with contextlib.closing(log), contextlib.closing(judged):
         for _, pair in tqdm(judged, total=len(indices), desc=f"judging by {judge}", unit="pair"):
             if isinstance(pair, BaseException) and not isinstance(pair, ModelError):
-                raise pair
+                if isinstance(pair, UserError) or not isinstance(pair, Exception):
+                    raise pair
+                unexpected.add(traceback_of(pair))
+                pair = ModelError(plain(pair))
             found.append(pair)
     figures = _figures(found, judge, criterion, seed) | {"left": len(indices) - len(found)}
     return figures | ({"unreadable_reply": quoted(hide(unread[-1]))} if unread else {})

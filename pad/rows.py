@@ -1,11 +1,11 @@
 """Files of rows, as every command of reward-guided decoding reads them: a JSON array or JSON lines, whatever the suffix."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from command.json_text import parsed, read_text
 from datasets_loader import DataError
 
 
@@ -19,14 +19,13 @@ def read_rows(path: Path, say: Callable[[str], None]) -> list:
     """
     path = _existing(path, say)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        text = gzip.decompress(path.read_bytes()).decode("utf-8-sig") if path.suffix == ".gz" else read_text(path)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})") from None
     if text.lstrip().startswith("["):
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
+            return parsed(text)
+        except ValueError as error:
             raise DataError(f"{path}: not a JSON array ({error})") from None
     return _lines(text, path, say)
 
@@ -37,8 +36,8 @@ def _lines(text: str, path: Path, say: Callable[[str], None]) -> list:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
+            rows.append(parsed(line))
+        except ValueError as error:
             if number == len(lines) and rows:  # no newline behind it: a run was killed while it wrote
                 say(f"{path}, line {number}: torn off, left out")
                 break

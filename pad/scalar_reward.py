@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from command.unexpected import Unexpected, is_ours, traceback_of
 from pad.cached_model import CachedModel
 from pad.prompts import Prompt
 
@@ -127,7 +128,7 @@ def choose_scalar_reward(
     `say` is told where it is not the first. `output`: the one of the classifier's that is the reward.
     """
     for kind in (TreeReward, CopiesReward):
-        if _head(classifier) is not None and _agrees(kind, classifier, output):
+        if _head(classifier) is not None and _agrees(kind, classifier, output, say):
             if kind is CopiesReward:
                 say("the reward model has no tree attention: its cache is copied for every candidate, which is slower")
             return kind
@@ -136,7 +137,7 @@ def choose_scalar_reward(
 
 
 @torch.inference_mode()
-def _agrees(kind: type, classifier: PreTrainedModel, output: int) -> bool:
+def _agrees(kind: type, classifier: PreTrainedModel, output: int, say: Callable[[str], None]) -> bool:
     special = {classifier.config.pad_token_id, classifier.config.eos_token_id}
     ids = [i for i in range(3 * CHECKED_TOKENS) if i not in special][:CHECKED_TOKENS]
     prefix, candidates = ids[:-3], ids[-3:]
@@ -150,7 +151,14 @@ def _agrees(kind: type, classifier: PreTrainedModel, output: int) -> bool:
         reward.rewards(tokens, tokens)
         reward.advance(tokens[:, 0], torch.zeros(1, dtype=torch.long, device=device))
         ours = reward.rewards(tokens[:, 1:], tokens)[0]
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # whatever a backbone says to a mask it does not know
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what a backbone says to a mask it does not know
+        if is_ours(error):
+            Unexpected(say).add(traceback_of(error))
         return False
     own = torch.stack(own).float()
     tolerance = 1e-3 if classifier.dtype == torch.float32 else 5e-2

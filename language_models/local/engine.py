@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from command.unexpected import is_ours, told_with
 from language_models.interface import ModelError
 from language_models.local.attention import PACKED_ATTENTION, KeyValueCache, PackedPass, Segment
 from language_models.local.blocked_weights import block_weights
@@ -147,8 +148,10 @@ class Engine:
             self.model.set_attn_implementation(PACKED_ATTENTION)
             block_weights(self.model)
             found = self._in_pieces(tokens)
-        except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
+        except NotImplementedError:
             raise refusal from None
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise (told_with(refusal, error) if is_ours(error) else refusal) from None
         spread = expected.std().item() or 1.0
         if not (found - expected).abs().max().item() <= LOOSE.get(self.model.dtype, 0.5) * max(1.0, spread):
             raise refusal

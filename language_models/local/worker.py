@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from command.unexpected import is_ours, told_with
 from language_models.interface import ModelError
 from language_models.local.attention import Segment
 from language_models.local.engine import Engine, NextToken
@@ -135,7 +136,8 @@ def _failure(batch: list[_Request]) -> ModelError | None:
         for request, tokens in zip(batch, found, strict=True):
             request.found = tokens
     except Exception as error:  # whatever happens, nobody may wait for ever
-        return ModelError(
+        failure = ModelError(
             f"a forward pass of {engine.name} failed ({reason_of(error)}); if memory is short, lower --num_threads"
         )
+        return told_with(failure, error) if is_ours(error) else failure
     return None

@@ -7,6 +7,7 @@ import pytest
 from command.console import LONGEST_SHOWN, Command, visible
 from command.errors import OptionError, UserError
 from command.stopping import Terminated
+from command.unexpected import REPORT, told_with
 from datasets_loader import DataError
 from language_models.interface import ContextLengthError, TransientError
 
@@ -44,10 +45,20 @@ def test_interrupts(error, code, capsys):
     assert capsys.readouterr().err == "some_command.py: stopped; it continues\n"
 
 
-def test_other_errors_are_not_hidden_unless_they_are_named():
-    with pytest.raises(OSError, match="gone"):
-        COMMAND.run(raising(OSError("gone")))
+def test_other_errors_are_told_with_their_traceback_unless_they_are_named(capsys):
+    assert COMMAND.run(raising(OSError("gone"))) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("some_command.py: unexpected error\nTraceback (most recent call last):\n")
+    assert "in work\n" in said and said.endswith(f"OSError: gone\n{REPORT}\n")
     assert COMMAND.run(raising(OSError("gone")), errors=(OSError,)) == 2
+    assert capsys.readouterr().err == "some_command.py: error: gone\n"
+
+
+def test_a_plain_error_with_a_fault_of_the_program_behind_it(capsys):
+    assert COMMAND.run(raising(told_with(UserError("it cannot be run"), OSError("gone")))) == 2
+    assert capsys.readouterr().err == (
+        f"some_command.py: unexpected error\nOSError: gone\n{REPORT}\nsome_command.py: error: it cannot be run\n"
+    )
 
 
 def test_texts_of_others_are_cut(capsys):

@@ -15,14 +15,14 @@ from command.schema import Count, Number, Rule, Text, WholeOrNull, closed_table,
 class Closed:
     topk: Count
     weight: Number = 1
-    mode: Annotated[Literal["a", "b"] | None, Rule("is a, b or null")] = None
+    mode: Annotated[Literal["a", "b"] | None, Rule("must be a, b or null")] = None
     seed: WholeOrNull = None
 
 
 @open_table
 class Inner:
     name: Text
-    sizes: list[Annotated[StrictInt, Field(ge=0), Rule("is a size")]] = Field(default_factory=list)
+    sizes: list[Annotated[StrictInt, Field(ge=0), Rule("must be a size")]] = Field(default_factory=list)
 
 
 @open_table
@@ -34,23 +34,23 @@ class Outer:
 @pytest.mark.parametrize(
     ("kind", "value", "said"),
     [
-        (Closed, {"topk": 0}, "f: topk is a whole number from 1; it is 0"),
-        (Closed, {"topk": True}, "f: topk is a whole number from 1; it is true"),
-        (Closed, {"topk": "3"}, 'f: topk is a whole number from 1; it is "3"'),
-        (Closed, {"topk": 1, "weight": float("nan")}, "f: weight is a finite number; it is NaN"),
-        (Closed, {"topk": 1, "mode": ["ä"]}, 'f: mode is a, b or null; it is ["ä"]'),
-        (Closed, {"topk": 1, "seed": -1}, "f: seed is a whole number from 0, or null; it is -1"),
+        (Closed, {"topk": 0}, "f: topk must be a whole number from 1; it is 0"),
+        (Closed, {"topk": True}, "f: topk must be a whole number from 1; it is true"),
+        (Closed, {"topk": "3"}, 'f: topk must be a whole number from 1; it is "3"'),
+        (Closed, {"topk": 1, "weight": float("nan")}, "f: weight must be a finite number; it is NaN"),
+        (Closed, {"topk": 1, "mode": ["ä"]}, 'f: mode must be a, b or null; it is ["ä"]'),
+        (Closed, {"topk": 1, "seed": -1}, "f: seed must be a whole number from 0, or null; it is -1"),
         (Closed, {"weight": "x"}, "f: 'topk' is missing"),
         (Closed, {"topK": 1}, "f has an unknown key 'topK' (is 'topk' meant?); known are: topk, weight, mode, seed"),
         (Closed, {"x\n": 1}, "f has an unknown key 'x\\n'; known are: topk, weight, mode, seed"),
-        (Closed, [1], "f is not a table of keys and values; it is [1]"),
+        (Closed, [1], "f must be a table of keys and values; it is [1]"),
         (Outer, {"inner": [{"name": "a"}, {"sizes": []}]}, "f: 'inner[1].name' is missing"),
-        (Outer, {"inner": [{"name": "a", "sizes": [1, -1]}]}, "f: inner[0].sizes[1] is a size; it is -1"),
-        (Outer, {"inner": {}}, "f: inner is not a list; it is {}"),
-        (Outer, {"inner": [3]}, "f: inner[0] is not a table of keys and values; it is 3"),
+        (Outer, {"inner": [{"name": "a", "sizes": [1, -1]}]}, "f: inner[0].sizes[1] must be a size; it is -1"),
+        (Outer, {"inner": {}}, "f: inner must be a list; it is {}"),
+        (Outer, {"inner": [3]}, "f: inner[0] must be a table of keys and values; it is 3"),
         (Outer, {"\ud800": 1}, 'f has a key with half a character (a surrogate by itself); it is "\ud800"'),
-        (Outer, {"table": {"a b": 0}}, "f: table.a b is a whole number from 1; it is 0"),
-        (Outer, {"table": {"a\nb": 0}}, "f: table.'a\\nb' is a whole number from 1; it is 0"),
+        (Outer, {"table": {"a b": 0}}, "f: table.a b must be a whole number from 1; it is 0"),
+        (Outer, {"table": {"a\nb": 0}}, "f: table.'a\\nb' must be a whole number from 1; it is 0"),
     ],
 )
 def test_what_does_not_fit(kind, value, said):

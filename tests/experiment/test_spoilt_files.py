@@ -12,6 +12,7 @@ from made_runs import nudged_pieces, record, settings, write_run
 from spoilt import spoilt
 
 import eval_utils
+import measure_reward
 from command.errors import UserError
 from command.files import ResultsError
 from datasets_loader import DATA_SETS
@@ -34,6 +35,8 @@ METADATA = {
     ],
 }
 ASPECTS = {name: {"score": 4, "reason": ""} for name in DATA_SETS["justeval"].scoring}
+ROW = {"index": 0, "prompt": "Q?", "result": "A.", "response": "Q?A.", "instruction": "Q?", "seed": 0, "elapsed": 0.5}
+ROW |= {"config": DecodingConfig(1.0, 10).written()}
 RECORDS = [
     record(0, "1 + 0?", "#### 1", nudged_pieces(0, 1), 1),
     record(1, "1 + 1?", "#### 2", "It is 3.", 0) | {"scores": {"correct": 0, "judge": "j", "reason": "no"}},
@@ -59,15 +62,20 @@ def refused(error: object, way: tuple) -> None:
     message = str(error)
     assert "run." in message and "pydantic" not in message and len(message.splitlines()) <= 2
     told = [str(key) for key in way if isinstance(key, str)] or ["record"]
-    others = ("not a record", "'raw_answer' is missing", "half a character")
+    others = ("not a record", "cannot be read", "'raw_answer' is missing", "half a character")
     assert any(key in message for key in (*told, *others)), (message, way)
 
 
 def score(path, data_set: str = "strategyqa") -> tuple[int, str]:
+    return call(eval_utils.main, [str(path), "--judge", "none", "--dataset_name", data_set])
+
+
+def call(main, words: list[str]) -> tuple[int, str]:
+    """A command in this process: its exit code and standard error."""
     said = io.TextIOWrapper(io.BytesIO(), errors="backslashreplace")
     out = io.TextIOWrapper(io.BytesIO(), errors="backslashreplace")
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
-        code = eval_utils.main([str(path), "--judge", "none", "--dataset_name", data_set])
+        code = main(words)
     said.flush()
     return code, said.buffer.getvalue().decode()
 
@@ -147,6 +155,23 @@ def test_meta_files(tmp_path_factory, found):
         assert ("run_0" in str(error) and str(way[0]) in str(error)) or "--llm was" in str(error)
 
 
+@given(spoilt([ROW]))
+def test_rows_of_guided_decoding(tmp_path_factory, found):
+    """As collect_model_outs.py continues them, and as measure_reward.py scores them."""
+    rows, way = found
+    folder = tmp_path_factory.mktemp("rows")
+    output = OutputFile(str(folder / "run"), 0, DecodingConfig(1.0, 10))
+    output.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        told = output.earlier_rows(["Q?"], 0, {}, print)
+        assert not rows or (told[0]["prompt"], told[0].keys()) == ("Q?", rows[0].keys())
+    except ResultsError as error:
+        assert "run_0.jsonl" in str(error) and "line 1" in str(error)
+    code, said = call(measure_reward.main, ["--out_file", str(output.path), "--metrics"])
+    assert code == 0 or (code == 2 and "run_0.jsonl" in said), (said, way)
+    assert "Traceback" not in said and len(said) < 3000
+
+
 @given(spoilt([{"key": "k", "reply": "r", "judge": "j"}]))
 def test_judges_replies(tmp_path_factory, found):
     rows, way = found
@@ -162,18 +187,21 @@ def test_judges_replies(tmp_path_factory, found):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seconds": "x"}, 'sample 1: seconds is a number of seconds from 0; it is "x"; no record of this program'),
-        ({"index": "1"}, 'line 2: index is a whole number from 0; it is "1"; mend or delete the line'),
-        ({"index": math.inf}, "line 2: index is a whole number from 0; it is Infinity"),
-        ({"raw_answer": None}, "sample 1: raw_answer is a text; it is null"),
-        ({"all_completions": ["a", 3]}, "sample 1: all_completions[1] is a text; it is 3"),
+        (
+            {"seconds": "x"},
+            'sample 1: seconds must be a number of seconds from 0; it is "x"; no record of this program',
+        ),
+        ({"index": "1"}, 'line 2: index must be a whole number from 0; it is "1"; mend or delete the line'),
+        ({"index": math.inf}, "line 2: index must be a whole number from 0; it is Infinity"),
+        ({"raw_answer": None}, "sample 1: raw_answer must be a text; it is null"),
+        ({"all_completions": ["a", 3]}, "sample 1: all_completions[1] must be a text; it is 3"),
         (
             {"usage": {"base": {"requests": -1}}},
-            "sample 1: usage.base.requests is a number of requests or tokens; it is -1",
+            "sample 1: usage.base.requests must be a number of requests or tokens; it is -1",
         ),
         (
             {"scores": {"judge": 1}},
-            'sample 1: scores holds no scores: an object with numbers, or null; it is {"judge": 1}',
+            'sample 1: scores must hold scores: an object with numbers, or null; it is {"judge": 1}',
         ),
     ],
 )

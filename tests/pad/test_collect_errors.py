@@ -25,7 +25,7 @@ def nothing_is_loaded(monkeypatch):
     [
         (None, ["--config", "no.config"], "--config no.config cannot be read"),
         ('{"rm_weight": 1.0, "topk": 10}\noops', [], "x.config, line 2: not JSON"),
-        ('{"rm_weight": 1.0, "topk": 10, "mode": "p_sigmoid_mixing"}', [], "mode is one of greedy, topk"),
+        ('{"rm_weight": 1.0, "topk": 10, "mode": "p_sigmoid_mixing"}', [], "mode must be one of greedy, topk"),
         ('{"rm_weight": 1.0, "topk": 601}', [], "topk is 601, and there are 600 tokens"),
         (None, ["--dataset", "no.json"], "no file no.json"),
         (None, ["--dataset", "koala"], "no data set is called 'koala'"),

@@ -116,7 +116,7 @@ def test_a_row_behind_a_torn_line(pad_folder):
     """A second kill before the file is put in order must find whole lines."""
     output = OutputFile("x", 0, DecodingConfig(1.0, 10))
     output.path.write_text('{"index": 0}\n{"inde')
-    output.open()
+    output.open(tuple, print)
     output.append({"index": 1})
     output.close()
     assert rows_of(output.path) == [{"index": 0}, {"index": 1}]

@@ -92,11 +92,26 @@ def test_replies_are_kept_and_not_asked_again(tmp_path):
 
     assert compare(MINE, BASE, never, judge="j", log=ReplyLog(path)) == first
     assert path.read_text() == lines
-    with pytest.raises(AssertionError, match="asked again"):
-        compare(MINE, BASE, never, judge="another", log=ReplyLog(path))
+    said: list[str] = []
+    other = compare(MINE, BASE, never, judge="another", log=ReplyLog(path, say=said.append))
+    assert (other["failed"], other["error"]) == (3, "AssertionError: asked again")
+    assert len(said) == 1 and "Traceback" in said[0]  # an error that nobody expected, told once
     path.write_text("{}\n")
     with pytest.raises(DataError, match="line 1: not a judge's reply"):
         ReplyLog(path)
+
+
+def test_a_log_that_is_deleted_meanwhile_is_written_anew(tmp_path):
+    path, judge, said = tmp_path / "sub/log.jsonl", ScriptedJudge(), []
+
+    def ask(told, question):
+        if len(judge.asked) == 3:
+            path.unlink()
+        return judge(told, question)
+
+    first = compare(MINE, BASE, ask, judge="j", num_threads=1, log=ReplyLog(path, say=said.append))
+    assert len(path.read_text().splitlines()) == 5 and "was deleted or moved while it was being written" in said[0]
+    assert compare(MINE, BASE, None, judge="j", log=ReplyLog(path)) == first
 
 
 @pytest.mark.parametrize(
