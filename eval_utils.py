@@ -6,10 +6,13 @@ scores what has no score yet in a result file, and summarises it, by the rules o
 Scores that are there stay: another judge needs --rescore, which copies the old files aside.
 """
 
+from command.entry import begin, end
+
+if __name__ == "__main__":
+    begin("eval_utils.py")  # the imports below take seconds
+
 import argparse
 import copy
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +158,4 @@ def _judge(
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # all files are written: no waiting for judgements that nobody will read
+    end(main)

@@ -6,13 +6,17 @@
 The reward models of the PAD paper (arXiv 2410.04070, section 4) and any sequence classifier.
 """
 
+from command.entry import begin, end
+
+if __name__ == "__main__":
+    begin("measure_reward.py")  # the imports below take seconds
+
 import argparse
 import contextlib
 import dataclasses
 import functools
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -331,6 +335,4 @@ def save(options: argparse.Namespace, reports: list[dict], arrays: list[np.ndarr
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # nothing is left to write, and a judge's threads may still wait
+    end(main)

@@ -6,9 +6,12 @@
 Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decoding", ACL 2025 (arXiv 2410.09300).
 """
 
+from command.entry import begin, end
+
+if __name__ == "__main__":
+    begin("run_api.py")  # the imports below take seconds
+
 import contextlib
-import os
-import sys
 
 from datasets_loader import DATA_SETS, load_examples
 from experiment.command_line import COMMAND, parse_settings
@@ -47,7 +50,7 @@ def run(settings: RunSettings) -> int:
             f"--shard {settings.shard} has no samples, since there are {len(examples)} in all; use fewer shards"
         )
     if settings.dry_run:
-        print(describe(settings, data_set, examples, builders))
+        COMMAND.show(describe(settings, data_set, examples, builders))
         return 0
     if not all(example.gold for example in examples):
         note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
@@ -80,6 +83,4 @@ def say_what_is_there(the_run: Run) -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # all files are written: no waiting for threads whose answers nobody will read
+    end(main)

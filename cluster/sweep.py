@@ -10,13 +10,14 @@ from cluster.slurm import read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, Task, lacks_scores, read_sweep, state, unset_variables
 from command.console import Command
 from command.files import ResultsError
-from command.stopping import INTERRUPTED, TERMINATED, Terminated
+from command.stopping import HUNG_UP, INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
 from reporting.run_table import find_runs, results_table, visible
 from reporting.table import csv, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-STOPPED = (INTERRUPTED, TERMINATED, -2, -15)
+# What run_api.py ends with after a signal, of itself or before it could answer one.
+STOPPED = {code: code for code in (HUNG_UP, INTERRUPTED, TERMINATED)} | {-1: HUNG_UP, -2: INTERRUPTED, -15: TERMINATED}
 
 COMMAND = Command("sweep.sh")
 say = COMMAND.note
@@ -86,7 +87,7 @@ def run_all(sweep: Sweep) -> int:
         code = run_task(task)
         if code in STOPPED:
             say("stopped; the same command continues")
-            return TERMINATED if code in (TERMINATED, -15) else INTERRUPTED
+            return STOPPED[code]
         if code:
             (unscored if lacks_scores(task) else failed).append(task)
     for task in failed:

@@ -3,11 +3,13 @@
 import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from command.entry import leave
 from command.errors import UserError
-from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
+from command.stopping import exit_code, raise_on_signals
+from command.streams import Bearing, bearing_everything
 
 CANNOT_START = 2
 LONGEST_SHOWN = 4000
@@ -32,6 +34,13 @@ def _above_progress_bars() -> contextlib.AbstractContextManager[None]:
     # Hosting models needs the standard library alone, and no bar is shown where tqdm is not loaded.
     tqdm = sys.modules.get("tqdm")
     return tqdm.tqdm.external_write_mode(sys.stderr) if tqdm else contextlib.nullcontext()
+
+
+def _lost_output() -> str:
+    """Why standard output lacks something that somebody waits for; "" where it lacks nothing."""
+    sys.stdout.flush()
+    lost = sys.stdout.lost if isinstance(sys.stdout, Bearing) else None
+    return lost.strerror or str(lost) if lost else ""
 
 
 @dataclass(frozen=True)
@@ -60,16 +69,51 @@ class Command:
             errors: further exceptions that are told like a UserError.
 
         Returns:
-            The code of `work`; 2 after a UserError, which is told in a line; 130 after Ctrl-C, 143 after SIGTERM.
+            The code of `work`; 2 after a UserError, which is told in a line; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
         """
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="backslashreplace")
-        raise_on_sigterm()
-        try:
-            return work()
-        except (UserError, *errors) as error:
-            self.note(f"error: {error}")
-            return CANNOT_START
-        except KeyboardInterrupt as stop:
+        raise_on_signals()
+        with bearing_everything(), self._ended_by_lost_interrupts(interrupted):
+            try:
+                return work()
+            except (UserError, *errors) as error:
+                self.note(f"error: {error}")
+                return CANNOT_START
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                self.note(f"error: {error.filename}: {error.strerror}")  # a file of the user's, and why
+                return CANNOT_START
+            except KeyboardInterrupt as stop:
+                self.note(interrupted)
+                return exit_code(stop)
+            finally:
+                if lost := _lost_output():
+                    self.note(f"warning: standard output was not written whole ({lost})")
+
+    def show(self, text: str, end: str = "\n") -> None:
+        """Print what the command is there for; a reader that has had enough is no error.
+
+        Raises:
+            UserError: standard output cannot take it.
+        """
+        print(text, end=end)
+        if lost := _lost_output():
+            sys.stdout.fault = None  # it is told by this
+            raise UserError(f"standard output cannot be written ({lost})")
+
+    @contextlib.contextmanager
+    def _ended_by_lost_interrupts(self, interrupted: str) -> Iterator[None]:
+        """Ctrl-C in a finalizer or a callback raises where Python only prints it, and the command would go on."""
+        before = sys.unraisablehook
+
+        def hook(lost: "sys.UnraisableHookArgs") -> None:
+            if not isinstance(lost.exc_value, KeyboardInterrupt):
+                return before(lost)
             self.note(interrupted)
-            return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+            leave(exit_code(lost.exc_value))
+
+        sys.unraisablehook = hook
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before

@@ -26,6 +26,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from command.stopping import exit_code, raise_on_signals
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import (
     DEMO_MODELS,
@@ -274,6 +275,7 @@ def main(argv: Sequence[str] | None = None, download: Download = download_packag
     options = parser.parse_args(argv)
     names = (options.names or ["demo-base", "demo-aligned"]) + ["demo-aligned-better"] * options.better
     cache = demo_cache_dir(options.cache_dir)
+    raise_on_signals()
     try:
         models = [demo_model(name) for name in dict.fromkeys(names)]
     except ValueError as error:
@@ -294,8 +296,8 @@ def main(argv: Sequence[str] | None = None, download: Download = download_packag
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "Free some space or name" if full else "Make it writable or name"
         return _fail(f"Cannot write in {cache}: {error}\n{remedy} another folder with --cache_dir.")
-    except KeyboardInterrupt:
-        return _fail("Stopped. Run this again to go on: whole parts are kept.", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("Stopped. Run this again to go on: whole parts are kept.", exit_code(stop))
     return 0
 
 

@@ -6,7 +6,6 @@ CSV has every figure unrounded, a column each (shares from 0 to 1); Markdown is 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         table = results_table(find_runs(options.results, lambda message: command.note(f"left out: {message}")))
         text = {"markdown": markdown, "csv": csv}[options.format](table)
         if options.output is None:
-            sys.stdout.write(text)
+            command.show(text, end="")
         else:
             options.output.write_text(text, encoding="utf-8")
         return 0
