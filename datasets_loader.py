@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from command.errors import UserError
+from command.paths import decoded, is_file
 
 SAMPLING_SEED = 609
 REASONING_PROMPT = "Answer the question by walking through the reasoning steps."
@@ -237,12 +238,13 @@ def _example(data_set: DataSet, row: dict, i: int, where: str) -> Example:
 def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
     """The rows of `data_dir/name/split.jsonl[.gz]`, and where they are; DataError if they cannot be read."""
     folder = Path(data_dir) / name
-    path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if p.is_file()), None)
+    path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if is_file(p)), None)
     if path is None:
         found = sorted({file.name.split(".jsonl")[0] for file in folder.glob("*.jsonl*")})
+        above = "" if folder.is_dir() else f" ({folder} is no folder: --data_dir is the one above it)"
         raise DataError(
             f"no file {folder / split}.jsonl or .jsonl.gz; "
-            + (f"splits there: {', '.join(found)}" if found else "no splits there")
+            + (f"splits there: {', '.join(found)}" if found else f"no splits there{above}")
         )
     rows, number = [], 0
     try:
@@ -250,7 +252,7 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
             for line in file:
                 number += 1
                 if line.strip():
-                    row = json.loads(line.decode())
+                    row = json.loads(decoded(line))
                     if not isinstance(row, dict):
                         raise ValueError("not a JSON object")
                     rows.append(row)

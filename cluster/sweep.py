@@ -10,6 +10,7 @@ from cluster.slurm import read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, Task, lacks_scores, read_sweep, state, unset_variables
 from command.console import Command
 from command.files import ResultsError
+from command.paths import user_path
 from command.stopping import HUNG_UP, INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
 from reporting.run_table import find_runs, results_table, visible
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         "unfinished ones continued.",
     )
     option = parser.add_argument
-    option("config", type=Path, metavar="CONFIG.toml", help="see scripts/sweep_example.toml")
+    option("config", type=user_path, metavar="CONFIG.toml", help="see scripts/sweep_example.toml")
     option("--dry_run", action="store_true", help="list the runs and what has become of each; start nothing")
     option("--slurm", action="store_true", help="submit them as a Slurm job array and return")
     option("--table_only", action="store_true", help="merge finished shards and make the table; run nothing")

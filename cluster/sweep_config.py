@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.sweep_tables import ROLES, ConfigTable, PairTable, SlurmTable
 from command.errors import OptionError
 from command.files import ResultsError
+from command.paths import read_text, user_path
 from command.schema import read_as
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
@@ -93,7 +94,7 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
         ConfigError: it cannot be read, or the runs that it makes cannot work.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error})") from None
     config = read_as(ConfigTable, content, path, ConfigError)
@@ -118,7 +119,7 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
             raise ConfigError(
                 f"{path}: {other.label} and {task.label} have the same result files; give one of them an exp_prefix in its options"
             )
-    return Sweep(path, Path(config.output_dir), list(by_name.values()), slurm_table)
+    return Sweep(path, user_path(config.output_dir), list(by_name.values()), slurm_table)
 
 
 def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> list[Task]:

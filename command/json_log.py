@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from command.files import ResultsError, not_writable, write_atomically
+from command.paths import read_text
 from command.schema import read_as
 
 
@@ -95,10 +96,10 @@ def read_json(path: Path, remedy: str, kind: type | None = None) -> dict:
     Raises:
         ResultsError: it cannot be read, or holds no object, or another one than it should.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
         if not isinstance(found, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:

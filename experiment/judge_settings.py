@@ -3,10 +3,10 @@
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from command.errors import OptionError
 from command.options import api_key, check_requests, check_url
+from command.paths import is_folder
 from datasets_loader import DataSet
 from experiment.judgements import PUBLISHED, UNSCORED
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
@@ -95,7 +95,7 @@ class JudgeSettings:
         """
         if self.judge_host:
             return False
-        elsewhere = os.environ.get("OPENAI_BASE_URL") and not Path(name).expanduser().is_dir()
+        elsewhere = os.environ.get("OPENAI_BASE_URL") and not is_folder(name)
         return is_gguf(name) or (is_transformers_model(name) and not elsewhere)
 
     def name_for(self, data_set: DataSet) -> str:

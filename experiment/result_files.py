@@ -15,6 +15,7 @@ from pathlib import Path
 from command.console import visible
 from command.files import ResultsError, exclusively, not_writable, write_atomically
 from command.json_log import JsonLog, json_lines, read_json, whole_lines, write_json
+from command.paths import read_text
 from command.schema import read_as
 from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, RunMetadata
 
@@ -28,7 +29,7 @@ def read_records(path: Path) -> list[dict]:
         ResultsError: the file cannot be read, or is no result file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         content = json.loads(text) if path.suffix != ".jsonl" else None
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path} cannot be read ({error})") from None

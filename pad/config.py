@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from command.errors import OptionError
+from command.paths import read_text
 from command.schema import Count, Finite, Number, Rule, TextOrNull, WholeOrNull, closed_table, read_as, shown
 
 # ARGS' README names its chunked greedy search both ways; here it is greedy, whose result it equals.
@@ -69,8 +70,8 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
         OptionError: the file cannot be read, or a configuration in it is none; the line is named.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise OptionError(f"--config {path} cannot be read ({error})") from None
     # Comment lines inside an object would stop the JSON reader; their line numbers are kept.
     text = re.sub(r"^[ \t]*#[^\n]*", "", text, flags=re.MULTILINE)

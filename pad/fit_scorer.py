@@ -15,13 +15,14 @@ from pathlib import Path
 
 from command.console import Command
 from command.errors import OptionError
+from command.paths import read_text, user_path
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 
 
 def read_sentences(path: Path) -> tuple[list[str], list[str]]:
     """The sentences under "positive" and "negative" of a JSON file (OptionError: it is no such file)."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         found = content["positive"], content["negative"]
         if not all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts) for texts in found):
             raise ValueError("a list is empty, or holds no texts")
@@ -78,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a language model: folder, hub id or demo name")
-    parser.add_argument("sentences", type=Path, help='JSON with lists "positive" and "negative"')
-    parser.add_argument("folder", type=Path, help="where the reward model goes")
+    parser.add_argument("sentences", type=user_path, help='JSON with lists "positive" and "negative"')
+    parser.add_argument("folder", type=user_path, help="where the reward model goes")
     options = parser.parse_args(argv)
 
     def work() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from command.files import ResultsError, exclusively
 from command.json_log import JsonLog, read_json, whole_lines, write_json
+from command.paths import read_text
 from command.schema import open_table
 from pad.config import DecodingConfig
 from pad.prompts import Prompt
@@ -72,8 +73,8 @@ class OutputFile:
 
     def _read_lines(self, say: Callable[[str], None]) -> Iterator[tuple[int, dict]]:
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(self.path)
+        except (OSError, ValueError) as error:
             raise ResultsError(f"{self.path} cannot be read ({error})") from None
         if text and not text.endswith("\n"):
             say(f"{self.path}: its last line is torn and is answered again")

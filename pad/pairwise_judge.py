@@ -19,6 +19,7 @@ from tqdm import tqdm
 from command.files import not_writable
 from command.intervals import wilson_interval
 from command.json_log import JsonLog, whole_lines
+from command.paths import is_file, read_text
 from command.pool import EarlyStop, as_finished
 from command.schema import Text, open_table, read_as
 from datasets_loader import DataError
@@ -87,14 +88,14 @@ class ReplyLog:
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self):
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not is_file(self.path):
             return
         log = JsonLog(self.path, "--judge_log")
         log.open()  # cuts off what a kill has torn
         log.close()
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(self.path)
+        except (OSError, ValueError) as error:
             raise DataError(f"{self.path} cannot be read ({error})") from None
         for number, row in whole_lines(text):
             where = f"{self.path}, line {number}: not a judge's reply"

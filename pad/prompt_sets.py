@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from command.paths import read_text, user_path
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
 from pad.rows import read_rows
 from utils import has_surrogate
@@ -73,7 +74,7 @@ def load_prompts(
     if dataset in PROMPT_SETS:
         prompts = _named_set(dataset, split, data_dir, say)
     elif Path(dataset).suffix in SUFFIXES:
-        prompts = _own_file(Path(dataset), say)
+        prompts = _own_file(user_path(dataset), say)
     else:
         raise DataError(
             f"no data set is called {dataset!r}; there are: {', '.join(PROMPT_SETS)}, or name a .json, .jsonl or .txt file"
@@ -89,8 +90,8 @@ def load_prompts(
 def _own_file(path: Path, say: Callable[[str], None]) -> list[str]:
     if path.suffix == ".txt":
         try:
-            return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
+            return [line for line in read_text(path).splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error})") from None
     prompts = [row.get("prompt") if isinstance(row, dict) else row for row in read_rows(path, say)]
     for number, prompt in enumerate(prompts, 1):

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from command.paths import decoded, is_file
 from datasets_loader import DataError
 
 
@@ -20,8 +21,8 @@ def read_rows(path: Path, say: Callable[[str], None]) -> list:
     path = _existing(path, say)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            text = decoded(file.read())
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})") from None
     if text.lstrip().startswith("["):
         try:
@@ -47,10 +48,10 @@ def _lines(text: str, path: Path, say: Callable[[str], None]) -> list:
 
 
 def _existing(path: Path, say: Callable[[str], None]) -> Path:
-    if path.is_file():
+    if is_file(path):
         return path
     other = path.with_suffix({".json": ".jsonl", ".jsonl": ".json"}.get(path.suffix, path.suffix))
-    if other != path and other.is_file():
+    if other != path and is_file(other):
         say(f"{path} is not there; reading {other}")
         return other
     raise DataError(f"no file {path}")

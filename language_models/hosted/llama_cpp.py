@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from command.errors import UserError
+from command.paths import is_file, user_path
 from demo.catalogue import DEMO_MODELS, demo_model_path
 
 INSTALL = "pip install -r requirements-local.txt"
@@ -38,8 +39,8 @@ def gguf_path(name: str) -> Path:
             return demo_model_path(name)
         except FileNotFoundError as error:
             raise EmbeddedServerError(str(error)) from None
-    path = Path(name)
-    if not path.is_file():
+    path = user_path(name)
+    if not is_file(path):
         raise EmbeddedServerError(f"there is no file {name}; a model behind a server needs its host")
     return path
 
