@@ -263,10 +263,16 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
     return rows, str(path)
 
 
+def check_split(name: str, split: str, data_set: DataSet | None = None) -> None:
+    """Raise DataError if a data set, by default one of DATA_SETS, has no such split on the hub."""
+    splits = (data_set or DATA_SETS[name]).splits
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(splits)}")
+
+
 def hub_rows(name: str, data_set: DataSet, split: str):
     """The rows of a split on the hub, and where they are; DataError if they cannot be loaded."""
-    if split not in data_set.splits:
-        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data_set.splits)}")
+    check_split(name, split, data_set)
     where = f"{data_set.hub_id} ({split})"
     import datasets  # slow to import, and needed by those who read the hub alone
 

@@ -13,13 +13,12 @@ if __name__ == "__main__":
 
 import contextlib
 
-from datasets_loader import DATA_SETS, load_examples
 from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect
-from experiment.result_files import ResultFiles
+from experiment.readiness import check_folder, check_models, prepared
 from experiment.run import Run
-from experiment.sample import describe, prompt_builders, used_request_mode
-from experiment.settings import RunSettings, SettingsError
+from experiment.sample import describe, used_request_mode
+from experiment.settings import RunSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,32 +39,45 @@ def run(settings: RunSettings) -> int:
     Raises:
         UserError: it cannot start, or not go on.
     """
-    note, data_set = COMMAND.note, DATA_SETS[settings.dataset_name]
-    builders = prompt_builders(settings)
-    examples = load_examples(
-        settings.dataset_name, split=settings.split, num_samples=settings.num_samples, data_dir=settings.data_dir
-    )
-    if not settings.shard_indices(len(examples)):
-        raise SettingsError(
-            f"--shard {settings.shard} has no samples, since there are {len(examples)} in all; use fewer shards"
-        )
+    the_run = prepared(settings)
+    files, examples, builders = the_run.files, the_run.examples, the_run.prompt_builders
     if settings.dry_run:
-        COMMAND.show(describe(settings, data_set, examples, builders))
-        return 0
-    if not all(example.gold for example in examples):
-        note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
-    files = ResultFiles(settings.result_folder, settings.result_name)
+        return dry_run(the_run)
+    warn_of_missing_gold(the_run)
     with files.locked(), contextlib.ExitStack() as servers:
-        the_run = Run(settings, files, examples, builders)
         the_run.read_earlier()
         say_what_is_there(the_run)
-        models = connect(settings, data_set, examples, builders, servers) if the_run.todo else {}
+        models = connect(settings, the_run.data_set, examples, builders, servers) if the_run.todo else {}
         request_mode = used_request_mode(settings, models)
         if settings.rerun:
             for path in files.set_aside():
-                note(f"moved aside: {path}")
+                COMMAND.note(f"moved aside: {path}")
         files.open_log()
         return the_run.answer_and_score(models, request_mode)
+
+
+def dry_run(the_run: Run) -> int:
+    """Check what a run checks before it asks anything, print its first prompts, and send and write nothing; returns 0.
+
+    Raises:
+        UserError: the run could not start.
+    """
+    settings = the_run.settings
+    check_folder(settings)
+    the_run.read_earlier()
+    if the_run.todo:
+        check_models(settings, the_run.data_set.scoring != "rule")
+    COMMAND.show(describe(settings, the_run.data_set, the_run.examples, the_run.prompt_builders))
+    warn_of_missing_gold(the_run)
+    say_what_is_there(the_run)
+    return 0
+
+
+def warn_of_missing_gold(the_run: Run) -> None:
+    """Say that scores will mean nothing, where they will not."""
+    if not all(example.gold for example in the_run.examples):
+        split = the_run.settings.used_split
+        COMMAND.note(f"warning: split {split} has questions without a gold answer; their scores mean nothing")
 
 
 def say_what_is_there(the_run: Run) -> None:

@@ -4,6 +4,7 @@ It is spoken to through endpoint.py like any other server, so that all experimen
 """
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,12 @@ def gguf_path(name: str) -> Path:
     return path
 
 
+def require_xllamacpp(name: str) -> None:
+    """Raise EmbeddedServerError, saying what to install, where what serves a GGUF model is missing."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EmbeddedServerError(f"serving {name} in this process needs the package xllamacpp: {INSTALL}")
+
+
 def threads_per_model(models: int) -> int:
     """Processor threads for each of several models that this process serves side by side."""
     return max(1, (os.cpu_count() or 1) // max(1, models))
@@ -72,10 +79,9 @@ def serve(name: str, *, num_threads: int, context_length: int, model_threads: in
         EmbeddedServerError: the package or the file is missing, or the model cannot be loaded.
     """
     path = gguf_path(name)
-    try:
-        import xllamacpp
-    except ImportError:
-        raise EmbeddedServerError(f"serving {name} in this process needs the package xllamacpp: {INSTALL}") from None
+    require_xllamacpp(name)
+    import xllamacpp
+
     slots = min(num_threads, SLOTS_PER_CORE * (os.cpu_count() or 1))
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
