@@ -143,7 +143,7 @@ class RunSettings:
                 raise SettingsError(f"--{field.name} holds a NUL character, which no option can")
         for option in ("data_dir", "output_dir"):
             if (value := getattr(self, option)) is not None:
-                _check(bool(value.strip()), option, "is a folder; leave it out for its default", value)
+                _check(bool(value.strip()), option, "names a folder: leave it out, or name one", value)
                 object.__setattr__(self, option, expanded(value))
         if self.data_dir is not None:
             _check(is_folder(self.data_dir), "data_dir", "is not a folder", self.data_dir)
