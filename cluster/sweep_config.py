@@ -109,7 +109,7 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
         raise ConfigError(f"{path} cannot be read ({error})") from None
     config = read_as(ConfigTable, content, path, ConfigError)
     slurm_table = read_as(SlurmTable, config.slurm, f"{path}: [slurm]", ConfigError)
-    _check_directives(path, slurm_table.sbatch)
+    check_directives(path, slurm_table.sbatch)
     if not config.pairs:
         raise ConfigError(f"{path}: no [[pairs]] in it; name at least one pair of models")
     tasks: list[Task] = []
@@ -133,7 +133,7 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
     return Sweep(path, user_path(config.output_dir), list(by_name.values()), slurm_table)
 
 
-def _check_directives(path: Path, options: dict[str, object]) -> None:
+def check_directives(path: Path, options: dict[str, object]) -> None:
     """Refuse what would be another line, or another option, of a job's script."""
     for name, value in options.items():
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
@@ -144,11 +144,10 @@ def _check_directives(path: Path, options: dict[str, object]) -> None:
             raise ConfigError(
                 f"{path}: [slurm.sbatch] {name} is the sweep's own (max_at_once says how many run at a time)"
             )
-        words = isinstance(value, str) and re.search(r"[\s#]", value)
-        if words and not re.fullmatch(_ONE_WORD, value):
+        if isinstance(value, str) and not re.fullmatch(_ONE_WORD, value):
             raise ConfigError(
-                f"{path}: [slurm.sbatch] {name} holds blanks beside quotes or backslashes, which sbatch would read as "
-                f"something else; it is {value!r}"
+                f"{path}: [slurm.sbatch] {name} holds quotes or backslashes that sbatch would read as something else; "
+                f"it is {value!r}"
             )
 
 
@@ -208,10 +207,10 @@ def _further_options(path: Path, options: dict) -> list[str]:
                 f"{path}: {name} cannot stand in a sweep, which continues what is there; give it to run_api.py"
             )
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise ConfigError(f"{path}: {name!r} is no option of run_api.py")
+            raise ConfigError(f"{path}: options: {name!r} is no option of run_api.py")
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str) and re.match(r"--\w", each):
-                raise ConfigError(f"{path}: {name} = {each!r}: what begins like an option would be taken for one")
+                raise ConfigError(f"{path}: options.{name}: {each!r} begins like an option, and would be taken for one")
         if name in _OURS:
             raise ConfigError(f"{path}: {name} is no further option; the config has a key of its own for it")
         if value is True:

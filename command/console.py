@@ -98,7 +98,7 @@ class Command:
         """
         print(text, end=end)
         if lost := _lost_output():
-            sys.stdout.fault = None  # it is told by this
+            sys.stdout.told = True
             raise UserError(f"standard output cannot be written ({lost})")
 
     @contextlib.contextmanager

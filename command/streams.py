@@ -18,6 +18,7 @@ class Bearing:
     def __init__(self, stream: io.TextIOBase):
         self.stream = stream
         self.fault: OSError | None = None
+        self.told = False  # whether its user knows of the fault
 
     def write(self, text: str) -> int:
         """Write; returns the length of the text, whatever became of it."""
@@ -48,11 +49,19 @@ class Bearing:
 
     @property
     def lost(self) -> OSError | None:
-        """Why something that somebody waits for was not written; None where all was, or where nobody reads."""
-        return self.fault if self.fault is not None and self.fault.errno not in NOBODY_READS else None
+        """Why something that somebody waits for was not written; None where all was, nobody reads, or it has been told."""
+        nobody_waits = self.fault is None or self.fault.errno in NOBODY_READS
+        return None if nobody_waits or self.told else self.fault
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+class _Nowhere(io.TextIOBase):
+    """Stands for a stream that Python has not: its descriptor was closed."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def bear_everything() -> None:
@@ -61,8 +70,7 @@ def bear_everything() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, Bearing):
             continue
-        if stream is None:  # the descriptor was closed when Python began
-            stream = open(os.devnull, "w", encoding="utf-8")
+        stream = stream or _Nowhere()
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, Bearing(stream))
@@ -92,3 +100,6 @@ def open_closed_descriptors() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))

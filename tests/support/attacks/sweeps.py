@@ -66,7 +66,9 @@ ATTACKS = [
     Attack(
         "sweeps", "a newline in an option's name", sbatch('"time=1\\n#SBATCH --uid" = 1'), 2, "is no option of sbatch"
     ),
-    Attack("sweeps", "quotes that end early", sbatch('comment = "\\"a\\" --uid=0 \\"b"'), 2, "blanks beside quotes"),
+    Attack(
+        "sweeps", "quotes that end early", sbatch('comment = "\\"a\\" --uid=0 \\"b"'), 2, "holds quotes or backslashes"
+    ),
     Attack("sweeps", "the array's own option", sbatch('array = "1-9"'), 2, "max_at_once"),
     Attack("sweeps", "a newline in a model's name", sweep(base_model="a\nb"), 2, "base_model is a text of one line"),
     Attack(
