@@ -12,7 +12,7 @@ PAIR = {"base_model": "base-lm", "base_host": HOST, "nudging_model": "llama-2-ch
 
 
 def sweep(
-    top: str = "", *options: str, env: dict | None = None, end: str = "", **changed: str | None
+    top: str = "", *options: str, env: dict | None = None, end: str = "", seconds: float = 60.0, **changed: str | None
 ) -> Callable[[Path], Outcome]:
     """The dry run of a sweep of one pair, some of whose keys are changed, or left out (None)."""
 
@@ -22,8 +22,9 @@ def sweep(
         lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in pair.items())
         text = f'output_dir = "{folder}/out"\ndata_dir = "{folder}/data"\n{top}\n[[pairs]]\n{lines}{end}'
         (folder / "sweep.toml").write_text(text)
-        outcome = run_command("scripts/sweep.py", folder / "sweep.toml", *(options or ("--dry_run",)), env=env)
-        assert not (folder / "out/gsm8k").exists()
+        words = options or ("--dry_run",)
+        outcome = run_command("scripts/sweep.py", folder / "sweep.toml", *words, env=env, seconds=seconds)
+        assert "--dry_run" not in words or not (folder / "out/gsm8k").exists()
         return outcome
 
     return run
@@ -31,6 +32,19 @@ def sweep(
 
 def sbatch(line: str) -> Callable[[Path], Outcome]:
     return sweep("", "--slurm", end=f"[slurm.sbatch]\n{line}\n")
+
+
+def run_of_a_folder(folder: Path) -> Outcome:
+    """A whole sweep of a transformers model in a folder, without a host: each run loads it itself."""
+    from tiny_models import make_model, save  # PyTorch, for this attack alone
+
+    model = save(folder / "tiny", make_model("llama", 0))
+    pair = {"base_model": str(model), "base_host": None, "nudging_model": str(model), "nudging_host": None}
+    ended = sweep(
+        'experiments = ["base_only"]\n[options]\nmax_token_total = 4', "--only", "pair 1", seconds=240, **pair
+    )(folder)
+    assert "| gsm8k " in (folder / "out/results.md").read_text()
+    return ended
 
 
 ATTACKS = [
@@ -46,6 +60,7 @@ ATTACKS = [
         1,
         "get_demo_models.py",
     ),
+    Attack("sweeps", "a model's folder, without a host", run_of_a_folder, seconds=240),
     Attack("sweeps", "a host that is none", sweep(base_host="ftp://x"), 2, "must be a URL"),
     Attack(
         "sweeps", "a key's variable that is not set", sweep(base_api_key_env="NO_KEY_HERE"), 2, "NO_KEY_HERE is not set"
