@@ -7,8 +7,12 @@ Chen et al., "PAD: Personalized Alignment of LLMs at Decoding-time", ICLR 2025 (
 Alignment as Reward-Guided Search", ICLR 2024 (arXiv 2402.01694).
 """
 
+from command.entry import begin, end
+
+if __name__ == "__main__":
+    begin("collect_model_outs.py")  # the imports below take seconds
+
 import contextlib
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -221,6 +225,4 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # all files are written: no waiting for torch to take itself apart
+    end(main)

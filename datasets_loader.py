@@ -12,6 +12,7 @@ import numpy as np
 
 from command.errors import UserError
 from command.network import check_certificates, proxy_for
+from command.paths import decoded, is_file
 
 SAMPLING_SEED = 609
 REASONING_PROMPT = "Answer the question by walking through the reasoning steps."
@@ -238,12 +239,13 @@ def _example(data_set: DataSet, row: dict, i: int, where: str) -> Example:
 def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
     """The rows of `data_dir/name/split.jsonl[.gz]`, and where they are; DataError if they cannot be read."""
     folder = Path(data_dir) / name
-    path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if p.is_file()), None)
+    path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if is_file(p)), None)
     if path is None:
         found = sorted({file.name.split(".jsonl")[0] for file in folder.glob("*.jsonl*")})
+        above = "" if folder.is_dir() else f" ({folder} is no folder: --data_dir is the one above it)"
         raise DataError(
             f"no file {folder / split}.jsonl or .jsonl.gz; "
-            + (f"splits there: {', '.join(found)}" if found else "no splits there")
+            + (f"splits there: {', '.join(found)}" if found else f"no splits there{above}")
         )
     rows, number = [], 0
     try:
@@ -251,7 +253,7 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
             for line in file:
                 number += 1
                 if line.strip():
-                    row = json.loads(line.decode())
+                    row = json.loads(decoded(line))
                     if not isinstance(row, dict):
                         raise ValueError("not a JSON object")
                     rows.append(row)
@@ -262,6 +264,13 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
     return rows, str(path)
 
 
+def check_split(name: str, split: str, data_set: DataSet | None = None) -> None:
+    """Raise DataError if a data set, by default one of DATA_SETS, has no such split on the hub."""
+    splits = (data_set or DATA_SETS[name]).splits
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(splits)}")
+
+
 def hub_rows(name: str, data_set: DataSet, split: str):
     """The rows of a split on the hub, and where they are.
 
@@ -269,8 +278,7 @@ def hub_rows(name: str, data_set: DataSet, split: str):
         DataError: they cannot be loaded.
         OptionError: the environment's proxy or certificates cannot be used.
     """
-    if split not in data_set.splits:
-        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data_set.splits)}")
+    check_split(name, split, data_set)
     where = f"{data_set.hub_id} ({split})"
     import datasets  # slow to import, and needed by those who read the hub alone
 

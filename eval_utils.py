@@ -6,10 +6,14 @@ scores what has no score yet in a result file, and summarises it, by the rules o
 Scores that are there stay: another judge needs --rescore, which copies the old files aside.
 """
 
+from command.entry import begin, end
+from command.paths import is_file, user_path
+
+if __name__ == "__main__":
+    begin("eval_utils.py")  # the imports below take seconds
+
 import argparse
 import copy
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line; the judge's options are those of run_api.py."""
     parser = Parser(prog=COMMAND.name, description="Score and summarise an existing result file.")
     parser.add_argument(
-        "result", type=Path, help="a .json or .jsonl file that run_api.py has written, or the published program's .json"
+        "result",
+        type=user_path,
+        help="a .json or .jsonl file that run_api.py has written, or the published program's .json",
     )
     parser.add_argument(
         "--dataset_name", choices=DATA_SETS, help="the data set (default: read from the path outputs/NAME/all_info/...)"
@@ -68,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore: bool) -> int:
     files, why_none = ResultFiles.of(path), settings.why_none(data_set)
-    if not any(file.is_file() for file in (path, files.json, files.jsonl)):
+    if not any(is_file(file) for file in (path, files.json, files.jsonl)):
         raise ResultsError(f"there is no file {path}")
     if rescore and (why_none or data_set.scoring == "rule"):
         raise ResultsError(f"--rescore needs a judge; {why_none or 'the answers to this data set are scored by rule'}")
@@ -159,6 +165,4 @@ def _judge(
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # all files are written: no waiting for judgements that nobody will read
+    end(main)

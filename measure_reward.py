@@ -6,13 +6,17 @@
 The reward models of the PAD paper (arXiv 2410.04070, section 4) and any sequence classifier.
 """
 
+from command.entry import begin, end
+
+if __name__ == "__main__":
+    begin("measure_reward.py")  # the imports below take seconds
+
 import argparse
 import contextlib
 import dataclasses
 import functools
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +28,7 @@ from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError, saved_elsewhere, write_atomically
 from command.options import Parser
+from command.paths import expanded
 from datasets_loader import DataError
 from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.interface import ChatModel
@@ -46,10 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of measure_reward.py."""
     parser = Parser(prog="measure_reward.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     group = parser.add_argument_group("answers")
-    group.add_argument("--out_file", metavar="FILE", help="JSON array or lines; {} in it stands for each number below")
+    group.add_argument(
+        "--out_file", type=expanded, metavar="FILE", help="JSON array or lines; {} stands for each number below"
+    )
     group.add_argument("--start_index", type=int, default=0, metavar="N", help="the first number (default: 0)")
     group.add_argument("--end_index", type=int, default=0, metavar="N", help="the last number (default: 0)")
-    group.add_argument("--baseline", metavar="FILE", help="other answers to the same prompts, for a paired comparison")
+    group.add_argument(
+        "--baseline", type=expanded, metavar="FILE", help="other answers to the same prompts, to compare with"
+    )
     group.add_argument(
         "--experiment",
         choices=EXPERIMENTS,
@@ -82,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("judge_host", "judge_api_key_env"):
         group.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **JUDGE_OPTIONS[name])
     group.add_argument("--judge_criterion", choices=CRITERIA, default="overall")
-    group.add_argument("--judge_log", metavar="FILE", help="keeps its replies; what is in it is not asked again")
+    group.add_argument(
+        "--judge_log", type=expanded, metavar="FILE", help="keeps its replies; what is in it is not asked again"
+    )
     group.add_argument("--n", type=int, metavar="N", help="at most N prompts, drawn by --seed (default: all)")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--num_threads", type=int, default=8)
@@ -90,8 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--max_retries", type=int, default=8)
     group.add_argument("--max_outage", type=float, default=JudgeSettings.max_outage)
     group = parser.add_argument_group("results")
-    group.add_argument("--npout", default="", metavar="FILE", help="scores as a NumPy array, NaN for skipped rows")
-    group.add_argument("--save", metavar="FILE", help="all figures and scores as JSON")
+    group.add_argument(
+        "--npout", type=expanded, default="", metavar="FILE", help="scores as a NumPy array, NaN for skipped rows"
+    )
+    group.add_argument("--save", type=expanded, metavar="FILE", help="all figures and scores as JSON")
     return parser
 
 
@@ -336,6 +349,4 @@ def save(options: argparse.Namespace, reports: list[dict], arrays: list[np.ndarr
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # nothing is left to write, and a judge's threads may still wait
+    end(main)

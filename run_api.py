@@ -6,17 +6,19 @@
 Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decoding", ACL 2025 (arXiv 2410.09300).
 """
 
-import contextlib
-import os
-import sys
+from command.entry import begin, end
 
-from datasets_loader import DATA_SETS, load_examples
+if __name__ == "__main__":
+    begin("run_api.py")  # the imports below take seconds
+
+import contextlib
+
 from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect
-from experiment.result_files import ResultFiles
+from experiment.readiness import check_folder, check_models, prepared
 from experiment.run import Run
-from experiment.sample import describe, prompt_builders, used_request_mode
-from experiment.settings import RunSettings, SettingsError
+from experiment.sample import describe, used_request_mode
+from experiment.settings import RunSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,34 +39,47 @@ def run(settings: RunSettings) -> int:
     Raises:
         UserError: it cannot start, or not go on.
     """
-    note, data_set = COMMAND.note, DATA_SETS[settings.dataset_name]
-    builders = prompt_builders(settings)
-    examples = load_examples(
-        settings.dataset_name, split=settings.split, num_samples=settings.num_samples, data_dir=settings.data_dir
-    )
-    if not settings.shard_indices(len(examples)):
-        raise SettingsError(
-            f"--shard {settings.shard} has no samples, since there are {len(examples)} in all; use fewer shards"
-        )
+    the_run = prepared(settings)
+    files, examples, builders = the_run.files, the_run.examples, the_run.prompt_builders
     if settings.dry_run:
-        print(describe(settings, data_set, examples, builders))
-        return 0
-    if not all(example.gold for example in examples):
-        note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
-    files = ResultFiles(settings.result_folder, settings.result_name)
+        return dry_run(the_run)
+    warn_of_missing_gold(the_run)
     with files.locked(), contextlib.ExitStack() as servers:
-        the_run = Run(settings, files, examples, builders)
         the_run.read_earlier()
         say_what_is_there(the_run)
-        if data_set.scoring != "rule" and not the_run.why_no_judge:
-            settings.judge_settings.check_connection(settings.judge_settings.name_for(data_set))
-        models = connect(settings, data_set, examples, builders, servers) if the_run.todo else {}
+        if the_run.data_set.scoring != "rule" and not the_run.why_no_judge:
+            settings.judge_settings.check_connection(settings.judge_settings.name_for(the_run.data_set))
+        models = connect(settings, the_run.data_set, examples, builders, servers) if the_run.todo else {}
         request_mode = used_request_mode(settings, models)
         if settings.rerun:
             for path in files.set_aside():
-                note(f"moved aside: {path}")
-        files.open_log(lambda: the_run.ordered, note)
+                COMMAND.note(f"moved aside: {path}")
+        files.open_log(lambda: the_run.ordered, COMMAND.note)
         return the_run.answer_and_score(models, request_mode)
+
+
+def dry_run(the_run: Run) -> int:
+    """Check what a run checks before it asks anything, print its first prompts, and send and write nothing; returns 0.
+
+    Raises:
+        UserError: the run could not start.
+    """
+    settings = the_run.settings
+    check_folder(settings)
+    the_run.read_earlier()
+    if the_run.todo:
+        check_models(settings, the_run.data_set.scoring != "rule")
+    COMMAND.show(describe(settings, the_run.data_set, the_run.examples, the_run.prompt_builders))
+    warn_of_missing_gold(the_run)
+    say_what_is_there(the_run)
+    return 0
+
+
+def warn_of_missing_gold(the_run: Run) -> None:
+    """Say that scores will mean nothing, where they will not."""
+    if not all(example.gold for example in the_run.examples):
+        split = the_run.settings.used_split
+        COMMAND.note(f"warning: split {split} has questions without a gold answer; their scores mean nothing")
 
 
 def say_what_is_there(the_run: Run) -> None:
@@ -82,6 +97,4 @@ def say_what_is_there(the_run: Run) -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
-    os._exit(exit_code)  # all files are written: no waiting for threads whose answers nobody will read
+    end(main)

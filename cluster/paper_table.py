@@ -14,6 +14,7 @@ from cluster import sweep
 from cluster.sweep_config import Task, read_sweep
 from command.console import Command
 from command.files import ResultsError
+from command.paths import user_path
 from reporting.run_table import Run, find_runs
 
 TASKS = (
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     option("--slurm", action="store_true", help="submit them as a Slurm job array and return")
     option("--table_only", action="store_true", help="print the table of the results that are there; run nothing")
     option("--only", metavar="FAMILY", help="llama-2, gemma-2 or olmo alone")
-    option("--config", type=Path, default=sweep.ROOT / "scripts/paper_table.toml", help="(default: %(default)s)")
+    option("--config", type=user_path, default=sweep.ROOT / "scripts/paper_table.toml", help="(default: %(default)s)")
     options = parser.parse_args(argv)
     words = [str(options.config), *(["--only", options.only] if options.only else [])]
     words += [f"--{name}" for name in ("dry_run", "slurm", "table_only") if getattr(options, name)]

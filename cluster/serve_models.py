@@ -23,6 +23,7 @@ from command.errors import OptionError
 from command.machine import has_nvidia_gpu
 from command.network import check_certificates
 from command.options import Parser
+from command.paths import expanded
 from command.secrets import hide, register_arguments
 from demo.catalogue import DEMO_MODELS, demo_cache_dir
 
@@ -80,10 +81,24 @@ def build_parser() -> argparse.ArgumentParser:
     option("--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="default: auto, on a CPU bfloat16")
     option("--device", choices=("auto", "gpu", "cpu"), default="auto", help="auto: the CPU if there is no GPU")
     option("--cpu_cores", type=int, default=1, metavar="N", help="cores per server on a CPU (%(default)s)")
-    option("--vllm_python", default=os.environ.get("VLLM_PYTHON"), metavar="FILE", help="the Python that has vLLM")
-    option("--log_dir", default="outputs/servers", metavar="DIR", help="where the servers' logs go (%(default)s)")
+    option(
+        "--vllm_python",
+        type=expanded,
+        default=os.environ.get("VLLM_PYTHON"),
+        metavar="FILE",
+        help="the Python that has vLLM",
+    )
+    option(
+        "--log_dir",
+        type=expanded,
+        default="outputs/servers",
+        metavar="DIR",
+        help="where the servers' logs go (%(default)s)",
+    )
     option("--start_timeout", type=float, default=1800, metavar="S", help="seconds to wait for them (%(default)s)")
-    option("--ready_file", metavar="FILE", help="gets BASE_HOST=... and NUDGING_HOST=... once all answer")
+    option(
+        "--ready_file", type=expanded, metavar="FILE", help="gets BASE_HOST=... and NUDGING_HOST=... once all answer"
+    )
     option("--dry_run", action="store_true", help="print the servers' commands and start nothing")
     return parser
 
@@ -142,7 +157,7 @@ def plan(options: argparse.Namespace, extra: Sequence[str]) -> list[Server]:
             vllm += ["--dtype", dtype]
         if bundled:
             environment["HF_HUB_OFFLINE"] = "1"
-        weights = str(demo_cache_dir() / f"{model}-transformers") if bundled else model
+        weights = str(demo_cache_dir() / f"{model}-transformers") if bundled else expanded(model)
         vllm += [*shlex.split(getattr(options, f"{role}_options")), *extra]
         servers.append(Server(role, model, weights, ports[role], vllm, environment))
     return servers

@@ -39,7 +39,7 @@ def submit(sweep: Sweep, tasks: list[Task], more_options: list[str]) -> tuple[st
             f"{len(tasks)} tasks are more than the {most} of an array on this cluster (MaxArraySize); "
             "submit them in parts with --only, or use fewer shards"
         )
-    folder = sweep.output_dir.absolute() / "slurm" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    folder = Path(_folder(sweep.output_dir.absolute())) / "slurm" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     try:
         folder.mkdir(parents=True)
         folder.chmod(0o700)  # hosts may hold a password, and the jobs' logs what they print
@@ -83,19 +83,48 @@ def _serve_line(task: Task) -> str:
 
 
 def _directives(script: str, options: dict[str, object]) -> str:
-    """A script with #SBATCH lines added, in the place of those for the same options."""
+    """A script with #SBATCH lines added, in the place of those for the same options; one that is False is left out."""
     shebang, *lines = script.splitlines(keepends=True)
-    kept = [line for line in lines if not any(line.startswith(f"#SBATCH --{name}=") for name in options)]
-    shown = [f"#SBATCH --{name}" + ("" if value is True else f"={value}") for name, value in options.items()]
+    kept = [line for line in lines if not any(re.match(rf"#SBATCH --{name}[=\s]", line) for name in options)]
+    shown = [
+        f"#SBATCH --{name}" + ("" if value is True else f"={_quoted(value)}")
+        for name, value in options.items()
+        if value is not False
+    ]
     return shebang + "".join(f"{line}\n" for line in shown) + "".join(kept)
+
+
+def _quoted(value: object) -> str:
+    """A value for a #SBATCH line: in quotes where sbatch would take it for several words, or its end for a comment."""
+    text = str(value)
+    return f'"{text}"' if re.search(r"[\s#]", text) and text[0] not in "'\"" else text
+
+
+def _folder(path: Path) -> str:
+    """A folder for a #SBATCH line.
+
+    Raises:
+        SlurmError: no quotes can hold its name.
+    """
+    if re.search(r"""["\\\x00-\x1f\x7f]""", str(path)):
+        raise SlurmError(
+            f"{str(path)!r} holds a quote, a backslash or a control character, which sbatch cannot be told; "
+            "choose another output_dir, or begin from another folder"
+        )
+    return str(path)
+
+
+def _patterns(path: Path) -> str:
+    """The same where sbatch replaces %a and its like."""
+    return _folder(path).replace("%", "%%")
 
 
 def _array_script(sweep: Sweep, folder: Path, n: int) -> str:
     at_once = sweep.slurm.max_at_once
     ours = {
         "array": f"1-{n}" + (f"%{at_once}" if at_once else ""),
-        "output": f'"{folder}/%a.log"',
-        "chdir": f'"{Path.cwd()}"',
+        "output": f'"{_patterns(folder)}/%a.log"',
+        "chdir": f'"{_folder(Path.cwd())}"',
     }
     script = _directives(ARRAY.read_text(), ours | sweep.slurm.sbatch)
     values = {"NUDGING_ROOT": ROOT, "SWEEP_FOLDER": folder, "SWEEP_PYTHON": sys.executable}
@@ -106,7 +135,12 @@ def _array_script(sweep: Sweep, folder: Path, n: int) -> str:
 def _table_script(sweep: Sweep, folder: Path, more_options: list[str]) -> str:
     """A small job: of the config's options it takes those that say where and on whose account."""
     kept = {name: value for name, value in sweep.slurm.sbatch.items() if name in ("partition", "account", "qos")}
-    ours = {"job-name": "sweep-table", "time": "1:00:00", "output": f'"{folder}/table.log"', "chdir": f'"{Path.cwd()}"'}
+    ours = {
+        "job-name": "sweep-table",
+        "time": "1:00:00",
+        "output": f'"{_patterns(folder)}/table.log"',
+        "chdir": f'"{_folder(Path.cwd())}"',
+    }
     command = [sys.executable, ROOT / "scripts/sweep.py", sweep.path.absolute(), "--table_only", *more_options]
     return _directives("#!/usr/bin/env bash\n", ours | kept) + shlex.join(map(str, command)) + "\n"
 

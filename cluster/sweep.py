@@ -7,17 +7,19 @@ import sys
 from pathlib import Path
 
 from cluster.slurm import read_task, submit
-from cluster.sweep_config import ConfigError, Sweep, Task, lacks_scores, read_sweep, state, unset_variables
+from cluster.sweep_config import ConfigError, Sweep, as_run, lacks_scores, read_sweep, state
 from command.console import Command
 from command.files import ResultsError
 from command.options import Parser
-from command.stopping import INTERRUPTED, TERMINATED, Terminated
+from command.paths import user_path
+from command.stopping import HUNG_UP, INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
 from reporting.run_table import find_runs, results_table, visible
 from reporting.table import csv, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-STOPPED = (INTERRUPTED, TERMINATED, -2, -15)
+# What run_api.py ends with after a signal, of itself or before it could answer one.
+STOPPED = {code: code for code in (HUNG_UP, INTERRUPTED, TERMINATED)} | {-1: HUNG_UP, -2: INTERRUPTED, -15: TERMINATED}
 
 COMMAND = Command("sweep.sh")
 say = COMMAND.note
@@ -31,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "unfinished ones continued.",
     )
     option = parser.add_argument
-    option("config", type=Path, metavar="CONFIG.toml", help="see scripts/sweep_example.toml")
+    option("config", type=user_path, metavar="CONFIG.toml", help="see scripts/sweep_example.toml")
     option("--dry_run", action="store_true", help="list the runs and what has become of each; start nothing")
     option("--slurm", action="store_true", help="submit them as a Slurm job array and return")
     option("--table_only", action="store_true", help="merge finished shards and make the table; run nothing")
@@ -61,14 +63,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_tasks(sweep: Sweep) -> int:
-    """Print every run with its state; returns 0."""
-    left = 0
+    """Print every run with its state, and say which cannot start, and why; returns 1 if there are any, else 0."""
+    from cluster.why_not import WhyNot  # with all that makes prompts, which no other option needs
+
+    left, why_not = 0, WhyNot()
+    faults: dict[str, list[str]] = {}
     for task in sweep.tasks:
         words, done = state(task)
         left += not done
         print(visible(f"{words:<24} {task.label}"))
+        if not done and (fault := why_not(task)):
+            faults.setdefault(fault, []).append(task.label)
     print(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}")
-    return 0
+    for fault, labels in faults.items():
+        say(f"cannot start: {labels[0]}" + f" and {len(labels) - 1} more" * (len(labels) > 1) + f": {fault}")
+    if unset := {name for task in sweep.tasks if task.serve is None for name in task.needed_variables}:
+        say(f"still to be set in the environment, for hosts: {', '.join(sorted(unset))}")
+    return 1 if faults else 0
 
 
 def run_all(sweep: Sweep) -> int:
@@ -80,14 +91,15 @@ def run_all(sweep: Sweep) -> int:
         if done:
             unscored += [task] if lacks_scores(task) else []
             continue
-        if unset := [name for word in task.options for name in unset_variables(word)]:
-            say(f"{task.label}: the environment variable {unset[0]} is not set, which the config takes a host from")
+        try:
+            code = run_task(as_run(task.options))
+        except ConfigError as error:
+            say(f"{task.label}: {error}")
             failed.append(task)
             continue
-        code = run_task(task)
         if code in STOPPED:
             say("stopped; the same command continues")
-            return TERMINATED if code in (TERMINATED, -15) else INTERRUPTED
+            return STOPPED[code]
         if code:
             (unscored if lacks_scores(task) else failed).append(task)
     for task in failed:
@@ -102,9 +114,9 @@ def run_all(sweep: Sweep) -> int:
     return 1 if failed or unscored else 0
 
 
-def run_task(task: Task) -> int:
-    """Run one task to its end and return its exit code; signals that reach this process reach it too."""
-    process = subprocess.Popen([sys.executable, str(ROOT / "run_api.py"), *map(os.path.expandvars, task.options)])
+def run_task(options: list[str]) -> int:
+    """Run run_api.py to its end and return its exit code; signals that reach this process reach it too."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "run_api.py"), *options])
     try:
         return process.wait()
     except Terminated:
@@ -120,9 +132,7 @@ def become(options: list[str]) -> int:
     Raises:
         ConfigError: a host's environment variable is not set.
     """
-    if unset := [name for word in options for name in unset_variables(word)]:
-        raise ConfigError(f"the environment variable {unset[0]} is not set, which the config takes a host from")
-    os.execv(sys.executable, [sys.executable, str(ROOT / "run_api.py"), *map(os.path.expandvars, options)])
+    os.execv(sys.executable, [sys.executable, str(ROOT / "run_api.py"), *as_run(options)])
 
 
 def submit_tasks(sweep: Sweep, options: argparse.Namespace) -> int:

@@ -3,12 +3,14 @@
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.sweep_tables import ROLES, ConfigTable, PairTable, SlurmTable
 from command.errors import OptionError
 from command.files import ResultsError
+from command.paths import is_folder, read_text, user_path
 from command.schema import read_as
 from command.secrets import register_table
 from datasets_loader import DATA_SETS
@@ -17,6 +19,8 @@ from experiment.judgements import PUBLISHED
 from experiment.result_files import ResultFiles
 from experiment.rules import lacks_verdict
 from experiment.settings import RunSettings
+from language_models.hosted.llama_cpp import is_gguf
+from language_models.local.loading import is_transformers_model
 
 # What a config calls an experiment: run_api.py's options, and the roles of the pair's models in them.
 EXPERIMENTS = {
@@ -37,6 +41,8 @@ EXPERIMENTS = {
 _TEMPLATES = {"base": "base_template", "nudging": "nudging_template", "proxy_chat": "nudging_template"}
 _KEYS = {"base": "base_api_key_env", "nudging": "nudging_api_key_env", "proxy_chat": "proxy_api_key_env"}
 _OURS = {"dataset_name", "exp", "baseline_method", "top_prob_thres", "num_samples", "data_dir", "output_dir", "shard"}
+# What sbatch takes for one word, once there are quotes around it or as it stands.
+_ONE_WORD = r"""[^'"\\]*|'[^']*'|"[^"\\]*\""""
 _NOT_SET = "http://not-set-yet:1"
 
 
@@ -61,6 +67,11 @@ class Task:
         s = self.settings
         threshold = f" {s.top_prob_thres:g}" if s.exp == "nudging" else ""
         return f"{self.pair}: {s.dataset_name} {self.experiment}{threshold}" + (f" shard {s.shard}" if s.shard else "")
+
+    @property
+    def needed_variables(self) -> list[str]:
+        """The environment variables that its hosts are still to come from."""
+        return [name for word in _without_needless_hosts(self.options) for name in unset_variables(word)]
 
     @property
     def files(self) -> ResultFiles:
@@ -94,12 +105,13 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
         ConfigError: it cannot be read, or the runs that it makes cannot work.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error})") from None
     register_table(content)
     config = read_as(ConfigTable, content, path, ConfigError)
     slurm_table = read_as(SlurmTable, config.slurm, f"{path}: [slurm]", ConfigError)
+    check_directives(path, slurm_table.sbatch)
     if not config.pairs:
         raise ConfigError(f"{path}: no [[pairs]] in it; name at least one pair of models")
     tasks: list[Task] = []
@@ -120,7 +132,25 @@ def read_sweep(path: Path, only: str | None = None, *, slurm: bool = False) -> S
             raise ConfigError(
                 f"{path}: {other.label} and {task.label} have the same result files; give one of them an exp_prefix in its options"
             )
-    return Sweep(path, Path(config.output_dir), list(by_name.values()), slurm_table)
+    return Sweep(path, user_path(config.output_dir), list(by_name.values()), slurm_table)
+
+
+def check_directives(path: Path, options: dict[str, object]) -> None:
+    """Refuse what would be another line, or another option, of a job's script."""
+    for name, value in options.items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise ConfigError(
+                f"{path}: [slurm.sbatch] {name!r} is no option of sbatch; name one as in time or cpus-per-task"
+            )
+        if name in ("array", "wrap"):
+            raise ConfigError(
+                f"{path}: [slurm.sbatch] {name} is the sweep's own (max_at_once says how many run at a time)"
+            )
+        if isinstance(value, str) and not re.fullmatch(_ONE_WORD, value):
+            raise ConfigError(
+                f"{path}: [slurm.sbatch] {name} holds quotes or backslashes that sbatch would read as something else; "
+                f"it is {value!r}"
+            )
 
 
 def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> list[Task]:
@@ -149,7 +179,7 @@ def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> 
                 for i in range(1, config.shards + 1):
                     shard = ["--shard", f"{i}/{config.shards}"] if config.shards > 1 else []
                     line = tuple([*options, *chosen, *common, *more, *shard])
-                    settings = _settings(path, pair.name, line)
+                    settings = _settings(path, pair.name, line, slurm and pair.serve is not None)
                     tasks.append(Task(pair.name, experiment, line, settings, pair.serve, models))
     return tasks
 
@@ -162,7 +192,7 @@ def _model_options(path: Path, pair: PairTable, served: bool, experiment: str) -
             raise ConfigError(f"{path}: pair {pair.name} has no {role}_model, which {experiment} needs")
         options += [f"--{theirs}_model", told["model"]]
         # Servers that an array task starts itself say in the environment where they are.
-        host = f"${role.upper()}_HOST" if served or told["host"] is None else told["host"]
+        host = _host_variable(role) if served or told["host"] is None else told["host"]
         if host:
             options += [f"--{theirs}_host", host]
         for key, names in (("template", _TEMPLATES), ("api_key_env", _KEYS)):
@@ -178,6 +208,11 @@ def _further_options(path: Path, options: dict) -> list[str]:
             raise ConfigError(
                 f"{path}: {name} cannot stand in a sweep, which continues what is there; give it to run_api.py"
             )
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ConfigError(f"{path}: options: {name!r} is no option of run_api.py")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and re.match(r"--\w", each):
+                raise ConfigError(f"{path}: options.{name}: {each!r} begins like an option, and would be taken for one")
         if name in _OURS:
             raise ConfigError(f"{path}: {name} is no further option; the config has a key of its own for it")
         if value is True:
@@ -187,7 +222,7 @@ def _further_options(path: Path, options: dict) -> list[str]:
     return line
 
 
-def _settings(path: Path, name: str, line: tuple[str, ...]) -> RunSettings:
+def _settings(path: Path, name: str, line: tuple[str, ...], served: bool) -> RunSettings:
     """The settings of a task; a host whose environment variable is not set yet stands for any."""
     parser = build_parser()
     parser.allow_abbrev = False  # rerun is refused by its name
@@ -196,12 +231,44 @@ def _settings(path: Path, name: str, line: tuple[str, ...]) -> RunSettings:
         raise ConfigError(f"{path}: pair {name}: {message}")
 
     parser.error = refuse
-    words = [_NOT_SET if unset_variables(word) else os.path.expandvars(word) for word in line]
+    words = line if served else _without_needless_hosts(line)
+    words = [_NOT_SET if unset_variables(word) else os.path.expandvars(word) for word in words]
     options = vars(parser.parse_args(words))
     try:
         return RunSettings(**options | {"end_tokens": tuple(options["end_tokens"])})
     except OptionError as error:
         raise ConfigError(f"{path}: pair {name}: {error}") from None
+
+
+def as_run(options: Sequence[str]) -> list[str]:
+    """A task's options as run_api.py is given them: with the hosts that the environment names.
+
+    A GGUF file, a bundled model or a folder of a transformers model needs none: without one the run loads it itself.
+
+    Raises:
+        ConfigError: the environment variable of another host is not set.
+    """
+    words = _without_needless_hosts(options)
+    if unset := [name for word in words for name in unset_variables(word)]:
+        raise ConfigError(f"the environment variable {unset[0]} is not set, which the config takes a host from")
+    return [os.path.expandvars(word) for word in words]
+
+
+def _without_needless_hosts(options: Sequence[str]) -> list[str]:
+    """The options without hosts that are left to the environment, which has none, and that their models do without."""
+    words = list(options)
+    for option in [word for word in words if re.fullmatch(r"--\w+_host", word)]:
+        at, model = words.index(option), option.removesuffix("_host") + "_model"
+        left_open = words[at + 1 : at + 2] in [[_host_variable(role)] for role in ROLES]
+        if left_open and unset_variables(words[at + 1]) and model in words:
+            name = os.path.expandvars(words[words.index(model) + 1])
+            if is_gguf(name) or (is_folder(name) and is_transformers_model(name)):
+                del words[at : at + 2]
+    return words
+
+
+def _host_variable(role: str) -> str:
+    return f"${role.upper()}_HOST"
 
 
 def unset_variables(word: str) -> list[str]:

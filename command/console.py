@@ -3,12 +3,14 @@
 import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from command.entry import leave
 from command.errors import UserError
 from command.secrets import hide
-from command.stopping import INTERRUPTED, TERMINATED, Terminated, raise_on_sigterm
+from command.stopping import exit_code, raise_on_signals
+from command.streams import Bearing, bearing_everything
 from command.unexpected import REPORT, traceback_of
 
 CANNOT_START = 2
@@ -37,6 +39,13 @@ def _above_progress_bars() -> contextlib.AbstractContextManager[None]:
     return tqdm.tqdm.external_write_mode(sys.stderr) if tqdm else contextlib.nullcontext()
 
 
+def _lost_output() -> str:
+    """Why standard output lacks something that somebody waits for; "" where it lacks nothing."""
+    sys.stdout.flush()
+    lost = sys.stdout.lost if isinstance(sys.stdout, Bearing) else None
+    return lost.strerror or str(lost) if lost else ""
+
+
 @dataclass(frozen=True)
 class Command:
     """A command as its user meets it; `name` begins each line that it says."""
@@ -63,22 +72,60 @@ class Command:
             errors: further exceptions that are told like a UserError.
 
         Returns:
-            The code of `work`; 2 after a UserError, which is told in a line; 130 after Ctrl-C, 143 after SIGTERM; 1 after an
-            error that nobody expected, which is told with its traceback.
+            The code of `work`; 2 after a UserError, which is told in a line; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP;
+            1 after an error that nobody expected, which is told with its traceback.
         """
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="backslashreplace")
-        raise_on_sigterm()
-        try:
-            return work()
-        except (UserError, *errors) as error:
-            if trace := getattr(error, "traceback", ""):
-                self.note(f"unexpected error\n{trace}\n{REPORT}")
-            self.note(f"error: {error}")
-            return CANNOT_START
-        except KeyboardInterrupt as stop:
+        raise_on_signals()
+        with bearing_everything(), self._ended_by_lost_interrupts(interrupted):
+            try:
+                return work()
+            except (UserError, *errors) as error:
+                if trace := getattr(error, "traceback", ""):
+                    self.note(f"unexpected error\n{trace}\n{REPORT}")
+                self.note(f"error: {error}")
+                return CANNOT_START
+            except OSError as error:
+                if error.filename is None:
+                    return self._unexpected(error)
+                self.note(f"error: {error.filename}: {error.strerror}")  # a file of the user's, and why
+                return CANNOT_START
+            except KeyboardInterrupt as stop:
+                self.note(interrupted)
+                return exit_code(stop)
+            except Exception as error:
+                return self._unexpected(error)
+            finally:
+                if lost := _lost_output():
+                    self.note(f"warning: standard output was not written whole ({lost})")
+
+    def _unexpected(self, error: Exception) -> int:
+        self.note(f"unexpected error\n{traceback_of(error)}\n{REPORT}")
+        return INCOMPLETE
+
+    def show(self, text: str, end: str = "\n") -> None:
+        """Print what the command is there for; a reader that has had enough is no error.
+
+        Raises:
+            UserError: standard output cannot take it.
+        """
+        print(text, end=end)
+        if lost := _lost_output():
+            sys.stdout.told = True
+            raise UserError(f"standard output cannot be written ({lost})")
+
+    @contextlib.contextmanager
+    def _ended_by_lost_interrupts(self, interrupted: str) -> Iterator[None]:
+        """Ctrl-C in a finalizer or a callback raises where Python only prints it, and the command would go on."""
+        before = sys.unraisablehook
+
+        def hook(lost: "sys.UnraisableHookArgs") -> None:
+            if not isinstance(lost.exc_value, KeyboardInterrupt):
+                return before(lost)
             self.note(interrupted)
-            return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-        except Exception as error:
-            self.note(f"unexpected error\n{traceback_of(error)}\n{REPORT}")
-            return INCOMPLETE
+            leave(exit_code(lost.exc_value))
+
+        sys.unraisablehook = hook
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before

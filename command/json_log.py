@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from command.files import ResultsError, not_writable, saved_elsewhere, write_atomically
-from command.json_text import parsed, read_text
+from command.json_text import parsed
+from command.paths import read_text
 from command.schema import read_as
 
 

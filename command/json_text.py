@@ -1,35 +1,13 @@
 """JSON of files that others may have touched: what cannot be used of it is told in plain words."""
 
-import codecs
 import json
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 # What is read is copied, compared and written again by code that calls itself once for each level.
 MOST_LEVELS = 100
 # Digits of a whole number; Python reads and writes no more of them.
 MOST_DIGITS = 4300
-_PIPES = ("/dev/", "/proc/")  # of a shell: <(...), standard input
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, without a byte order mark.
-
-    Raises:
-        OSError: it cannot be read, or is none: reading from a pipe in its place would wait for ever.
-        ValueError: it is no UTF-8; the line is named.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode) and not (path.is_dir() or str(path).startswith(_PIPES)):
-        raise OSError("it is no file but a pipe or a device")
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line} is no text in UTF-8: byte 0x{data[error.start]:02x}") from None
 
 
 def parsed(text: str) -> Any:

@@ -1,4 +1,7 @@
-"""Ctrl-C, and the SIGTERM by which schedulers announce the end of a job: no new samples, then out, with what is finished saved."""
+"""Ctrl-C, the SIGTERM by which schedulers announce the end of a job, and the SIGHUP of a terminal that is closed.
+
+No new samples, then out, with what is finished saved.
+"""
 
 import os
 import signal
@@ -6,32 +9,56 @@ import threading
 import time
 from collections.abc import Callable
 
+from command.entry import SIGNALS, leave_at_once
+
 INTERRUPTED = 130
 TERMINATED = 143
+HUNG_UP = 129
 # Slurm sends SIGKILL 30 s after SIGTERM (KillWait), and a preempting partition may leave less.
 GRACE_SECONDS = 5.0
 
 
+_ENDING = tuple(number for number in SIGNALS if number != signal.SIGINT)  # SIGTERM, and SIGHUP where there is one
+
+
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, outside of the answering of samples; whatever cleans up after Ctrl-C cleans up after it too."""
+    """SIGTERM or SIGHUP, outside of the answering of samples; whatever cleans up after Ctrl-C cleans up after it too."""
+
+    def __init__(self, exit_code: int = TERMINATED):
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
-def raise_on_sigterm() -> None:
-    """From now on the first SIGTERM raises Terminated in the main thread, and later ones do nothing."""
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a command that was interrupted: 130, or after another signal that one's."""
+    return stop.exit_code if isinstance(stop, Terminated) else INTERRUPTED
 
-    def on_term(*_) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_term)
+def raise_on_signals() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt in the main thread, and the first SIGTERM or SIGHUP Terminated.
+
+    Later ones of these two do nothing. A SIGHUP that is ignored, as under nohup, stays so.
+    """
+
+    def on_end(number: int, _) -> None:
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(SIGNALS[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is leave_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in _ENDING:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_end)
 
 
 class StopSignals:
     """While this context lasts, signals ask the work inside to stop instead of ending it.
 
-    The first Ctrl-C asks for no new work, the second ends the process at once. SIGTERM asks the same as the first Ctrl-C, and
-    what is in flight has GRACE_SECONDS. Signals reach the main thread alone; in another one nothing changes.
+    The first Ctrl-C asks for no new work, the second ends the process at once. SIGTERM and SIGHUP ask the same as the first
+    Ctrl-C, and what is in flight has GRACE_SECONDS. Signals reach the main thread alone; in another one nothing changes.
     """
 
     def __init__(self, say: Callable[[str], None], grace: float = GRACE_SECONDS):
@@ -53,15 +80,17 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number, handler in ((signal.SIGINT, self._on_interrupt), (signal.SIGTERM, self._on_term)):
-                self._previous[number] = signal.signal(number, handler)
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
+            for number in _ENDING:
+                if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                    self._previous[number] = signal.signal(number, self._on_end)
         return self
 
     def __exit__(self, *_) -> None:
         self._stop.set()
         for number, handler in self._previous.items():
             # A scheduler may repeat its SIGTERM; the writing of the files that follows must not be cut short by it.
-            again = number == signal.SIGTERM and self.exit_code == TERMINATED
+            again = number in _ENDING and self._deadline is not None
             signal.signal(number, signal.SIG_IGN if again else handler)
 
     def _on_interrupt(self, *_) -> None:
@@ -71,10 +100,11 @@ class StopSignals:
         self._stop.set()
         self._say("interrupted: no new samples; waiting for those in flight (once more: leave at once)")
 
-    def _on_term(self, *_) -> None:
-        if self.exit_code == TERMINATED:
+    def _on_end(self, number: int, _) -> None:
+        if self._deadline is not None:
             return
-        self.exit_code = TERMINATED
+        self.exit_code = SIGNALS[number]
         self._deadline = time.monotonic() + self._grace
         self._stop.set()
-        self._say(f"told to stop (SIGTERM): no new samples; those in flight have {self._grace:g} s")
+        name = signal.Signals(number).name
+        self._say(f"told to stop ({name}): no new samples; those in flight have {self._grace:g} s")

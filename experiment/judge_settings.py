@@ -4,11 +4,11 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from command.errors import OptionError
 from command.network import check_certificates, proxy_for
 from command.options import api_key, check_key_name, check_one_credential, check_requests, check_url, is_openai
+from command.paths import is_folder
 from command.secrets import register
 from datasets_loader import DataSet
 from experiment.judgements import PUBLISHED, UNSCORED
@@ -115,7 +115,7 @@ class JudgeSettings:
         """
         if self.judge_host:
             return False
-        return is_gguf(name) or (is_transformers_model(name) and not (other_address() and not Path(name).is_dir()))
+        return is_gguf(name) or (is_transformers_model(name) and not (other_address() and not is_folder(name)))
 
     def check_connection(self, name: str) -> None:
         """Raise OptionError where a judge is behind a server, and the environment's proxy or certificates cannot be used."""

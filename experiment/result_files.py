@@ -14,7 +14,8 @@ from pathlib import Path
 from command.console import visible
 from command.files import ResultsError, exclusively, not_writable, saved_elsewhere, write_atomically
 from command.json_log import JsonLog, json_lines, not_an_object, read_json, whole_lines, write_json
-from command.json_text import parsed, read_text
+from command.json_text import parsed
+from command.paths import read_text
 from command.schema import read_as
 from command.secrets import hide_in, without_password
 from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, RunMetadata

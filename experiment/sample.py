@@ -139,18 +139,21 @@ def sample_prompts(data_set: DataSet, example: Example, builders: dict[str, Prom
 def describe(
     settings: RunSettings, data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]
 ) -> str:
-    """What --dry_run prints: the run, and the first sample's prompts."""
+    """What --dry_run prints: the run, and the prompts of its first sample, of a shard its own first."""
+    indices = settings.shard_indices(len(examples))
+    first = examples[indices[0]]
+    shard = f" (shard {settings.shard}: {len(indices)} of them)" if settings.shard else ""
     method = f" ({settings.baseline_method})" if settings.exp == "baseline" else ""
     lines = [
-        f"experiment: {settings.exp}{method} on {settings.dataset_name}, split {settings.used_split}: {len(examples)} questions, "
-        f"{settings.num_threads} threads",
+        f"experiment: {settings.exp}{method} on {settings.dataset_name}, split {settings.used_split}: "
+        f"{len(examples)} questions{shard}, {settings.num_threads} threads",
         f"results: {settings.result_folder}/{settings.result_name}.txt",
     ]
-    prompts = sample_prompts(data_set, examples[0], builders)
+    prompts = sample_prompts(data_set, first, builders)
     for role, model in settings.models.items():
         where = f"at {without_password(model.host)}" if model.host else "served by this process"
         template = builders[role].template
-        lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {examples[0].id}:")
+        lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {first.id}:")
         lines.append(prompts[role] + "<<<answer>>>")
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 

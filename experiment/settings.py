@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +11,11 @@ from pathlib import Path
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from command.errors import OptionError
 from command.options import api_key, check_one_credential, split_hosts
+from command.paths import expanded, is_folder
 from datasets_loader import DATA_SETS
 from demo.catalogue import DEMO_MODELS
 from experiment.judge_settings import JudgeSettings
+from experiment.names import fitting_name, last_part
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.loading import DTYPES, is_transformers_model
 from nudging import CRITERIA, NudgingSettings
@@ -107,6 +110,7 @@ class RunSettings:
     print_intermediate_output: bool = False
 
     def __post_init__(self):
+        self._check_paths()
         _check_choice("dataset_name", self.dataset_name, DATA_SETS)
         _check_choice("exp", self.exp, EXPERIMENTS)
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
@@ -125,18 +129,38 @@ class RunSettings:
             _check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
         for option in ("base_top_p", "nudging_top_p"):
             _check(0 < getattr(self, option) <= 1, option, "must be above 0 and at most 1", getattr(self, option))
-        _check(
-            not re.search(r"[/\\\0]", self.exp_prefix),
-            "exp_prefix",
-            "is part of a file name: no slashes",
-            self.exp_prefix,
-        )
-        _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
         for model in self.models.values():
             self._check_model(model)
             if model.api_key_env:
                 api_key(model.api_key_env, model.key_option)
                 check_one_credential(model.host, f"--{model.role}_host", model.api_key_env, model.key_option)
+        self.result_name  # noqa: B018  raises that it is too long
+
+    def _check_paths(self) -> None:
+        """Check what becomes part of a path; ~ is the home folder from here on."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and "\0" in value:
+                raise SettingsError(f"--{field.name} holds a NUL character, which no option can")
+        for option in ("data_dir", "output_dir"):
+            if (value := getattr(self, option)) is not None:
+                _check(bool(value.strip()), option, "names a folder: leave it out, or name one", value)
+                object.__setattr__(self, option, expanded(value))
+        if self.data_dir is not None:
+            _check(is_folder(self.data_dir), "data_dir", "is not a folder", self.data_dir)
+            _check(os.access(self.data_dir, os.R_OK | os.X_OK), "data_dir", "cannot be read", self.data_dir)
+        _check(
+            not re.search(r"[/\\]", self.exp_prefix),
+            "exp_prefix",
+            "is part of a file name: no slashes (--output_dir chooses the folder)",
+            self.exp_prefix,
+        )
+        _check(
+            not re.search(r"[/\\]|^\.+$", self.split or ""),
+            "split",
+            "is the name of a split such as test, no path (--data_dir names the folder with DATA_SET/SPLIT.jsonl)",
+            self.split,
+        )
 
     def _check_model(self, model: ModelSettings) -> None:
         role, name = model.role, model.name
@@ -235,17 +259,23 @@ class RunSettings:
 
     @property
     def result_name(self) -> str:
-        """The name of the result files, without folder and suffix: the published program's."""
+        """The name of the result files, without folder and suffix: the published program's, with long models' names cut.
 
-        def last(path: str) -> str:
-            return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-
+        Raises:
+            SettingsError: it is too long whatever is cut.
+        """
         prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
-        models = "_".join(last(model.name) for role, model in self.models.items() if role != "proxy_base")
+        models = "_".join(last_part(model.name) for role, model in self.models.items() if role != "proxy_base")
         kind = {"nudging": f"top_prob_{self.top_prob_thres}_thres_nudging_", "baseline": f"{self.baseline_method}_"}
         i, n = self.shard_of
         shard = f"_shard{i}of{n}" if self.shard else ""
-        return f"{prefix}{kind.get(self.exp, '')}{models}_{self.num_samples}_samples{shard}"
+        name = fitting_name(prefix + kind.get(self.exp, ""), models, f"_{self.num_samples}_samples")
+        if name is None:
+            raise SettingsError(
+                "--exp_prefix and --split make the names of the result files longer than a file's name can be; "
+                f"shorten them (--exp_prefix has {len(self.exp_prefix)} characters, --split {len(self.used_split)})"
+            )
+        return name + shard
 
     @property
     def result_folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def find_sharded_runs(paths: Iterable[Path]) -> list[ShardedRun]:
     """
     found: dict[tuple[Path, str], dict[int, set[int]]] = {}
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise ResultsError(f"{path} does not exist")
         for file in _log_files(path) if path.is_dir() else [path]:
             name = re.sub(r"\.(run\.json|summary\.json|jsonl|json|txt)$", "", file.name)

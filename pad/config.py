@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from command.errors import OptionError
-from command.json_text import each_key_once, read_text
+from command.json_text import each_key_once
+from command.paths import read_text
 from command.schema import Count, Finite, Number, Rule, TextOrNull, WholeOrNull, closed_table, read_as, shown
 
 # ARGS' README names its chunked greedy search both ways; here it is greedy, whose result it equals.

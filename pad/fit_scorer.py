@@ -14,7 +14,8 @@ from pathlib import Path
 
 from command.console import Command
 from command.errors import OptionError
-from command.json_text import parsed, read_text
+from command.json_text import parsed
+from command.paths import read_text, user_path
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 
 
@@ -78,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a language model: folder, hub id or demo name")
-    parser.add_argument("sentences", type=Path, help='JSON with lists "positive" and "negative"')
-    parser.add_argument("folder", type=Path, help="where the reward model goes")
+    parser.add_argument("sentences", type=user_path, help='JSON with lists "positive" and "negative"')
+    parser.add_argument("folder", type=user_path, help="where the reward model goes")
     options = parser.parse_args(argv)
 
     def work() -> int:

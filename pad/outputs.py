@@ -9,7 +9,7 @@ from pathlib import Path
 
 from command.files import ResultsError, exclusively, saved_elsewhere
 from command.json_log import JsonLog, json_lines, not_an_object, read_json, whole_lines, write_json
-from command.json_text import read_text
+from command.paths import read_text
 from command.schema import TextOrNull, open_table, read_as
 from pad.config import DecodingConfig
 from pad.prompts import Prompt

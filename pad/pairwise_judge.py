@@ -20,7 +20,7 @@ from command.errors import UserError
 from command.files import not_writable
 from command.intervals import wilson_interval
 from command.json_log import JsonLog, not_an_object, whole_lines
-from command.json_text import read_text
+from command.paths import read_text
 from command.pool import EarlyStop, as_finished
 from command.schema import Text, open_table, read_as
 from command.secrets import hide

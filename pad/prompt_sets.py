@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from command.json_text import read_text
+from command.paths import read_text, user_path
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
 from pad.rows import read_rows
 from utils import has_surrogate
@@ -74,7 +74,7 @@ def load_prompts(
     if dataset in PROMPT_SETS:
         prompts = _named_set(dataset, split, data_dir, say)
     elif Path(dataset).suffix in SUFFIXES:
-        prompts = _own_file(Path(dataset), say)
+        prompts = _own_file(user_path(dataset), say)
     else:
         raise DataError(
             f"no data set is called {dataset!r}; there are: {', '.join(PROMPT_SETS)}, or name a .json, .jsonl or .txt file"

@@ -5,7 +5,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from command.json_text import parsed, read_text
+from command.json_text import parsed
+from command.paths import decoded, is_file, read_text
 from datasets_loader import DataError
 
 
@@ -19,7 +20,7 @@ def read_rows(path: Path, say: Callable[[str], None]) -> list:
     """
     path = _existing(path, say)
     try:
-        text = gzip.decompress(path.read_bytes()).decode("utf-8-sig") if path.suffix == ".gz" else read_text(path)
+        text = decoded(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else read_text(path)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})") from None
     if text.lstrip().startswith("["):
@@ -46,10 +47,10 @@ def _lines(text: str, path: Path, say: Callable[[str], None]) -> list:
 
 
 def _existing(path: Path, say: Callable[[str], None]) -> Path:
-    if path.is_file():
+    if is_file(path):
         return path
     other = path.with_suffix({".json": ".jsonl", ".jsonl": ".json"}.get(path.suffix, path.suffix))
-    if other != path and other.is_file():
+    if other != path and is_file(other):
         say(f"{path} is not there; reading {other}")
         return other
     raise DataError(f"no file {path}")

@@ -3,10 +3,10 @@
 import argparse
 import math
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 from command.errors import OptionError
 from command.options import Parser
+from command.paths import expanded, is_folder
 from language_models.local.loading import DTYPES
 from pad.config import DecodingConfig
 from pad.prompt_sets import PROMPT_SETS
@@ -83,7 +83,10 @@ class CollectSettings:
         _check(self.seed >= 0, "seed", "must be 0 or more", self.seed)
         percent = self.run_percent
         _check(math.isfinite(percent) and 0 < percent <= 100, "run_percent", "is above 0 and at most 100", percent)
-        _check(self.data_dir is None or Path(self.data_dir).is_dir(), "data_dir", "is not a folder", self.data_dir)
+        for option in ("config", "out_file", "data_dir"):
+            if (value := getattr(self, option)) is not None:
+                object.__setattr__(self, option, expanded(value))
+        _check(self.data_dir is None or is_folder(self.data_dir), "data_dir", "is not a folder", self.data_dir)
         if self.recover and self.overwrite:
             raise OptionError("--recover goes on with what is there, --overwrite starts afresh: choose one")
         if self.PAD is not None and self.rm_type == "scalar":

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from command.console import Command, visible
+from command.paths import user_path
 from demo.catalogue import DEMO_MODELS
 from reporting.demo_scores import (
     COLUMNS,
@@ -212,7 +213,7 @@ def show(demo: Demo, console: Console) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the screen; returns the exit code: 0, or 2 if there is nothing whole to show."""
     parser = argparse.ArgumentParser(description="One question without and with nudging, and a table of all answers.")
-    parser.add_argument("folder", type=Path, help="the folder of the demo's results")
+    parser.add_argument("folder", type=user_path, help="the folder of the demo's results")
     options = parser.parse_args(argv)
     command = Command("demo_screen.py")
     return command.run(lambda: _screen(options.folder, command.note))

@@ -1,6 +1,7 @@
 """Finished and unfinished runs found on disk, and one table of them: what scripts/results_table.py and scripts/report.py share."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import pandas as pd
 from command.console import visible
 from command.files import ResultsError
 from command.json_log import read_json
+from command.paths import is_folder
 from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
@@ -125,7 +127,7 @@ def find_runs(paths: Iterable[Path], warn: Callable[[str], None]) -> list[Run]:
 
 def _result_files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
-        if path.is_dir():
+        if is_folder(path):
             for found in sorted(path.rglob("*")):
                 below = found.relative_to(path).parts[:-1]
                 if (
@@ -136,7 +138,7 @@ def _result_files(paths: Iterable[Path]) -> Iterator[Path]:
                     and not _is_merged(found)
                 ):
                     yield found
-        elif path.exists():
+        elif os.path.exists(path):
             yield path
         else:
             raise ResultsError(f"{path} does not exist")

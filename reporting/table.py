@@ -6,12 +6,11 @@ CSV has every figure unrounded, a column each (shares from 0 to 1); Markdown is 
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import pandas as pd
 
 from command.console import Command
+from command.paths import user_path
 from reporting.run_table import find_runs, readable_table, results_table
 
 
@@ -31,9 +30,11 @@ def csv(table: pd.DataFrame) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print or write the table; returns the exit code: 0, or 2 if there is nothing to show or no place to write to."""
     parser = argparse.ArgumentParser(description="One table of runs, a row each.")
-    parser.add_argument("results", nargs="+", type=Path, help="result files, or folders that hold some")
+    parser.add_argument("results", nargs="+", type=user_path, help="result files, or folders that hold some")
     parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to a file (default: standard output)")
+    parser.add_argument(
+        "-o", "--output", type=user_path, metavar="FILE", help="write to a file (default: standard output)"
+    )
     options = parser.parse_args(argv)
 
     command = Command("results_table.py")
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         table = results_table(find_runs(options.results, lambda message: command.note(f"left out: {message}")))
         text = {"markdown": markdown, "csv": csv}[options.format](table)
         if options.output is None:
-            sys.stdout.write(text)
+            command.show(text, end="")
         else:
             options.output.write_text(text, encoding="utf-8")
         return 0

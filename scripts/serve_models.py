@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cluster.serve_models import main
+from command.entry import run_module
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module("cluster.serve_models", "serve_models.sh")

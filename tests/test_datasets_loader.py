@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import json
 import sys
@@ -364,3 +365,38 @@ class TestHubErrors:
 
     def test_no_rows(self, hub):
         assert error_of() == "gsm8k (test) has no rows"
+
+
+class TestEncodings:
+    """Files as editors on several systems save them."""
+
+    ROW = json.dumps({"question": "Wie gro\xdf?", "answer": "#### 1"}, ensure_ascii=False)
+
+    def load(self, tmp_path, data: bytes, name: str = "test.jsonl") -> list[Example]:
+        (tmp_path / "gsm8k").mkdir(exist_ok=True)
+        (tmp_path / "gsm8k" / name).write_bytes(data)
+        return load_examples("gsm8k", data_dir=tmp_path)
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_marks_before_lines_are_no_text(self, tmp_path, packed):
+        marked = codecs.BOM_UTF8 + self.ROW.encode() + b"\r\n"
+        data = marked * 2  # two such files in one
+        examples = self.load(tmp_path, gzip.compress(data) if packed else data, "test.jsonl" + ".gz" * packed)
+        assert [example.question for example in examples] == ["Wie gro\xdf?"] * 2
+
+    @pytest.mark.parametrize(
+        ("encoding", "said"),
+        [
+            ("utf-16", "in UTF-16;"),
+            ("utf-16-be", "in UTF-16;"),
+            ("utf-32", "in UTF-32;"),
+            ("latin-1", "no text in UTF-8: byte 0xdf"),
+        ],
+    )
+    def test_other_encodings_are_told(self, tmp_path, encoding, said):
+        with pytest.raises(DataError, match=f"test.jsonl, line 1: .*it is {said}.*save it as UTF-8"):
+            self.load(tmp_path, self.ROW.encode(encoding))
+
+    def test_names_that_no_file_can_have(self, tmp_path):
+        with pytest.raises(DataError, match=r"no splits there .*is no folder: --data_dir is the one above it"):
+            load_examples("gsm8k", split="x" * 300, data_dir=tmp_path / "gsm8k")

@@ -4,11 +4,13 @@ It is spoken to through endpoint.py like any other server, so that all experimen
 """
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from command.errors import UserError
+from command.paths import is_file, user_path
 from demo.catalogue import DEMO_MODELS, demo_model_path
 
 INSTALL = "pip install -r requirements-local.txt"
@@ -38,10 +40,16 @@ def gguf_path(name: str) -> Path:
             return demo_model_path(name)
         except FileNotFoundError as error:
             raise EmbeddedServerError(str(error)) from None
-    path = Path(name)
-    if not path.is_file():
+    path = user_path(name)
+    if not is_file(path):
         raise EmbeddedServerError(f"there is no file {name}; a model behind a server needs its host")
     return path
+
+
+def require_xllamacpp(name: str) -> None:
+    """Raise EmbeddedServerError, saying what to install, where what serves a GGUF model is missing."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EmbeddedServerError(f"serving {name} in this process needs the package xllamacpp: {INSTALL}")
 
 
 def threads_per_model(models: int) -> int:
@@ -71,10 +79,9 @@ def serve(name: str, *, num_threads: int, context_length: int, model_threads: in
         EmbeddedServerError: the package or the file is missing, or the model cannot be loaded.
     """
     path = gguf_path(name)
-    try:
-        import xllamacpp
-    except ImportError:
-        raise EmbeddedServerError(f"serving {name} in this process needs the package xllamacpp: {INSTALL}") from None
+    require_xllamacpp(name)
+    import xllamacpp
+
     slots = min(num_threads, SLOTS_PER_CORE * (os.cpu_count() or 1))
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
+from command.paths import expanded
 from language_models.chat_templates import PromptWriter, jinja_renderer, prompt_writer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def named_prompt_writer(name: str) -> PromptWriter:
     except ImportError:
         raise OptionError("the template `tokenizer` needs transformers: pip install transformers") from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(expanded(name))
     except Exception as error:  # transformers' and the hub client's errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OptionError(

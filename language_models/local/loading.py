@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
+from command.paths import is_file, is_folder, user_path
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import DEMO_MODELS, demo_transformers_path
 from language_models.interface import ModelError
@@ -90,20 +91,20 @@ def find_model(name: str) -> str:
             return str(demo_transformers_path(name))
         except FileNotFoundError as error:
             raise OptionError(str(error)) from None
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path = user_path(name)
+    if name and is_folder(path):
         if not any((path / file).is_file() for file in ("config.json", ADAPTER, "tokenizer.json")):
             raise OptionError(f"the folder {name} holds no model: there is no config.json in it")
         return str(path)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip("/"):
+    if is_file(path) or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip("/"):
         raise OptionError(f"{name!r} is no folder with a model; name one in the transformers format, or a hub id")
     return name
 
 
 def is_transformers_model(name: str) -> bool:
     """Whether a name stands for a model in the transformers format: a folder of one, or a hub id such as google/gemma-3-270m."""
-    if Path(name).expanduser().is_dir():
-        return any((Path(name).expanduser() / file).is_file() for file in ("config.json", ADAPTER))
+    if is_folder(name):
+        return any(is_file(user_path(name) / file) for file in ("config.json", ADAPTER))
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not name.lower().endswith(".gguf")
 
 

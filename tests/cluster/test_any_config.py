@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 import re
+import shlex
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from spoilt import spoilt
 
 from cluster import slurm
-from cluster.sweep_config import ConfigError, read_sweep
+from cluster.sweep_config import ConfigError, check_directives, read_sweep
+from cluster.sweep_tables import SlurmTable
+from command.schema import read_as
 
 HOST = "http://localhost:1/v1"
 CONFIG = {
@@ -98,24 +101,37 @@ def test_the_config_as_it_is(tmp_path):
     ("line", "said"),
     [
         ("shards = true", "shards must be a number, at least 1 and at most 999999; it is true"),
-        ("output_dir = 3", "output_dir must be a text; it is 3"),
+        ("output_dir = 3", "output_dir must be a text of one line; it is 3"),
         ('num_samples = "5"', 'num_samples must be a whole number from 1; it is "5"'),
         ("data_set = 'gsm8k'", " has an unknown key 'data_set' (is 'data_sets' meant?); known are: output_dir"),
         ("pairs = 3", "pairs must be a list; it is 3"),
         ("pairs = [3]", "pairs[0] must be a table of keys and values; it is 3"),
         ("pairs = []", "no [[pairs]] in it"),
-        ("pairs = [{name = 3}]", "[[pairs]] 3: name must be a text; it is 3"),
+        ("pairs = [{name = 3}]", "[[pairs]] 3: name must be a text of one line; it is 3"),
         ("pairs = [{nmae = 3}]", "[[pairs]] pair 1 has an unknown key 'nmae' (is 'name' meant?)"),
-        ("pairs = [{base_model = 'b', base_host = 3}]", "[[pairs]] pair 1: base_host must be a text; it is 3"),
+        (
+            "pairs = [{base_model = 'b', base_host = 3}]",
+            "[[pairs]] pair 1: base_host must be a text of one line; it is 3",
+        ),
         ("pairs = [{thresholds = [true]}]", "[[pairs]] pair 1: thresholds must be a list of numbers; it is [true]"),
         ("slurm = 3", "slurm must be a table of keys and values; it is 3"),
         ('slurm = {max_at_once = "4"}', '[slurm]: max_at_once must be a whole number from 0; it is "4"'),
-        ('slurm = {serve = "\'"}', '[slurm]: serve must be a text of options, its quotes closed; it is "\'"'),
+        (
+            'slurm = {serve = "\'"}',
+            '[slurm]: serve must be a text of options in one line, its quotes closed; it is "\'"',
+        ),
         (
             "options = {a = {b = 1}}",
             'options.a must be a text, a number, true, false, or a list of them; it is {"b": 1}',
         ),
         ("options = {help = true}", "help cannot stand in a sweep"),
+        ("options = {'rerun=1' = true}", "'rerun=1' is no option of run_api.py"),
+        ("options = {end_tokens = ['a', '--rerun']}", "options.end_tokens: '--rerun' begins like an option"),
+        ("slurm = {sbatch = {time = inf}}", "sbatch.time must be a text of one line, a finite number, true or false"),
+        ("slurm = {sbatch = {'-t' = 1}}", "'-t' is no option of sbatch"),
+        ("slurm = {sbatch = {array = '1-3'}}", "array is the sweep's own"),
+        ("slurm = {sbatch = {comment = 'a \"b'}}", "comment holds quotes or backslashes"),
+        ('slurm = {setup = "a\\u0000"}', "setup must be a text of lines of bash, without NUL and carriage returns"),
     ],
 )
 def test_what_is_said(tmp_path, line, said):
@@ -124,6 +140,41 @@ def test_what_is_said(tmp_path, line, said):
     with pytest.raises(ConfigError) as error:
         read_sweep(path)
     assert said in str(error.value)
+
+
+CONTROLS = st.text(st.characters(max_codepoint=0x2100), max_size=9)
+
+
+@given(
+    st.text("\n\r\0\x1b\x85\u2028", min_size=1, max_size=1),
+    CONTROLS,
+    CONTROLS,
+    st.sampled_from(["sbatch", "serve", "model"]),
+)
+def test_no_value_becomes_another_line(tmp_path_factory, control, before, behind, place):
+    value = before + control + behind
+    config = json.loads(json.dumps(CONFIG))
+    if place == "model":
+        config["pairs"][0]["base_model"] = value
+    else:
+        config["slurm"][place] = {"time": value} if place == "sbatch" else value
+    with pytest.raises(ConfigError, match="one line|cannot be read"):
+        read_sweep(write(tmp_path_factory.mktemp("sweep"), config))
+
+
+@given(
+    st.dictionaries(st.sampled_from(["time", "gres", "comment", "requeue"]), st.booleans() | st.integers() | CONTROLS)
+)
+def test_every_value_stays_in_its_line(options):
+    try:
+        table = read_as(SlurmTable, {"sbatch": options}, "x.toml", ConfigError)
+        check_directives("x.toml", table.sbatch)
+    except ConfigError:
+        return
+    _, *lines = slurm._directives("#!/bin/sh\n#SBATCH --requeue\n", table.sbatch).splitlines()
+    for name, value in options.items():
+        words = [shlex.split(line[8:], comments=True) for line in lines if re.match(rf"#SBATCH --{name}(=|$)", line)]
+        assert [len(each) for each in words] == [1] * (value is not False)
 
 
 class TestTaskLists:

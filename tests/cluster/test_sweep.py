@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from runs import REPOSITORY, Running, gsm8k_rows, one, write_rows
 from waiting import HANG
 
 from cluster import paper_table, slurm, sweep
-from cluster.sweep_config import ConfigError, read_sweep, state
+from cluster.sweep_config import ConfigError, as_run, read_sweep, state
 from experiment.judgements import published_count
 from reporting.run_table import find_runs
 
@@ -139,6 +140,96 @@ class TestConfig:
         assert len(read_sweep(REPOSITORY / "scripts/paper_table.toml").tasks) == 11 * 3 * 4
 
 
+class TestModelsWithoutAHost:
+    """In a sweep they are what they are in run_api.py, unless the environment has a host for them."""
+
+    @pytest.fixture
+    def folder_model(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model/config.json").write_text("{}")
+        return tmp_path / "model"
+
+    def options(self, tmp_path, model: object, monkeypatch, host: str | None = None) -> str:
+        if host:
+            monkeypatch.setenv("BASE_HOST", host)
+        else:
+            monkeypatch.delenv("BASE_HOST", raising=False)
+        pair = PAIR.replace("base-lm", str(model)).replace('base_host = "{host}"', "")
+        (task,) = read_sweep(write(tmp_path, 'experiments = ["base_only"]\n' + pair)).tasks
+        assert task.settings.base_host == host
+        return " ".join(as_run(task.options))
+
+    def test_they_need_none(self, tmp_path, monkeypatch, folder_model):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for model in ("demo-base", "some/where/model.gguf", folder_model, "~/model"):
+            assert f"--base_model {model} --output_dir" in self.options(tmp_path, model, monkeypatch)
+
+    def test_one_that_the_environment_has_is_asked(self, tmp_path, monkeypatch):
+        host = "http://node7:8000/v1"
+        said = self.options(tmp_path, "demo-base", monkeypatch, host)
+        assert f"--base_model demo-base --base_host {host} --output_dir" in said
+
+    @pytest.mark.parametrize("model", ["org/on-the-hub", "base-lm"])
+    def test_others_wait_for_theirs(self, tmp_path, monkeypatch, model):
+        monkeypatch.delenv("BASE_HOST", raising=False)
+        pair = PAIR.replace("base-lm", model).replace('base_host = "{host}"', "")
+        (task,) = read_sweep(write(tmp_path, 'experiments = ["base_only"]\n' + pair)).tasks
+        assert task.needed_variables == ["BASE_HOST"]
+        with pytest.raises(ConfigError, match="the environment variable BASE_HOST is not set"):
+            as_run(task.options)
+
+    def test_servers_of_an_array_task_are_asked(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("BASE_HOST", raising=False)
+        pair = PAIR.replace("base-lm", "demo-base") + 'serve = ""\n'
+        (task,) = read_sweep(write(tmp_path, 'experiments = ["base_only"]\n' + pair), slurm=True).tasks
+        assert "$BASE_HOST" in task.options and task.settings.base_host
+
+
+class TestDryRun:
+    def dry_run(self, capsys, path: Path) -> tuple[int, str, str]:
+        return sweep.main([str(path), "--dry_run"]), *capsys.readouterr()
+
+    def test_what_cannot_start_is_said_once_with_how_many(self, tmp_path, capsys):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(3))
+        text = 'data_sets = ["gsm8k", "svamp"]\nthresholds = [0.2, 0.4]\nshards = 2\n'
+        code, out, err = self.dry_run(capsys, write(tmp_path, text))
+        assert code == 1 and out.count("to do ") == 8 and "8 runs, 8 to run" in out
+        assert err.count("\n") == 1 and "cannot start: small: svamp nudging 0.2 shard 1/2 and 3 more: no file " in err
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            (("llama-2-chat", "mine"), "tells no instruct template"),
+            (('"llama-2-chat"', '"llama-2-chat"\nnudging_template = "tokenizer:none.gguf"'), "no file none.gguf"),
+            (('base_host = "{host}"', 'base_host = ""'), "needs --base_host"),
+            (("base-lm", "x.gguf"), None),
+        ],
+    )
+    def test_models(self, tmp_path, capsys, changed, said):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(3))
+        code, _, err = self.dry_run(capsys, write(tmp_path, PAIR.replace(*changed)))
+        assert (code > 0) == bool(said) and (not said or said in err)
+
+    def test_a_model_of_this_process(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.delenv("BASE_HOST", raising=False)
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(3))
+        text = PAIR.replace("base-lm", "none.gguf").replace('base_host = "{host}"', "")
+        code, _, err = self.dry_run(capsys, write(tmp_path, text))
+        assert code == 1 and "there is no file none.gguf" in err
+
+    def test_a_folder_that_cannot_be_written_to(self, tmp_path, capsys):
+        write_rows(tmp_path, "gsm8k", gsm8k_rows(3))
+        (tmp_path / "out").write_text("")
+        code, _, err = self.dry_run(capsys, write(tmp_path, ""))
+        assert code == 1 and f"{tmp_path}/out is no folder" in err
+
+    def test_splits_of_the_hub_are_known_without_it(self, tmp_path, capsys):
+        path = write(tmp_path, '[options]\nsplit = "validation"\n')
+        path.write_text(path.read_text().replace(f'data_dir = "{tmp_path}"\n', ""))
+        code, _, err = self.dry_run(capsys, path)
+        assert code == 1 and "gsm8k has no split 'validation'; it has: test, train" in err
+
+
 class TestSlurmFiles:
     """What is written for Slurm; tests/cluster/test_slurm.py runs it on a real one."""
 
@@ -172,10 +263,39 @@ class TestSlurmFiles:
         assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}  # hosts may hold passwords
         assert "$BASE_HOST" in first and "$ALIGNED_HOST" in second and "{host}" not in first
         assert "--partition=gpu" in (folder / "table.sbatch").read_text()
+        assert folder.stat().st_mode & 0o077 == 0
         for name in ("sweep_array.sbatch", "table.sbatch", "setup.sh"):
             assert subprocess.run(["bash", "-n", folder / name]).returncode == 0
         with pytest.raises(slurm.SlurmError, match="has no task 3"):
             slurm.read_task(folder / "tasks.jsonl", 3)
+
+    def test_directives(self):
+        options = {
+            "requeue": False,
+            "time": "1:00",
+            "comment": "two words # three",
+            "mail-user": "'a b'",
+            "exclusive": True,
+        }
+        script = slurm._directives(
+            "#!/bin/sh\n#SBATCH --requeue\n#SBATCH --time=2\n#SBATCH --timeout=3\ntrue\n", options
+        )
+        assert script == (
+            '#!/bin/sh\n#SBATCH --time=1:00\n#SBATCH --comment="two words # three"\n'
+            "#SBATCH --mail-user='a b'\n#SBATCH --exclusive\n#SBATCH --timeout=3\ntrue\n"
+        )
+
+    @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
+    def test_folders_that_no_directive_can_name(self, tmp_path, monkeypatch, name):
+        found = read_sweep(write(tmp_path, ""))
+        monkeypatch.setattr(slurm, "_sbatch", lambda *_: pytest.fail("submitted"))
+        with pytest.raises(slurm.SlurmError, match="which sbatch cannot be told"):
+            slurm.submit(replace(found, output_dir=tmp_path / name), found.tasks, [])
+        assert not (tmp_path / name).exists()
+
+    def test_signs_that_sbatch_replaces_in_names_of_logs(self, tmp_path):
+        script = slurm._array_script(read_sweep(write(tmp_path, "")), tmp_path / "50%a", 1)
+        assert f'--output="{tmp_path}/50%%a/%a.log"' in script and f"SWEEP_FOLDER={tmp_path}/50%a" in script
 
     def test_no_slurm_here(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("PATH", str(tmp_path))

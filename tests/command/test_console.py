@@ -15,10 +15,11 @@ COMMAND = Command("some_command.py")
 
 
 @pytest.fixture(autouse=True)
-def sigterm():
-    before = signal.getsignal(signal.SIGTERM)
+def signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def raising(error: BaseException):
@@ -39,7 +40,14 @@ def test_errors_that_a_person_can_mend(kind, capsys):
     assert capsys.readouterr().err == "some_command.py: error: the \\x1b[2Jdisk is full\n"
 
 
-@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_a_file_that_cannot_be_used_is_named(capsys, tmp_path):
+    assert COMMAND.run(raising(PermissionError(13, "Permission denied", "a.txt"))) == 2
+    assert COMMAND.run(lambda: (tmp_path / ("x" * 300)).stat() and 0) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "some_command.py: error: a.txt: Permission denied" and said[1].endswith("File name too long")
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (Terminated(), 143), (Terminated(129), 129)])
 def test_interrupts(error, code, capsys):
     assert COMMAND.run(raising(error), interrupted="stopped; it continues") == code
     assert capsys.readouterr().err == "some_command.py: stopped; it continues\n"
