@@ -16,8 +16,15 @@ from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_PROMPTS, ServerReport, find_abilities
 from language_models.hosted.server_facts import add_facts
 from language_models.hosted.streams import EventStream, ResumedStream
-from language_models.hosted.token_texts import END_NAMES, TokenReader, completion_choice, printed_pieces
+from language_models.hosted.token_texts import (
+    END_NAMES,
+    TokenReader,
+    completion_choice,
+    printed_pieces,
+    without_cut_character,
+)
 from language_models.interface import (
+    CHARACTER_TOKENS,
     Completion,
     ContextLengthError,
     LanguageModel,
@@ -37,6 +44,7 @@ NEUTRAL_SAMPLING = (
     {"presence_penalty": 0.0, "frequency_penalty": 0.0},
     {},
 )
+LLAMA_CPP = "llamacpp"  # what that server calls itself among its models
 PROBE_TOKENS = 16
 PROBE_SECONDS = 60.0  # for a token or two; a server that takes longer is taken not to have the ability asked for
 
@@ -73,6 +81,9 @@ class OpenAIEndpoint:
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
         self.stream_options: dict[str, bool] = {}
+        self.counts_tokens = (
+            False  # the server tells with each chunk how many tokens it has written, where it is asked to
+        )
         self._lock = threading.Lock()
 
     def complete(self, prompt: str, params: SamplingParams) -> Completion:
@@ -95,8 +106,13 @@ class OpenAIEndpoint:
             return checked(self.http.post(self.completions_url, json=body, headers=self.headers))
 
         def read(body: dict) -> Completion:
-            text, finish_reason, choice = completion_choice(body)
-            tokens = () if params.logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
+            shown, finish_reason, choice = completion_choice(body)
+            logprobs = choice.get("logprobs")
+            text = without_cut_character(shown, logprobs, finish_reason)
+            # llama.cpp lists no token of a character that is not whole.
+            half = shown and not text and not has_tokens(logprobs) and params.max_tokens < CHARACTER_TOKENS
+            read_tokens = params.logprobs is not None and not half
+            tokens = self.reader.read(text, logprobs, finish_reason) if read_tokens else ()
             return Completion(text, tokens, finish_reason, usage)
 
         return request(call, read, where=self.where, client=self.client, usage=usage)
@@ -118,6 +134,8 @@ class OpenAIEndpoint:
         body = self._body(prompt, params) | {"stream": True}
         if self.stream_options:
             body["stream_options"] = self.stream_options
+        if self.counts_tokens:
+            body["timings_per_token"] = True
 
         def respond() -> httpx2.Response:
             sent = self.http.build_request("POST", self.completions_url, json=body, headers=self.headers)
@@ -146,7 +164,7 @@ class OpenAIEndpoint:
     def adopt(self, other: "OpenAIEndpoint") -> None:
         """Take over what the probe of another server of the same model has found out."""
         self.reader, self.neutral_sampling = other.reader, other.neutral_sampling
-        self.stream_options = other.stream_options
+        self.stream_options, self.counts_tokens = other.stream_options, other.counts_tokens
 
     def probe(
         self, logprobs: int | None, family: str = "", *, temperature: float = 0.0, top_p: float = 1.0
@@ -175,7 +193,7 @@ class OpenAIEndpoint:
                 asked = SamplingParams(PROBE_TOKENS, temperature, top_p, logprobs)
                 written = self._probe_logprobs(report, asked, prompts[0])
             find_abilities(self._ask_briefly, report, family or self.name, prompts)
-            self.stream_options = report.stream_options
+            self.stream_options, self.counts_tokens = report.stream_options, report.engine == LLAMA_CPP
             if logprobs is not None:
                 self._check_logprobs(report, asked, written, prompts)
         except ContextLengthError as error:
@@ -255,6 +273,7 @@ class OpenAIEndpoint:
         def read(body: dict) -> tuple[Token, ...]:
             text, finish_reason, choice = completion_choice(body)
             found = choice.get("logprobs") or {}
+            text = without_cut_character(text, found, finish_reason)
             if text and not has_tokens(found):
                 raise ModelError(
                     f"{self.where}: this server returns no log-probabilities on /v1/completions, and they are needed here; "

@@ -10,7 +10,7 @@ import openai
 
 from language_models.hosted.http import json_object, plain_errors, seconds_to_wait
 from language_models.hosted.logprobs import UnreadableReply, has_tokens, no_logprobs
-from language_models.hosted.token_texts import TextMismatch, TokenReader, completion_choice
+from language_models.hosted.token_texts import TextMismatch, TokenReader, completion_choice, without_cut_character
 from language_models.interface import END_OF_SEQUENCE, ModelError, SamplingParams, Token, TransientError, Usage
 
 # llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.
@@ -38,9 +38,11 @@ class ChunkReader:
             FaultyLogprobs: they have no log-probabilities, or some that are none.
             UnreadableReply: they cannot be read; a text that does not fit its tokens only at the end.
         """
+        logprobs = choice.get("logprobs") or {}
+        if finish_reason:
+            text = without_cut_character(text, logprobs, finish_reason)
         if self.reader is None:
             return [Token(text, ())] if text else []
-        logprobs = choice.get("logprobs") or {}
         if not isinstance(logprobs, dict):
             raise UnreadableReply("its log-probabilities have an unknown shape")
         if self._waiting:
@@ -176,7 +178,14 @@ class EventStream:
         if not choice.get("finish_reason"):
             finish_reason = None
         tokens = self._chunks.read(choice, text, finish_reason)
-        self._received += len(tokens)
+        if tokens:
+            self._received += len(tokens)
+            timings = event.get("timings")
+            written = timings.get("predicted_n") if isinstance(timings, dict) else None
+            # llama.cpp waits with the tokens of a character until it is whole, and then shows them as one.
+            if isinstance(written, int) and written > self._received:
+                tokens[-1] = replace(tokens[-1], count=1 + written - self._received)
+                self._received = written
         self.usage.completion_tokens = max(self.usage.completion_tokens, self._received)
         self._ready.extend(tokens)
         if finish_reason:
@@ -247,7 +256,7 @@ class ResumedStream:
                 self._stream.close()
                 raise
             self._text += token.text
-            self._read += 1
+            self._read += token.count
             return token
 
     def _go_on(self, error: TransientError) -> None:
