@@ -1,5 +1,6 @@
 """Work over a pool of threads."""
 
+import contextlib
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,17 @@ class EarlyStop:
 
     requested: bool = False
     overdue: bool = False
+
+
+@contextlib.contextmanager
+def leaving(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """A pool for the length of the context, waited for at its end but not where an exception (Ctrl-C, say) ends it."""
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def as_finished(

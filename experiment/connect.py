@@ -33,7 +33,8 @@ def connect(
 ) -> dict[str, SharedModel]:
     """The run's models, each server probed for what is needed of it; by role.
 
-    GGUF models without a host are served by this process until `servers` is closed, transformers models loaded into it.
+    GGUF models without a host are served by this command until `servers` is closed, transformers models loaded into it; so long
+    are the connections to all servers open.
 
     Raises:
         OptionError: what a model in this process needs is not there.
@@ -63,6 +64,7 @@ def connect(
             for host in split_hosts(model.host or served_here[model.name], option)
         ]
         replicas = Replicas(endpoints, retry_policy, COMMAND.note)
+        servers.callback(replicas.close)
         try:
             reports = replicas.probe(
                 model.logprobs,

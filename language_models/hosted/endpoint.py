@@ -10,6 +10,7 @@ import httpx2
 import openai
 
 from command.options import without_password
+from command.pool import leaving
 from language_models.hosted.http import RetryPolicy, answers, checked, make_client, make_http, persist, request, shorten
 from language_models.hosted.logprob_check import REPEATING_PROMPTS, find_fault
 from language_models.hosted.logprobs import has_tokens
@@ -331,7 +332,7 @@ class OpenAIEndpoint:
             return self.complete(prompt, asked).tokens
 
         # Side by side: a server writes several short texts in the time of one.
-        with ThreadPoolExecutor() as pool:
+        with leaving(ThreadPoolExecutor()) as pool:
             writing = {
                 (form, prompt): pool.submit(form, prompt)
                 for form in ([streamed] if report.streams_logprobs else []) + [completed]
