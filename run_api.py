@@ -15,7 +15,7 @@ from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect
 from experiment.result_files import ResultFiles
 from experiment.run import Run
-from experiment.sample import describe, prompt_builders, used_request_mode
+from experiment.sample import describe, prompt_builders, unwritable, used_request_mode
 from experiment.settings import RunSettings, SettingsError
 
 
@@ -48,7 +48,10 @@ def run(settings: RunSettings) -> int:
         )
     if settings.dry_run:
         print(describe(settings, data_set, examples, builders))
-        return 0
+        if failing := unwritable(data_set, examples, builders):
+            row, why = next(iter(failing.items()))
+            note(f"error: {len(failing)} of {len(examples)} samples would fail; the first: row {row}: {why}")
+        return 1 if failing else 0
     if not all(example.gold for example in examples):
         note(f"warning: split {settings.used_split} has questions without a gold answer; their scores mean nothing")
     files = ResultFiles(settings.result_folder, settings.result_name)

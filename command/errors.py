@@ -8,5 +8,10 @@ class UserError(Exception):
     """
 
 
+def in_words(error: BaseException) -> str:
+    """What a person is told of an error: the message of a UserError; of any other, which nobody expected, its name before that."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 class OptionError(UserError, ValueError):
     """A command-line option that cannot work; the message says which and what to do."""

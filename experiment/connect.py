@@ -8,7 +8,7 @@ from command.errors import OptionError
 from command.options import NEUTRAL_API_KEY, api_key, split_hosts
 from datasets_loader import DataSet, Example
 from experiment.command_line import COMMAND
-from experiment.sample import PromptBuilder, family_name, sample_prompts
+from experiment.sample import PromptBuilder, PromptError, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
@@ -142,8 +142,11 @@ def embedded_hosts(
     )
     if not names:
         return {}
-    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, builders).values())
-    longest = max(map(count_tokens, prompts)) + settings.max_token_total
+    longest = settings.max_token_total
+    for example in examples:
+        with contextlib.suppress(PromptError):  # such a sample fails by itself
+            prompts = sample_prompts(data_set, example, builders).values()
+            longest = max(longest, settings.max_token_total + max(map(count_tokens, prompts)))
     hosts = {}
     for name in names:
         started = time.monotonic()

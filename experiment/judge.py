@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from command.errors import OptionError
+from command.errors import OptionError, in_words
 from command.files import ResultsError
 from command.options import NEUTRAL_API_KEY
 from command.pool import as_finished
@@ -128,11 +128,9 @@ def judge_records(
         found = as_finished(judged, records, judge.num_threads, stop=stop)
         with contextlib.closing(found):
             for record, told in tqdm(found, total=len(records), desc=f"judging by {judge.name}", unit="answer"):
-                if isinstance(told, ModelError):
-                    came.failed, came.error = came.failed + 1, str(told)
+                if isinstance(told, BaseException):  # one odd record must not end the judging of the others
+                    came.failed, came.error = came.failed + 1, in_words(told)
                     continue
-                if isinstance(told, BaseException):
-                    raise told
                 replies, scores, why = told
                 came.read, came.unreadable = came.read + bool(scores), came.unreadable + (not scores)
                 if why and not scores:

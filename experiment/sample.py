@@ -1,5 +1,6 @@
 """One sample of an experiment: the prompts of its models, the decoding loop that it goes through, and its record."""
 
+import contextlib
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -8,7 +9,7 @@ from tqdm import tqdm
 
 from baselines import average_ensemble, proxy_tuning
 from command.console import for_terminal, visible
-from command.errors import OptionError
+from command.errors import OptionError, UserError
 from command.options import without_password
 from datasets_loader import DataSet, Example
 from demo.catalogue import DEMO_MODELS
@@ -23,17 +24,21 @@ from language_models.interface import ContextLengthError, Metered, ModelError, S
 from language_models.local.chat_template import named_prompt_writer, tokenizer_prompt_writer
 from language_models.local.loading import load_tokenizer
 from nudging import nudge
-from utils import apply_instruct_template, recognise_family
+from utils import apply_instruct_template, recognise_family, without_surrogates
 
 # A base model is asked in plain text; these are asked in the template that they were trained on.
 ALIGNED_ROLES = ("nudging", "proxy_chat")
 
 
+class PromptError(UserError):
+    """A prompt cannot be written; the message says in which template, and why."""
+
+
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Writes a model's prompt before any answer text.
+    """Writes a model's prompt before any answer text; half a character in it is U+FFFD.
 
-    `template` says for people which one, and why; `packages` have a part in it.
+    `template` says for people which one, and why; `packages` have a part in it. Raises PromptError where nothing can be written.
     """
 
     write: PromptWriter
@@ -41,7 +46,17 @@ class PromptBuilder:
     packages: tuple[str, ...] = ()
 
     def __call__(self, system: str, user: str) -> str:
-        return self.write(system, user)
+        try:
+            prompt = self.write(system, user)
+        except Exception as error:  # a template raises errors of its own and any of Python's
+            reason = f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
+            raise PromptError(self._cannot(reason)) from None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise PromptError(self._cannot(f"it gives {prompt!r}"))
+        return without_surrogates(prompt)
+
+    def _cannot(self, reason: str) -> str:
+        return f"the prompt cannot be written in the template {self.template} ({shorten(reason)})"
 
 
 def family_name(model_name: str) -> str:
@@ -58,11 +73,12 @@ def prompt_builders(settings: RunSettings) -> dict[str, PromptBuilder]:
     """
     builders = {role: _prompt_builder(model) for role, model in settings.models.items()}
     for role, builder in builders.items():
-        if builder("S", "U").rstrip().endswith("<think>"):
-            COMMAND.note(
-                f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, "
-                "which will count as the answer"
-            )
+        with contextlib.suppress(PromptError):  # each sample tells by itself
+            if builder("S", "U").rstrip().endswith("<think>"):
+                COMMAND.note(
+                    f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, "
+                    "which will count as the answer"
+                )
     return builders
 
 
@@ -121,9 +137,20 @@ def _own_template(model: ModelSettings) -> PromptWriter | None:
 
 
 def sample_prompts(data_set: DataSet, example: Example, builders: dict[str, PromptBuilder]) -> dict[str, str]:
-    """The prompt of each model for one question."""
+    """The prompt of each model for one question (PromptError: one cannot be written)."""
     user = example.context + data_set.question_prefix + example.question
     return {role: build(data_set.system_prompt, user) for role, build in builders.items()}
+
+
+def unwritable(data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]) -> dict[int, str]:
+    """The questions whose prompts cannot be written, by their rows, and why not."""
+    found = {}
+    for example in examples:
+        try:
+            sample_prompts(data_set, example, builders)
+        except PromptError as error:
+            found[example.id] = str(error)
+    return found
 
 
 def describe(
@@ -136,12 +163,14 @@ def describe(
         f"{settings.num_threads} threads",
         f"results: {settings.result_folder}/{settings.result_name}.txt",
     ]
-    prompts = sample_prompts(data_set, examples[0], builders)
+    prompts = {}
+    with contextlib.suppress(PromptError):  # which is said for all rows
+        prompts = sample_prompts(data_set, examples[0], builders)
     for role, model in settings.models.items():
         where = f"at {without_password(model.host)}" if model.host else "served by this process"
         template = builders[role].template
         lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {examples[0].id}:")
-        lines.append(prompts[role] + "<<<answer>>>")
+        lines.append(prompts[role] + "<<<answer>>>" if prompts else "(it cannot be written)")
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 
 
@@ -175,7 +204,6 @@ def answer_one(
     `request_mode`: see READERS.
     """
     started = time.monotonic()
-    prompts = sample_prompts(data_set, example, builders)
     metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
     record = {
         "index": index,
@@ -185,13 +213,14 @@ def answer_one(
         "gold_answer": example.gold,
         "q_prefix": data_set.question_prefix,
     }
-    for role, prompt in prompts.items():
-        record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
     try:
+        prompts = sample_prompts(data_set, example, builders)
+        for role, prompt in prompts.items():
+            record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
         record |= decode(settings, prompts, metered, index, request_mode)
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
-    except ModelError as error:
+    except (ModelError, PromptError) as error:
         record["error"] = str(error)
     except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
         record["error"] = shorten(f"{type(error).__name__}: {error}")

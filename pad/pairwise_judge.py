@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from command.errors import UserError, in_words
 from command.files import not_writable
 from command.intervals import wilson_interval
 from command.json_log import JsonLog, whole_lines
@@ -177,7 +178,7 @@ def compare(
     judged = as_finished(both, indices, num_threads, stop=stop)
     with contextlib.closing(judged):
         for _, pair in tqdm(judged, total=len(indices), desc=f"judging by {judge}", unit="pair"):
-            if isinstance(pair, BaseException) and not isinstance(pair, ModelError):
+            if isinstance(pair, UserError) and not isinstance(pair, ModelError):
                 raise pair
             found.append(pair)
     figures = _figures(found, judge, criterion, seed) | {"left": len(indices) - len(found)}
@@ -185,8 +186,8 @@ def compare(
 
 
 def _figures(found: list, judge: str, criterion: str, seed: int) -> dict:
-    failed = [pair for pair in found if isinstance(pair, ModelError)]
-    read = [pair for pair in found if not isinstance(pair, ModelError) and None not in pair]
+    failed = [pair for pair in found if isinstance(pair, BaseException)]
+    read = [pair for pair in found if not isinstance(pair, BaseException) and None not in pair]
     totals = [(sum(own for own, _ in pair), sum(other for _, other in pair)) for pair in read]
     wins, losses = sum(a > b for a, b in totals), sum(a < b for a, b in totals)
     figures = {"judge": judge, "criterion": criterion, "seed": seed, "pairs": len(found), "read": len(read)}
@@ -197,5 +198,5 @@ def _figures(found: list, judge: str, criterion: str, seed: int) -> dict:
         figures["win_rate_interval_95"] = wilson_interval(wins, len(read))
         figures["mean_marks"] = [sum(t[side] for t in totals) / 2 / len(read) for side in (0, 1)]
     if failed:
-        figures["error"] = str(failed[-1])
+        figures["error"] = in_words(failed[-1])
     return figures
