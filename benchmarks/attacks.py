@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 SUPPORT = Path(__file__).parents[1] / "tests/support"
-sys.path.insert(0, str(SUPPORT))
+sys.path[:0] = [str(SUPPORT), str(SUPPORT.parents[1])]
 
 
 def main(argv: list[str] | None = None) -> int:

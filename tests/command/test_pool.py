@@ -2,13 +2,14 @@
 
 import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from waiting import HANG
 
-from command.pool import as_finished
+from command.pool import as_finished, leaving
 from command.stopping import StopSignals
 
 ODD_ENDS = (ValueError, OSError, SystemExit, KeyboardInterrupt, GeneratorExit, RecursionError)
@@ -55,6 +56,24 @@ def test_closing_waits_for_nothing_in_flight_and_begins_nothing():
         assert len(begun) <= 4
     finally:
         hang.set()
+
+
+def test_a_pool_is_left_at_once_where_an_exception_ends_it_and_else_waited_for():
+    hang, over = threading.Event(), []
+
+    def work() -> None:
+        hang.wait(HANG)
+        over.append(1)
+
+    with pytest.raises(KeyboardInterrupt), leaving(ThreadPoolExecutor(1)) as pool:
+        pool.submit(work)
+        unbegun = pool.submit(work)
+        raise KeyboardInterrupt
+    assert not over and unbegun.cancelled()
+    hang.set()
+    with leaving(ThreadPoolExecutor(1)) as pool:
+        pool.submit(work)
+    assert over
 
 
 @pytest.mark.parametrize("overdue", [False, True])
