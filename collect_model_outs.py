@@ -115,6 +115,8 @@ def job_of(
     locks.enter_context(output.locked())
     texts = [prompt.text for prompt in prompts]
     rows = {} if settings.overwrite else output.earlier_rows(texts, seed, decisive(settings, plan), note)
+    # What could not be asked then, and can be now (a template was mended), has no answer yet.
+    rows = {index: row for index, row in rows.items() if not (row.get("skipped") and plan.room(prompts[index]) > 0)}
     return Job(output, prompts, rows, seed)
 
 
@@ -137,25 +139,20 @@ def refuse_if_all_are_too_long(plan: Plan, jobs: list[Job]) -> None:
     """Raise OptionError if no prompt of a configuration leaves room for an answer."""
     for job in jobs:
         if all(plan.room(prompt) < 1 for prompt in job.prompts):
-            raise OptionError(f"every prompt is too long: {too_long_because(plan, job.prompts[0])}")
+            longest = max(job.prompts, key=lambda prompt: len(prompt.ids))
+            raise OptionError(f"every prompt is too long: {plan.why_no_room(longest)}")
 
 
 def skip_too_long(plan: Plan, job: Job) -> int:
     """Record prompts that leave no room for an answer as skipped; returns how many there are."""
     too_long = [prompt for prompt in job.prompts if plan.room(prompt) < 1]
     for prompt in too_long:
-        note(f"error: prompt {prompt.index} is skipped: {too_long_because(plan, prompt)}")
+        note(f"error: prompt {prompt.index} is skipped: {plan.why_no_room(prompt)}")
         if prompt.index not in job.rows:
-            row = skipped_row(prompt, too_long_because(plan, prompt), **about(job, prompt))
+            row = skipped_row(prompt, plan.why_no_room(prompt), **about(job, prompt))
             job.output.append(row)
             job.rows[prompt.index] = row
     return len(too_long)
-
-
-def too_long_because(plan: Plan, prompt: Prompt) -> str:
-    """Why there is no room for an answer."""
-    context = min(plan.llm_context, plan.rm_context)
-    return f"it has {len(prompt.ids)} tokens, and the context of the models is {context}"
 
 
 def about(job: Job, prompt: Prompt) -> dict:

@@ -17,7 +17,7 @@ from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect
 from experiment.readiness import check_folder, check_models, prepared
 from experiment.run import Run
-from experiment.sample import describe, used_request_mode
+from experiment.sample import describe, unwritable, used_request_mode
 from experiment.settings import RunSettings
 
 
@@ -59,7 +59,9 @@ def run(settings: RunSettings) -> int:
 
 
 def dry_run(the_run: Run) -> int:
-    """Check what a run checks before it asks anything, print its first prompts, and send and write nothing; returns 0.
+    """Check what a run checks before it asks anything, print its first prompts, and send and write nothing.
+
+    Returns 0, or 1 where prompts cannot be written.
 
     Raises:
         UserError: the run could not start.
@@ -72,7 +74,12 @@ def dry_run(the_run: Run) -> int:
     COMMAND.show(describe(settings, the_run.data_set, the_run.examples, the_run.prompt_builders))
     warn_of_missing_gold(the_run)
     say_what_is_there(the_run)
-    return 0
+    if failing := unwritable(the_run.data_set, the_run.examples, the_run.prompt_builders):
+        row, why = next(iter(failing.items()))
+        COMMAND.note(
+            f"error: {len(failing)} of {len(the_run.examples)} samples would fail; the first: row {row}: {why}"
+        )
+    return 1 if failing else 0
 
 
 def warn_of_missing_gold(the_run: Run) -> None:

@@ -161,6 +161,11 @@ def clean_answer(text: str) -> str:
     return text
 
 
+def without_surrogates(text: str) -> str:
+    """A text in which halves of characters (surrogates by themselves, as JSON can write them) are U+FFFD, as UTF-8 can carry it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if has_surrogate(text) else text
+
+
 def has_surrogate(text: str) -> bool:
     """Whether a text holds half a character (a surrogate by itself, as JSON can write it), which no tokenizer takes."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)

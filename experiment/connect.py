@@ -9,7 +9,7 @@ from command.options import api_key, split_hosts
 from command.secrets import NEUTRAL_API_KEY
 from datasets_loader import DataSet, Example
 from experiment.command_line import COMMAND
-from experiment.sample import PromptBuilder, family_name, sample_prompts
+from experiment.sample import PromptBuilder, PromptError, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.http import RetryPolicy
@@ -34,7 +34,8 @@ def connect(
 ) -> dict[str, SharedModel]:
     """The run's models, each server probed for what is needed of it; by role.
 
-    GGUF models without a host are served by this process until `servers` is closed, transformers models loaded into it.
+    GGUF models without a host are served by this command until `servers` is closed, transformers models loaded into it; so long
+    are the connections to all servers open.
 
     Raises:
         OptionError: what a model in this process needs is not there.
@@ -67,6 +68,7 @@ def connect(
             for host in split_hosts(model.host or served_here[model.name], option)
         ]
         replicas = Replicas(endpoints, policy, COMMAND.note)
+        servers.callback(replicas.close)
         try:
             reports = replicas.probe(
                 model.logprobs,
@@ -153,8 +155,11 @@ def embedded_hosts(
     )
     if not names:
         return {}
-    prompts = (prompt for example in examples for prompt in sample_prompts(data_set, example, builders).values())
-    longest = max(map(count_tokens, prompts)) + settings.max_token_total
+    longest = settings.max_token_total
+    for example in examples:
+        with contextlib.suppress(PromptError):  # such a sample fails by itself
+            prompts = sample_prompts(data_set, example, builders).values()
+            longest = max(longest, settings.max_token_total + max(map(count_tokens, prompts)))
     hosts = {}
     for name in names:
         started = time.monotonic()

@@ -134,10 +134,8 @@ def judge_records(
         found = as_finished(judged, records, judge.num_threads, stop=stop)
         with contextlib.closing(found):
             for record, told in tqdm(found, total=len(records), desc=f"judging by {judge.name}", unit="answer"):
-                if isinstance(told, BaseException):
-                    if not isinstance(told, Exception) or (
-                        isinstance(told, UserError) and not isinstance(told, ModelError)
-                    ):
+                if isinstance(told, BaseException):  # one odd record must not end the judging of the others
+                    if isinstance(told, UserError) and not isinstance(told, ModelError):
                         raise told
                     expected = isinstance(told, ModelError)
                     if trace := told.traceback if expected else traceback_of(told):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from command.errors import OptionError
 from experiment.judge_settings import JudgeSettings
+from experiment.sample import PromptBuilder
 from language_models.interface import ChatReply, SamplingParams
 from language_models.local.chat_template import tokenizer_prompt_writer
 from language_models.local.loading import load_tokenizer, require_torch
@@ -30,7 +31,7 @@ class LocalChatModel:
             raise OptionError(
                 f"--judge_model {name} has no chat template; choose a model that was trained to follow instructions"
             )
-        self.write = writer
+        self.write = PromptBuilder(writer, f"of the judge {name}")
         started = time.monotonic()
         self.model = LocalModel.load(name, device=settings.device, dtype=settings.dtype, samples=self.num_threads)
         say(f"the judge is {self.model.in_words} ({time.monotonic() - started:.1f} s)")
@@ -42,6 +43,7 @@ class LocalChatModel:
 
         Raises:
             ContextLengthError: there is no room for a reply.
+            PromptError: the question cannot be written in the model's chat template.
         """
         prompt = self.write(instructions, question)
         room = self.model.context_length - len(self.model.vocabulary.encode(prompt))

@@ -22,11 +22,11 @@ from experiment.judge import judge_missing, refuse_other_judges
 from experiment.judgements import Judged
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
-from experiment.sample import PromptBuilder, answer_one, sample_prompts
+from experiment.sample import PromptBuilder, PromptError, answer_one
 from experiment.settings import RunSettings
 from experiment.summary import Summary, summarise
 from language_models.interface import SharedModel
-from utils import INSTRUCT_TEMPLATES, apply_instruct_template
+from utils import INSTRUCT_TEMPLATES, apply_instruct_template, without_surrogates
 
 KEPT_OF_EARLIER_SESSIONS = ("sessions", "answers_of_unknown_settings", "merged_from", "merged_at")
 
@@ -152,9 +152,13 @@ class Run:
         """Raise ResultsError if a finished record was asked in other prompts than the others would be."""
         example = self.examples[record["index"]]
         user = example.context + self.data_set.question_prefix + example.question
-        for role, prompt in sample_prompts(self.data_set, example, self.prompt_builders).items():
+        for role, builder in self.prompt_builders.items():
             then = record.get(f"full_prefix_{role}")
-            if then is None or then == prompt:
+            try:
+                same = then is None or without_surrogates(then) == builder(self.data_set.system_prompt, user)
+            except PromptError:
+                same = False
+            if same:
                 continue
             system = record.get(f"system_prompt_{role}", self.data_set.system_prompt)
             families = [f for f in INSTRUCT_TEMPLATES if apply_instruct_template("", system, user, family=f) == then]

@@ -1,5 +1,6 @@
 """One sample of an experiment: the prompts of its models, the decoding loop that it goes through, and its record."""
 
+import contextlib
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ from language_models.interface import (
 from language_models.local.chat_template import named_prompt_writer, tokenizer_prompt_writer
 from language_models.local.loading import load_tokenizer
 from nudging import nudge
-from utils import apply_instruct_template, recognise_family
+from utils import apply_instruct_template, recognise_family, without_surrogates
 
 # Statuses of gateways that wait no longer for an answer that is written behind them.
 CUT_BY_GATEWAYS = (504, 524)
@@ -39,11 +40,15 @@ CUT_BY_GATEWAYS = (504, 524)
 ALIGNED_ROLES = ("nudging", "proxy_chat")
 
 
+class PromptError(UserError):
+    """A prompt cannot be written; the message says in which template, and why."""
+
+
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Writes a model's prompt before any answer text.
+    """Writes a model's prompt before any answer text; half a character in it is U+FFFD.
 
-    `template` says for people which one, and why; `packages` have a part in it.
+    `template` says for people which one, and why; `packages` have a part in it. Raises PromptError where nothing can be written.
     """
 
     write: PromptWriter
@@ -51,7 +56,17 @@ class PromptBuilder:
     packages: tuple[str, ...] = ()
 
     def __call__(self, system: str, user: str) -> str:
-        return self.write(system, user)
+        try:
+            prompt = self.write(system, user)
+        except Exception as error:  # a template raises errors of its own and any of Python's
+            reason = f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
+            raise PromptError(self._cannot(reason)) from None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise PromptError(self._cannot(f"it gives {prompt!r}"))
+        return without_surrogates(prompt)
+
+    def _cannot(self, reason: str) -> str:
+        return f"the prompt cannot be written in the template {self.template} ({shorten(reason)})"
 
 
 def family_name(model_name: str) -> str:
@@ -68,11 +83,12 @@ def prompt_builders(settings: RunSettings) -> dict[str, PromptBuilder]:
     """
     builders = {role: _prompt_builder(model) for role, model in settings.models.items()}
     for role, builder in builders.items():
-        if builder("S", "U").rstrip().endswith("<think>"):
-            COMMAND.note(
-                f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, "
-                "which will count as the answer"
-            )
+        with contextlib.suppress(PromptError):  # each sample tells by itself
+            if builder("S", "U").rstrip().endswith("<think>"):
+                COMMAND.note(
+                    f"warning: the template of --{role}_model ({builder.template}) opens a block of thoughts, "
+                    "which will count as the answer"
+                )
     return builders
 
 
@@ -131,9 +147,20 @@ def _own_template(model: ModelSettings) -> PromptWriter | None:
 
 
 def sample_prompts(data_set: DataSet, example: Example, builders: dict[str, PromptBuilder]) -> dict[str, str]:
-    """The prompt of each model for one question."""
+    """The prompt of each model for one question (PromptError: one cannot be written)."""
     user = example.context + data_set.question_prefix + example.question
     return {role: build(data_set.system_prompt, user) for role, build in builders.items()}
+
+
+def unwritable(data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]) -> dict[int, str]:
+    """The questions whose prompts cannot be written, by their rows, and why not."""
+    found = {}
+    for example in examples:
+        try:
+            sample_prompts(data_set, example, builders)
+        except PromptError as error:
+            found[example.id] = str(error)
+    return found
 
 
 def describe(
@@ -149,12 +176,14 @@ def describe(
         f"{len(examples)} questions{shard}, {settings.num_threads} threads",
         f"results: {settings.result_folder}/{settings.result_name}.txt",
     ]
-    prompts = sample_prompts(data_set, first, builders)
+    prompts = {}
+    with contextlib.suppress(PromptError):  # which is said for all rows
+        prompts = sample_prompts(data_set, first, builders)
     for role, model in settings.models.items():
         where = f"at {without_password(model.host)}" if model.host else "served by this process"
         template = builders[role].template
         lines.append(f"\n--- {role}: {model.name} {where}, template {template}; the prompt of row {first.id}:")
-        lines.append(prompts[role] + "<<<answer>>>")
+        lines.append(prompts[role] + "<<<answer>>>" if prompts else "(it cannot be written)")
     return visible("\n".join([*lines, "", "dry run: nothing was sent"]))
 
 
@@ -191,7 +220,6 @@ def answer_one(
     `request_mode`: see READERS.
     """
     started = time.monotonic()
-    prompts = sample_prompts(data_set, example, builders)
     metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
     record = {
         "index": index,
@@ -201,9 +229,10 @@ def answer_one(
         "gold_answer": example.gold,
         "q_prefix": data_set.question_prefix,
     }
-    for role, prompt in prompts.items():
-        record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
     try:
+        prompts = sample_prompts(data_set, example, builders)
+        for role, prompt in prompts.items():
+            record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
         record |= decode(settings, prompts, metered, index, request_mode)
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None

@@ -8,6 +8,7 @@ from typing import Protocol
 from command.errors import UserError
 
 REPLACEMENT = "\ufffd"  # what stands in a text for bytes that are no whole character
+CHARACTER_TOKENS = 4  # at most: a character is four bytes at most (UTF-8), and a token one byte at least
 
 
 class ModelError(UserError):
@@ -57,10 +58,12 @@ class Token:
 
     `text` is its slice of the completion's text; the end of sequence is a token with the text "".
     `top` holds the most probable tokens at its position as (text, natural log-probability), most probable first, no text twice.
+    `count` is how many of the model's own tokens it is: several where a server shows those of one character as one.
     """
 
     text: str
     top: tuple[tuple[str, float], ...]
+    count: int = 1
 
     @property
     def top_prob(self) -> float:
@@ -105,7 +108,8 @@ class Usage:
 class Completion:
     """A model's continuation of a prompt.
 
-    `tokens` are there when log-probabilities were asked for: never empty then, and their texts joined are `text`.
+    `tokens` are there when log-probabilities were asked for: their texts joined are `text`, and there is one at least, but where
+    max_tokens were less than a character. A character that max_tokens have cut is left out, as vLLM does.
     `finish_reason` is "stop" after an end of sequence, "length" when max_tokens were written.
     """
 

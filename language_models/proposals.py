@@ -10,11 +10,19 @@ which only one of the two models writes.
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from language_models.interface import END_OF_SEQUENCE, Completion, LanguageModel, SamplingParams, Token, TokenStream
-from language_models.readers import READERS, Reader, Writer
+from language_models.interface import (
+    CHARACTER_TOKENS,
+    END_OF_SEQUENCE,
+    Completion,
+    LanguageModel,
+    SamplingParams,
+    Token,
+    TokenStream,
+)
+from language_models.readers import READERS, Reader, Writer, whole_character
 
 # The base model's stream is left open while the nudging model writes its first token if it goes on by this many at most.
 MOST_AHEAD = 1.5
@@ -61,8 +69,15 @@ class Proposal:
     answer after all retries.
     """
 
-    def __init__(self, source: Completion | TokenStream, pace: Pace):
+    def __init__(self, source: Completion | TokenStream, again: Callable[[], TokenStream] | None, pace: Pace):
+        """
+        Args:
+            source: the words.
+            again: asks for more of them, once, where they are less than a character.
+            pace: that of the model.
+        """
         self.text = ""
+        self._again = again
         self.finish_reason: str | None = None
         self._pace = pace
         self._asked_at = time.monotonic()
@@ -78,6 +93,10 @@ class Proposal:
         self.text += token.text if token else ""
         # A stream that has broken for good has no reason, and no more tokens.
         self.finish_reason = self._stream.finish_reason or ("length" if token is None else None)
+        if self._again and not self.text and self.finish_reason == "length":
+            again, self._again, self.finish_reason = self._again, None, None
+            self._stream.close()
+            self._stream = again()
 
     def read_all(self) -> None:
         """Wait until the nudging model has written everything."""
@@ -255,7 +274,7 @@ class Nudger:
             request_mode: a key of READERS.
         """
         self._model, self._prompt, self._params, self._base = model, prompt, params, base
-        self._ask = model.complete if request_mode == "published" else model.stream
+        self._published = request_mode == "published"
         self._pace = Pace()
         self._proposals: list[Proposal] = []  # the last one, and those before that may still be being written
 
@@ -272,10 +291,23 @@ class Nudger:
             self._proposals[-1].read_all()
         if any(proposal.finish_reason == "stop" for proposal in self._proposals):
             raise ProposalEndsAnswer
-        proposal = Proposal(self._ask(self._prompt + answer, self._params), self._pace)
+        proposal = Proposal(*self._ask(self._prompt + answer), self._pace)
         self._proposals = [*(one for one in self._proposals if one.finish_reason is None), proposal]
         self._base.watch(proposal)
         return proposal
+
+    def _ask(self, text: str) -> tuple[Completion | TokenStream, Callable[[], TokenStream] | None]:
+        """What is written after a text, and what is asked for where it shows nothing: see `whole_character`."""
+        if self._published:
+            return whole_character(self._model, text, self._params), None
+        again = None
+        if self._params.max_tokens < CHARACTER_TOKENS:
+            longer = replace(self._params, max_tokens=CHARACTER_TOKENS)
+
+            def again() -> TokenStream:
+                return self._model.stream(text, longer)
+
+        return self._model.stream(text, self._params), again
 
     def close(self) -> None:
         """End all writing."""

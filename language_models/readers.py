@@ -11,7 +11,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, replace
 
-from language_models.interface import Completion, ContextLengthError, LanguageModel, SamplingParams, Token, TokenStream
+from language_models.interface import (
+    CHARACTER_TOKENS,
+    Completion,
+    ContextLengthError,
+    LanguageModel,
+    SamplingParams,
+    Token,
+    TokenStream,
+)
 from utils import count_tokens
 
 
@@ -36,13 +44,13 @@ class Writer:
         return self.params.max_tokens
 
     def call(self, text: str) -> Completion:
-        """One call's tokens after the answer so far.
+        """One call's tokens after the answer so far; those of a first character where they are less than that.
 
         Raises:
             ContextLengthError: they do not fit.
             ModelError: the model did not answer, after all retries.
         """
-        return self.model.complete(self.prompt + text, self.params)
+        return whole_character(self.model, self.prompt + text, self.params)
 
     def open(self, text: str, draft: str) -> tuple[TokenStream, int]:
         """A stream of the rest of the answer, and how many tokens it was asked for.
@@ -62,8 +70,24 @@ class Writer:
                 self.most_calls = 1
         return self._stream(text, self.call_tokens, draft)
 
+    def open_for_character(self, text: str) -> TokenStream:
+        """A stream of as many tokens as a character may have; see `open`."""
+        return self._stream(text, CHARACTER_TOKENS, "")[0]
+
     def _stream(self, text: str, tokens: int, draft: str) -> tuple[TokenStream, int]:
         return self.model.stream(self.prompt + text, replace(self.params, max_tokens=tokens), draft), tokens
+
+
+def whole_character(model: LanguageModel, prompt: str, params: SamplingParams) -> Completion:
+    """A completion, of CHARACTER_TOKENS where fewer have brought no text: the text would never go on beyond half a character.
+
+    Raises:
+        ContextLengthError, ModelError: see LanguageModel.
+    """
+    completion = model.complete(prompt, params)
+    if completion.text or completion.finish_reason != "length" or params.max_tokens >= CHARACTER_TOKENS:
+        return completion
+    return model.complete(prompt, replace(params, max_tokens=CHARACTER_TOKENS))
 
 
 class Reader(ABC):
@@ -152,6 +176,7 @@ class StreamReader(Reader):
         self._stream: TokenStream | None = None
         self._left = 0  # of the tokens that the stream was asked for
         self._read: list[Token] = []  # of the present call
+        self._most = writer.call_tokens  # that the present call has
         self._call_begun = False  # whether a token of the present call has been read, put back or not
         self._first_at, self._arrived = 0.0, 0
 
@@ -165,10 +190,36 @@ class StreamReader(Reader):
             self._open(self._draft)
             self._draft = ""
         self._read = []
+        self._most = self.writer.call_tokens
         self._call_begun = False
 
     def read(self) -> Token | None:
-        return self._read_on() if len(self._read) < self.writer.call_tokens else None
+        token = self._read_within()
+        if token or self._most >= CHARACTER_TOKENS or self.ended or any(token.text for token in self._read):
+            return token
+        # See `whole_character`.
+        self._most = CHARACTER_TOKENS
+        if self._used + sum(token.count for token in self._pending) + self._left < CHARACTER_TOKENS:
+            self.close()
+            self._stream = self.writer.open_for_character(self.text)
+            self._pending = deque(list(self._stream)[len(self._read) :])
+        return self._read_within()
+
+    @property
+    def _used(self) -> int:
+        """How many of the model's own tokens the present call has had."""
+        return sum(token.count for token in self._read)
+
+    def _read_within(self) -> Token | None:
+        """The next token of the call, if it is whole within the call's limit: the next call has the model write it again."""
+        used = self._used
+        if used >= self._most:
+            return None
+        token = self._read_on()
+        if token is not None and used + token.count > self._most:
+            self.put_back([token])
+            return None
+        return token
 
     @property
     def ended(self) -> bool:
@@ -205,11 +256,8 @@ class StreamReader(Reader):
     def _next(self) -> Token | None:
         if self._stream is None:
             return None
-        token = next(self._stream, None)
-        if token is not None:
-            self._left -= 1
-            self._measure()
-        elif self._stream.finish_reason == "length" and self._left:
+        token = self._take()
+        if token is None and self._stream.finish_reason == "length" and self._left:
             # A server that writes less than it was asked for, though as much as the published calls ask for.
             self.close()
             if self._arrived >= self.writer.call_tokens:
@@ -229,18 +277,26 @@ class StreamReader(Reader):
         again = 0
         while again < len(self._read) and not self._read[-1 - again].text:
             again += 1
-        token = self._next()
-        while again and token is not None and not token.text and self._stream.finish_reason is None:
-            token, again = self._next(), again - 1
+        token = self._take()
+        while again and token is not None and not token.text and self._stream.finish_reason != "stop":
+            token, again = self._take(), again - 1
         return token
 
-    def _measure(self) -> None:
+    def _take(self) -> Token | None:
+        """The stream's next token."""
+        token = next(self._stream, None)
+        if token is not None:
+            self._left -= token.count
+            self._measure(token.count)
+        return token
+
+    def _measure(self, tokens: int) -> None:
         now = time.monotonic()
         if self._arrived:
             self.writer.seconds_per_token = (now - self._first_at) / self._arrived
         else:
             self._first_at = now
-        self._arrived += 1
+        self._arrived += tokens
 
 
 # By the names of the request modes.

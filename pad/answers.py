@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets_loader import DataError
-from utils import has_surrogate
+from utils import without_surrogates
 
 # A Llama-3 chat whose special tokens were dropped: role words stand alone, or glued to the end of the text before.
 _TURN = re.compile(r"(?:^|(?<=[^\w\s])|(?<=\n))(?:user|assistant|system)\n\n")
@@ -39,7 +39,7 @@ class Answered:
 def read_answer(
     row, number: int, where: str, *, experiment: str = "hhrlhf", field: str | None = None, any_response: bool = False
 ) -> Answered | None:
-    """Question and answer of a row; None where the row says that it was skipped.
+    """Question and answer of a row; None where the row says that it was skipped. Half a character is U+FFFD.
 
     The question is `instruction`, or `prompt` without the preference text that ends in [Instruction]. The answer is `result` or
     `output`, or `response` without the prompt that it begins with; of the published program's transcripts it is the turn behind the
@@ -59,13 +59,17 @@ def read_answer(
     if row.get("skipped"):
         return None
     prompt = _text(row, "prompt", number, where)
-    question = row["instruction"] if isinstance(row.get("instruction"), str) else _PREFERENCE.sub("", prompt, count=1)
+    question = (
+        _text(row, "instruction", number, where)
+        if isinstance(row.get("instruction"), str)
+        else _PREFERENCE.sub("", prompt, count=1)
+    )
     answer = _answer(row, prompt, number, where, field, any_response)
     if cut := EXPERIMENTS[experiment].search(answer):
         answer = answer[: cut.start()]
     index = row["index"] if isinstance(row.get("index"), int) and row["index"] >= 0 else number
     elapsed = row.get("elapsed") if isinstance(row.get("elapsed"), int | float) else None
-    texts = {name: text for name, text in row.items() if isinstance(text, str)}
+    texts = {name: without_surrogates(text) for name, text in row.items() if isinstance(text, str)}
     return Answered(index, question, answer.strip(), prompt, elapsed, texts)
 
 
@@ -112,6 +116,4 @@ def _text(row: dict, name: str, number: int, where: str) -> str:
         raise DataError(
             f'{where}, row {number}: there is no text "{name}"; it has {", ".join(map(str, row)) or "nothing"}'
         )
-    if has_surrogate(row[name]):
-        raise DataError(f'{where}, row {number}: "{name}" holds half a character (a surrogate by itself)')
-    return row[name]
+    return without_surrogates(row[name])

@@ -202,7 +202,7 @@ def compare(
     with contextlib.closing(log), contextlib.closing(judged):
         for _, pair in tqdm(judged, total=len(indices), desc=f"judging by {judge}", unit="pair"):
             if isinstance(pair, BaseException) and not isinstance(pair, ModelError):
-                if isinstance(pair, UserError) or not isinstance(pair, Exception):
+                if isinstance(pair, UserError):
                     raise pair
                 unexpected.add(traceback_of(pair))
                 pair = ModelError(plain(pair))
@@ -212,8 +212,8 @@ def compare(
 
 
 def _figures(found: list, judge: str, criterion: str, seed: int) -> dict:
-    failed = [pair for pair in found if isinstance(pair, ModelError)]
-    read = [pair for pair in found if not isinstance(pair, ModelError) and None not in pair]
+    failed = [pair for pair in found if isinstance(pair, BaseException)]
+    read = [pair for pair in found if not isinstance(pair, BaseException) and None not in pair]
     totals = [(sum(own for own, _ in pair), sum(other for _, other in pair)) for pair in read]
     wins, losses = sum(a > b for a, b in totals), sum(a < b for a, b in totals)
     figures = {"judge": judge, "criterion": criterion, "seed": seed, "pairs": len(found), "read": len(read)}

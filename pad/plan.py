@@ -9,7 +9,7 @@ from language_models.interface import ModelError
 from language_models.local.loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
 from pad.config import DecodingConfig
 from pad.dimension import is_armorm, is_classifier, output_of
-from pad.prompts import Prompt, encode, same_vocabulary, with_perspective
+from pad.prompts import Prompt, UnwritablePrompt, encode, same_vocabulary, with_perspective
 from pad.settings import REFERENCES, CollectSettings
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ class Plan:
     dimension: int | None = None  # of a scalar reward model with several outputs, the one that guides
 
     def prompts(self, settings: CollectSettings, config: DecodingConfig, instructions: list[str]) -> list[Prompt]:
-        """The prompts of a configuration, as the models read them."""
+        """The prompts of a configuration, as the models read them.
+
+        Raises:
+            OptionError: not one of them can be written.
+        """
         sys_prompt = with_perspective(settings.sys_prompt, config.perspective)
         both = self.kind == "implicit" and settings.ref == "self"
 
@@ -51,20 +55,30 @@ class Plan:
         def rm_ids(text: str) -> tuple[int, ...]:
             return encode(self.rm_tokenizer, text, self.template and bool(self.rm_tokenizer.chat_template))
 
-        return [
-            Prompt(
-                index,
-                instruction,
-                sys_prompt,
-                ids(sys_prompt + instruction),
-                ids(instruction) if both else (),
-                rm_ids(sys_prompt + instruction) if self.rm_tokenizer else (),
-            )
-            for index, instruction in enumerate(instructions)
-        ]
+        def prompt(index: int, instruction: str) -> Prompt:
+            text = sys_prompt + instruction
+            try:
+                plain = ids(instruction) if both else ()
+                return Prompt(
+                    index, instruction, sys_prompt, ids(text), plain, rm_ids(text) if self.rm_tokenizer else ()
+                )
+            except UnwritablePrompt as error:
+                return Prompt(index, instruction, sys_prompt, (), unwritable=str(error))
+
+        found = [prompt(index, instruction) for index, instruction in enumerate(instructions)]
+        if all(one.unwritable for one in found):
+            raise OptionError(found[0].unwritable)
+        return found
+
+    def why_no_room(self, prompt: Prompt) -> str:
+        """Why there is no room for an answer to a prompt."""
+        context = min(self.llm_context, self.rm_context)
+        return prompt.unwritable or f"it has {len(prompt.ids)} tokens, and the context of the models is {context}"
 
     def room(self, prompt: Prompt) -> int:
-        """How many tokens an answer to a prompt can have in the contexts of both models; none left: 0 or less."""
+        """How many tokens an answer to a prompt can have in the contexts of both models; none left, or no prompt: 0 or less."""
+        if prompt.unwritable:
+            return 0
         return min(self.llm_context - len(prompt.ids), self.rm_context - len(prompt.rm_ids or prompt.ids))
 
 

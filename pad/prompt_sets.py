@@ -7,7 +7,7 @@ from pathlib import Path
 from command.paths import read_text, user_path
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
 from pad.rows import read_rows
-from utils import has_surrogate
+from utils import has_surrogate, without_surrogates
 
 LONGEST_STEERS_PROMPT = 100  # characters
 SUFFIXES = (".json", ".jsonl", ".txt", ".gz")
@@ -59,7 +59,7 @@ def load_prompts(
     limit: int | None = None,
     say: Callable[[str], None],
 ) -> list[str]:
-    """The prompts of a set or file, in order.
+    """The prompts of a set or file, in order; half a character in one is U+FFFD.
 
     Args:
         dataset: a key of PROMPT_SETS, or a file: .json or .jsonl (also .gz) of strings or objects with "prompt", .txt of lines.
@@ -81,10 +81,12 @@ def load_prompts(
         )
     if not prompts:
         raise DataError(f"{dataset} holds no prompts")
-    for number, prompt in enumerate(prompts, 1):
-        if has_surrogate(prompt):
-            raise DataError(f"{dataset}, prompt {number}: it holds half a character (a surrogate by itself)")
-    return prompts[: max(1, int(len(prompts) * run_percent / 100))][:limit]
+    prompts = prompts[: max(1, int(len(prompts) * run_percent / 100))][:limit]
+    if halves := [number for number, prompt in enumerate(prompts, 1) if has_surrogate(prompt)]:
+        say(
+            f"warning: {dataset}: {len(halves)} prompts hold half a character, which is read as U+FFFD; the first: {halves[0]}"
+        )
+    return [without_surrogates(prompt) for prompt in prompts]
 
 
 def _own_file(path: Path, say: Callable[[str], None]) -> list[str]:

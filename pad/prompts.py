@@ -15,12 +15,16 @@ CONTEXT_TOKENS = 8  # that many tokens before an answer say how its first one is
 _PRINCIPLES = re.compile(r"(\[Principles\]\s*)(.*?)(\s*\[Instruction\])", re.DOTALL)
 
 
+class UnwritablePrompt(OptionError):
+    """A text that a chat template or a tokenizer fails on."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt: its number, the user's words, the preference text before them, and the token ids.
 
     `ids` is what the base LM reads and, where it has the same tokenizer, the reward model. `plain_ids` lacks the preference text.
-    `rm_ids` is what a reward model with another tokenizer reads.
+    `rm_ids` is what a reward model with another tokenizer reads. `unwritable`: why there are no ids.
     """
 
     index: int
@@ -29,6 +33,7 @@ class Prompt:
     ids: tuple[int, ...]
     plain_ids: tuple[int, ...] = ()
     rm_ids: tuple[int, ...] = ()
+    unwritable: str = ""
 
     @property
     def text(self) -> str:
@@ -56,17 +61,25 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str, template: bool) -> t
     """Token ids of a user message: through the chat template with a generation prompt, or as it is.
 
     Raises:
-        OptionError: there is no chat template, or it cannot be used.
+        UnwritablePrompt: the template or the tokenizer fails on this text.
+        OptionError: there is no chat template.
     """
-    if not template:
-        return tuple(tokenizer(text)["input_ids"])
-    if not tokenizer.chat_template:
+    if template and not tokenizer.chat_template:
         raise OptionError("the tokenizer has no chat template; --chat_template off gives prompts as they are")
     turns = [{"role": "user", "content": text}]
     try:
-        return tuple(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False))
+        if not template:
+            return tuple(tokenizer(text)["input_ids"])
+        ids = tuple(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False))
     except Exception as error:  # templates raise errors of their own
-        raise OptionError(f"the chat template cannot be used ({error}); --chat_template off does without it") from None
+        what = "the chat template cannot be used" if template else "the tokenizer cannot read it"
+        way_out = "; --chat_template off does without it" if template else ""
+        raise UnwritablePrompt(f"{what} ({str(error) or type(error).__name__}){way_out}") from None
+    if not ids:
+        raise UnwritablePrompt(
+            "the chat template cannot be used (it gives no text); --chat_template off does without it"
+        )
+    return ids
 
 
 def decode_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[int], answer: Sequence[int]) -> str:

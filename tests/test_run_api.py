@@ -138,12 +138,13 @@ class TestFaults:
         assert "returns no log-probabilities on /v1/completions" in message
 
     def test_half_a_character(self, reply_server, server, tmp_path):
-        """In a question it fails that sample alone; in a server's text it becomes a replacement character."""
+        """In a question and in a server's text it becomes a replacement character."""
         rows = [*gsm8k_rows(2), {"question": "Half \ud83d?", "answer": "1"}]
         data = write_rows(tmp_path / "data", "gsm8k", rows)
         finished = run_api(*nudging_options(server.host, data, tmp_path / "out"))
-        assert finished.returncode == 1 and "1 of 3 samples failed" in finished.stderr
-        assert "UnicodeEncodeError" in final_records(tmp_path / "out")[2]["error"]
+        assert finished.returncode == 0, finished.stderr
+        half = final_records(tmp_path / "out")[2]
+        assert half["question"] == "Half \ud83d?" and "Half \ufffd?" in half["full_prefix_base"] and half["raw_answer"]
         reply = completion_reply(" a\ud83d", (" a", "\ud83d"), "stop")
         half = reply_server(lambda path, body: (200, {}, {"data": []} if path.endswith("models") else reply))
         options = ["--exp", "baseline", "--base_model", "lm", "--proxy_chat_model", "lm", "--base_host", half.host]

@@ -12,6 +12,7 @@ from language_models.hosted.http import make_client, make_http, place, request
 from language_models.hosted.logprobs import UnreadableReply
 from language_models.hosted.retries import LONGEST_WAIT, RetryPolicy, persist
 from language_models.interface import ChatReply, ContextLengthError, ModelError, TransientError, Usage
+from utils import without_surrogates
 
 REFUSALS = (400, 422, 501)
 # Some servers say so of a failure, or of a model of this kind that they do not have.
@@ -72,11 +73,12 @@ class HostedChatModel:
         self._hopeless = 0
 
     def ask(self, instructions: str, question: str) -> ChatReply:
-        """The model's reply to a system message and a user's.
+        """The model's reply to a system message and a user's; halves of characters in them are sent as U+FFFD.
 
         Raises:
             ModelError: it did not answer, after all retries, or refuses the request in every form.
         """
+        instructions, question = without_surrogates(instructions), without_surrogates(question)
         left_out = self._left_out
         try:
             reply = self._send(instructions, question, left_out)

@@ -11,14 +11,21 @@ import httpx2
 
 from command.secrets import without_password
 from language_models.hosted.http import answers, checked, make_client, make_http, place, request
+from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_TOKENS, Probe
 from language_models.hosted.probe_requests import Progress
 from language_models.hosted.refused_fields import NEUTRAL_SAMPLING
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
 from language_models.hosted.streams import EventStream, Manners, ResumedStream
-from language_models.hosted.token_texts import END_NAMES, TokenReader, check_count, completion_choice
-from language_models.interface import Completion, LanguageModel, SamplingParams, TokenStream, Usage
+from language_models.hosted.token_texts import (
+    END_NAMES,
+    TokenReader,
+    check_count,
+    completion_choice,
+    without_cut_character,
+)
+from language_models.interface import CHARACTER_TOKENS, Completion, LanguageModel, SamplingParams, TokenStream, Usage
 
 T = TypeVar("T")
 
@@ -57,6 +64,8 @@ class OpenAIEndpoint:
         self.left_out: frozenset[str] = frozenset()  # fields of requests that the server refuses
         self.stream_options: dict[str, bool] = {}
         self.manners = Manners()
+        # Whether the server tells with each chunk how many tokens it has written, where it is asked to.
+        self.counts_tokens = False
         self._lock = threading.Lock()
 
     def complete(self, prompt: str, params: SamplingParams) -> Completion:
@@ -78,8 +87,13 @@ class OpenAIEndpoint:
         """
 
         def read(body: dict) -> Completion:
-            text, finish_reason, choice = completion_choice(body, params.max_tokens)
-            tokens = () if params.logprobs is None else self.reader.read(text, choice.get("logprobs"), finish_reason)
+            shown, finish_reason, choice = completion_choice(body, params.max_tokens)
+            logprobs = choice.get("logprobs")
+            text = without_cut_character(shown, logprobs, finish_reason)
+            # llama.cpp lists no token of a character that is not whole.
+            half = shown and not text and not has_tokens(logprobs) and params.max_tokens < CHARACTER_TOKENS
+            read_tokens = params.logprobs is not None and not half
+            tokens = self.reader.read(text, logprobs, finish_reason) if read_tokens else ()
             check_count(body, tokens, params.max_tokens)
             return Completion(text, tokens, finish_reason, usage)
 
@@ -137,6 +151,8 @@ class OpenAIEndpoint:
         body = self._body(prompt, params) | {"stream": True}
         if self.stream_options:
             body["stream_options"] = self.stream_options
+        if self.counts_tokens:
+            body["timings_per_token"] = True
 
         def respond() -> httpx2.Response:
             sent = self.http.build_request(
@@ -181,6 +197,7 @@ class OpenAIEndpoint:
         """Take over what the probe of another server of the same model has found out."""
         self.reader, self.neutral_sampling = other.reader, other.neutral_sampling
         self.left_out, self.stream_options = other.left_out, other.stream_options
+        self.counts_tokens = other.counts_tokens
 
     def probe(
         self,

@@ -1,11 +1,15 @@
-"""A GGUF model served by this process: llama.cpp, by the xllamacpp package, on a free loopback port; for people without a server.
+"""A GGUF model served by this command: llama.cpp, by the xllamacpp package, on a free loopback port; for people without a server.
 
-It is spoken to through endpoint.py like any other server, so that all experiments work with it.
+It runs in a process of its own (llama_cpp_process.py), which ends with this one, and is spoken to through endpoint.py like any
+other server, so that all experiments work with it.
 """
 
 import contextlib
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +22,7 @@ INSTALL = "pip install -r requirements-local.txt"
 SLOTS_PER_CORE = 4
 # Small models' tokenizers cut texts finer than cl100k_base (digits one by one): room for the worst of them.
 TOKENS_PER_CL100K_TOKEN = 2
+END_SECONDS = 10.0  # for a process that has closed its output to be gone
 
 
 class EmbeddedServerError(UserError):
@@ -80,30 +85,35 @@ def serve(name: str, *, num_threads: int, context_length: int, model_threads: in
     """
     path = gguf_path(name)
     require_xllamacpp(name)
-    import xllamacpp
-
     slots = min(num_threads, SLOTS_PER_CORE * (os.cpu_count() or 1))
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.model_alias = {name}
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.n_parallel = slots
-    params.n_ctx = slots * context_length
-    params.kv_unified = False  # every slot has its own share of the context
-    params.fit_params = False  # the context length is what was asked for, or an error
-    params.cpuparams.n_threads = model_threads
-    # A kept-alive connection holds one of the server's threads.
-    params.n_threads_http = num_threads + 2
-    params.verbosity = -1
-    try:
-        server = xllamacpp.Server(params)
-    except RuntimeError as error:
-        raise EmbeddedServerError(
-            f"{path} cannot be served ({error}); is it a GGUF file, and is there memory for "
-            f"{slots} answers at once (--num_threads)?"
-        ) from None
-    try:
-        yield f"{server.listening_address}/v1"
-    finally:
-        del server
+    options = {
+        "path": str(path),
+        "name": name,
+        "slots": slots,
+        "context_length": context_length,
+        "threads": model_threads,
+        "threads_http": num_threads + 2,  # a kept-alive connection holds one of them
+    }
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "language_models.hosted.llama_cpp_process", json.dumps(options)],
+        stdin=subprocess.PIPE,  # its end tells the process that this one is gone, however that came
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        start_new_session=True,  # Ctrl-C is for this process: the samples in flight are finished
+    )
+    with process:
+        try:
+            told = json.loads(process.stdout.readline() or b"{}")
+            if "host" not in told:
+                why = (
+                    told.get("error")
+                    or f"llama.cpp ended with exit code {process.wait(END_SECONDS)} while it was loading"
+                )
+                raise EmbeddedServerError(
+                    f"{path} cannot be served ({why}); is it a GGUF file, and is there memory for "
+                    f"{slots} answers at once (--num_threads)?"
+                )
+            yield told["host"]
+        finally:
+            process.kill()  # answers that are still being written are wanted by nobody

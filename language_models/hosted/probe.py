@@ -20,7 +20,7 @@ from language_models.hosted.refused_fields import (
 )
 from language_models.hosted.retries import RATE_LIMITED
 from language_models.hosted.server_facts import FACT_SECONDS, add_facts
-from language_models.hosted.server_report import ServerReport
+from language_models.hosted.server_report import LLAMA_CPP, ServerReport
 from language_models.hosted.token_texts import TokenReader, completion_choice, printed_pieces
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, Token, TransientError
 from utils import name_parts
@@ -74,6 +74,7 @@ class Probe:
             self._settle_fields()
             if not listed:
                 self._list_models()
+            endpoint.counts_tokens = report.engine == LLAMA_CPP
             if self.asked.logprobs is not None:
                 written = self._probe_logprobs()
             self._probe_streams()

@@ -107,6 +107,12 @@ class Replicas:
         found = [report.streams_logprobs if logprobs else report.streams for report in self.reports]
         return all(can for can in found if can is not None)
 
+    def close(self) -> None:
+        """End all requests in flight, whose answers nobody will read; what they say of that is not told."""
+        self._warn = lambda line: None
+        for endpoint in self.endpoints:
+            endpoint.http.close()
+
     def for_sample(self, sample_id: object) -> LanguageModel:
         """The model as one sample sees it."""
         return _SampleView(self, preference(sample_id, [endpoint.host for endpoint in self.endpoints]))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+LLAMA_CPP = "llamacpp"  # what that engine calls itself among its models
+
 
 @dataclass
 class ServerReport:

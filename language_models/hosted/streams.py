@@ -19,6 +19,7 @@ from language_models.hosted.token_texts import (
     chunk_choice,
     too_many_tokens,
     unsaid_reason,
+    without_cut_character,
 )
 from language_models.interface import END_OF_SEQUENCE, ModelError, SamplingParams, Token, TransientError, Usage
 
@@ -59,9 +60,11 @@ class ChunkReader:
             FaultyLogprobs: they have no log-probabilities, or some that are none.
             UnreadableReply: they cannot be read; a text that does not fit its tokens only at the end.
         """
+        logprobs = choice.get("logprobs") or {}
+        if finish_reason:
+            text = without_cut_character(text, logprobs, finish_reason)
         if self.reader is None:
             return [Token(text, ())] if text else []
-        logprobs = choice.get("logprobs") or {}
         if not isinstance(logprobs, dict):
             raise UnreadableReply("its log-probabilities have an unknown shape")
         if self._waiting:
@@ -137,6 +140,7 @@ class EventStream:
         self._finish: str | None = None
         self._over = False
         self._received, self._characters = 0, 0
+        self._written = 0  # tokens up to here, where the server tells it with each chunk
         self._counted = False  # whether the server has told how many tokens there are up to here
         self.gives_reason = True  # False once it has ended without a finish reason
         self._token_at = time.monotonic()
@@ -224,6 +228,12 @@ class EventStream:
         if body.get("choices") or usage:
             # Of the tokens up to here; the next chunk may come without.
             self._counted = isinstance(usage.get("completion_tokens"), int)
+        timings = body.get("timings")  # llama.cpp's
+        written = timings.get("predicted_n") if isinstance(timings, dict) else None
+        self._written = written if isinstance(written, int) else 0
+        if self._written:
+            self._counted = True
+            self.usage.completion_tokens = max(self.usage.completion_tokens, self._written)
         return chunk_choice(body) if body.get("choices") else None
 
     def _check_length(self, tokens: list[Token], text: str) -> None:
@@ -233,6 +243,10 @@ class EventStream:
         self._token_at = time.monotonic()
         self._received += len(tokens)
         self._characters += len(text)
+        # llama.cpp waits with the tokens of a character until it is whole, and then shows them as one.
+        if self._written > self._received:
+            tokens[-1] = replace(tokens[-1], count=1 + self._written - self._received)
+            self._received = self._written
         # An end of sequence may come on top of them.
         too_many = self._received - (not tokens[-1].text) > self._max_tokens
         if self._chunks.reader is None:
@@ -350,7 +364,7 @@ class ResumedStream:
             if self._again and not (token := self._new_part(token)).text:
                 continue
             self._text += token.text
-            self._read += 1
+            self._read += token.count
             return token
 
     def _new_part(self, token: Token) -> Token:
@@ -367,7 +381,7 @@ class ResumedStream:
                 "tokens were written, so that it cannot be gone on from there"
             )
         self._again = self._again[shared:]
-        return Token(token.text[shared:], token.top)
+        return replace(token, text=token.text[shared:])
 
     def _go_on(self, error: TransientError) -> None:
         self._stream.close()

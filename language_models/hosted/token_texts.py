@@ -23,7 +23,7 @@ from language_models.hosted.logprobs import (
     numbers,
     require_probability,
 )
-from language_models.interface import END_OF_SEQUENCE, REPLACEMENT, Token
+from language_models.interface import CHARACTER_TOKENS, END_OF_SEQUENCE, REPLACEMENT, Token
 
 # Names under which the end of sequence is known to be printed; servers of other models: the probe, or --end_tokens.
 END_NAMES = frozenset(
@@ -161,6 +161,32 @@ def byte_slices(pieces: Iterable[bytes]) -> list[str]:
     return [decoder.decode(piece) for piece in pieces]
 
 
+def without_cut_character(text: str, logprobs: object, finish_reason: str | None) -> str:
+    """A completion's text without the replacement characters that some servers (llama.cpp) write for a cut character at its end.
+
+    The published program's server, vLLM, leaves such a character out, so that the next request has the model write it again. In a
+    stream nobody writes it either. Where the tokens' bytes are told, they show whether a character was cut; else one is taken to
+    be where a limit of tokens (finish_reason "length") ends a text in replacement characters.
+    """
+    if not text.endswith(REPLACEMENT):
+        return text
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if isinstance(content, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), list) for entry in content
+    ):
+        try:
+            whole = "".join(byte_slices(bytes(entry["bytes"]) for entry in content))
+        except (TypeError, ValueError):
+            return text
+        rest = text.removeprefix(whole)
+        if content and text.startswith(whole) and not rest.strip(REPLACEMENT) and len(rest) < CHARACTER_TOKENS:
+            return whole
+    if finish_reason != "length":
+        return text
+    most = CHARACTER_TOKENS - 1  # some write one for each byte
+    return text[:-most] + text[-most:].rstrip(REPLACEMENT)
+
+
 @dataclass(frozen=True)
 class TokenReader:
     """Reads the log-probabilities of one choice of a /v1/completions reply, in the completions or the chat API's shape.
@@ -227,7 +253,7 @@ class TokenReader:
         lists_top = self.lists_top or any(entry.get("top_logprobs") for entry in content)
         tokens = []
         for piece, name, entry in zip(slices, shown, content, strict=True):
-            listed = numbers((top["token"], top.get("logprob")) for top in entry.get("top_logprobs") or [])
+            listed = numbers((_top_name(top, entry), top.get("logprob")) for top in entry.get("top_logprobs") or [])
             if self._bare_end(piece, name, listed, entry.get("logprob"), ended and len(tokens) + 1 == len(shown)):
                 tokens.append(END_OF_SEQUENCE)
                 continue
@@ -262,6 +288,12 @@ class TokenReader:
             text = byte_level_text(key)
             return key if text is None else text
         return key
+
+
+def _top_name(top: dict, entry: dict) -> str:
+    """A listed token's name: the entry's where it is the same token, whose character's last bytes alone are listed by llama.cpp."""
+    same = top.get("id") is not None and top.get("id") == entry.get("id") and REPLACEMENT in top["token"]
+    return entry["token"] if same else top["token"]
 
 
 def printed_pieces(shown: Sequence[str], text: str) -> str:

@@ -87,8 +87,16 @@ class Worker:
                 self._run_batch()
 
     def _run_batch(self) -> None:
-        batch = self._next_batch()
-        _answer(batch)
+        batch: list[_Request] = []
+        try:
+            batch = self._next_batch()
+            _answer(batch)
+        except BaseException as error:  # whatever happens, nobody may wait for ever
+            if not batch:
+                with self._changed:
+                    batch = [request for waiting in self._waiting.values() for request in waiting]
+                    self._waiting.clear()
+            _refuse(batch, error)
         with self._changed:
             self._expected = len(batch)
         for request in batch:
@@ -116,6 +124,15 @@ def _do(call: tuple[Callable, Future]) -> None:
         future.set_exception(error)
 
 
+def _refuse(batch: list[_Request], error: BaseException) -> None:
+    """Have those of a batch that are not answered yet fail."""
+    for request in batch:
+        if request.found is None and request.error is None:
+            request.error = ModelError(
+                f"no forward pass of {request.engine.name} can be put together ({reason_of(error)})"
+            )
+
+
 def _answer(batch: list[_Request]) -> None:
     """Run a batch, and each request by itself where the batch fails."""
     error = _failure(batch)
@@ -135,7 +152,7 @@ def _failure(batch: list[_Request]) -> ModelError | None:
         found = engine.run([request.segment for request in batch])
         for request, tokens in zip(batch, found, strict=True):
             request.found = tokens
-    except Exception as error:  # whatever happens, nobody may wait for ever
+    except BaseException as error:  # whatever happens, nobody may wait for ever; Rust's panics are no Exceptions
         failure = ModelError(
             f"a forward pass of {engine.name} failed ({reason_of(error)}); if memory is short, lower --num_threads"
         )

@@ -76,7 +76,6 @@ class TestReadAnswer:
             ({"result": "A"}, 'no text "prompt"'),
             ({"prompt": "A?"}, 'no text "response"; it has prompt'),
             ({"prompt": "A?", "result": 3}, 'no text "result"'),
-            ({"prompt": "A?", "result": "\ud83d"}, '"result" holds half a character'),
             ({"prompt": "A?", "response": "B"}, "does not begin with its prompt; name a field by --field"),
         ],
     )
@@ -84,6 +83,13 @@ class TestReadAnswer:
         with pytest.raises(DataError) as error:
             read_answer(row, 4, "f.json")
         assert message in str(error.value) and str(error.value).startswith("f.json, row 4")
+
+
+def test_half_a_character_is_a_replacement_character():
+    row = {"prompt": "A\ud83d?", "instruction": "\ud83d?", "result": "B\ud83d \U0001f9ec", "judge": "\udc00"}
+    found = read_answer(row, 0, "f.json")
+    assert (found.question, found.answer, found.prompt) == ("\ufffd?", "B\ufffd \U0001f9ec", "A\ufffd?")
+    assert found.texts["judge"] == "\ufffd"
 
 
 def test_dialogues_are_messages():

@@ -15,6 +15,7 @@ torch = needs.module("torch")
 
 from collect_runs import GREEDY, PREFERENCE, collect, options, rows_of, without_times  # noqa: E402
 
+from language_models.local.loading import load_tokenizer  # noqa: E402
 from pad.config import DecodingConfig  # noqa: E402
 from pad.outputs import OutputFile  # noqa: E402
 
@@ -126,3 +127,30 @@ def test_two_runs_at_once(tiny, pad_folder, capsys):
     with OutputFile("out/x", 0, DecodingConfig(1.0, 10)).locked():
         assert collect(*options(tiny)) == 2
     assert "is being written by another run" in capsys.readouterr().err
+
+
+def test_a_prompt_that_the_chat_template_fails_on_is_skipped_until_the_template_is_mended(tiny, pad_folder, capsys):
+    def command(template: str) -> int:
+        tokenizer = load_tokenizer(str(tiny / "lm"))
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(pad_folder / "tokenizer")
+        more = ("--chat_template", "on", "--tokenizer", pad_folder / "tokenizer", "--max_new_token", 2)
+        return collect(*options(tiny, *more))
+
+    works = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    fails = "{% if 'cat' in messages[0]['content'] %}{{ raise_exception('no cats here') }}{% endif %}" + works
+    assert command(fails) == 1
+    assert "error: prompt 1 is skipped: the chat template cannot be used (no cats here)" in capsys.readouterr().err
+    rows = rows_of(pad_folder / "out/x_0.jsonl")
+    assert [bool(row["result"]) for row in rows] == [index != 1 for index in range(6)]
+    assert "no cats here" in rows[1]["skipped"]
+    assert command(works) == 0
+    again = rows_of(pad_folder / "out/x_0.jsonl")
+    assert again[1]["result"] and again[:1] + again[2:] == rows[:1] + rows[2:]
+    assert command("{{ raise_exception('never') }}") == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .splitlines()[-1]
+        .startswith("collect_model_outs.py: error: the chat template cannot")
+    )

@@ -38,6 +38,18 @@ MINE = answers(i0="good", i1="fair", i2="poor", i3="good")
 BASE = answers(i0="poor", i1="fair", i2="fair", i4="good")
 
 
+def test_a_pair_that_fails_in_a_way_that_nobody_foresaw_is_one_that_was_not_judged():
+    judge = ScriptedJudge()
+
+    def ask(told: str, question: str) -> str:
+        if "fair\n\nSecond answer:\nfair" in question:
+            raise BaseException("a panic")
+        return judge(told, question)
+
+    found = compare(MINE, BASE, ask, judge="j")
+    assert (found["wins"], found["losses"], found["failed"], found["error"]) == (1, 1, 1, "BaseException: a panic")
+
+
 def test_both_orders_are_asked_and_a_biased_judge_does_no_harm():
     judge = ScriptedJudge(bias=3)
     found = compare(MINE, BASE, judge, judge="j")
@@ -93,8 +105,8 @@ def test_replies_are_kept_and_not_asked_again(tmp_path):
     assert compare(MINE, BASE, never, judge="j", log=ReplyLog(path)) == first
     assert path.read_text() == lines
     said: list[str] = []
-    other = compare(MINE, BASE, never, judge="another", log=ReplyLog(path, say=said.append))
-    assert (other["failed"], other["error"]) == (3, "AssertionError: asked again")
+    asked = compare(MINE, BASE, never, judge="another", log=ReplyLog(path, say=said.append))
+    assert (asked["failed"], asked["error"]) == (3, "AssertionError: asked again")
     assert len(said) == 1 and "Traceback" in said[0]  # an error that nobody expected, told once
     path.write_text("{}\n")
     with pytest.raises(DataError, match="line 1: not a judge's reply"):

@@ -43,6 +43,12 @@ def picky(refused: set[str], names: dict[str, str] | None = None, status: int = 
     return reply
 
 
+def test_half_a_character_is_sent_as_a_replacement_character(model, server):
+    model.ask("how \ud83d", "what \udc00 \U0001f9ec")
+    (request,) = server.requests
+    assert [message["content"] for message in request["messages"]] == ["how \ufffd", "what \ufffd \U0001f9ec"]
+
+
 def test_what_is_asked(model, server, said):
     assert model.ask("how", "what") == ChatReply("fine") and said == []
     (request,) = server.requests

@@ -5,16 +5,18 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from types import ModuleType
 
 import pytest
 from doubles import answers
-from runs import final_records, gsm8k_rows, one, run_api, run_api_command, write_rows
+from runs import REPOSITORY, final_records, gsm8k_rows, one, run_api, run_api_command, write_rows
 from waiting import finish, records_in, wait_until
 
 from demo.catalogue import DEMO_MODELS
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf, serve, threads_per_model
-from language_models.interface import ProbabilityError
+from language_models.interface import ProbabilityError, SamplingParams
 
 SHORT = ("--max_token_total", 12, "--num_threads", 2)
 BASE, CHAT = ("--base_model", "demo-base"), ("--nudging_model", "demo-aligned")
@@ -46,6 +48,17 @@ def test_without_the_package_the_install_line_is_named(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(EmbeddedServerError, match="pip install -r requirements-local.txt"):
+        with serve(str(tmp_path / "model.gguf"), num_threads=1, context_length=64, model_threads=1):
+            pass
+
+
+def test_a_process_that_ends_while_it_loads_is_no_server(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "xllamacpp", ModuleType("xllamacpp"))
+    monkeypatch.setattr(sys, "executable", "false")  # as where memory is short: it ends without a word
+    with pytest.raises(
+        EmbeddedServerError, match="llama.cpp ended with exit code 1 while it was loading.*is there memory"
+    ):
         with serve(str(tmp_path / "model.gguf"), num_threads=1, context_length=64, model_threads=1):
             pass
 
@@ -119,6 +132,25 @@ class TestRealModels:
             model.probe(1)
         assert model.probe(None).streams  # as a nudging model it is as good as any
         del server
+
+    def test_no_answer_in_flight_is_waited_for(self):
+        """With the server's own end it would be, by a call that lets nothing else run."""
+        with serve("demo-aligned", num_threads=1, context_length=4096, model_threads=1) as host:
+            stream = OpenAIEndpoint("demo-aligned", host).stream("Once upon a time", SamplingParams(4000))
+            assert next(stream).text
+            left = time.monotonic()
+        assert time.monotonic() - left < 5 and not answers(f"{host}/models")
+
+    def test_the_server_ends_with_a_run_that_is_killed(self):
+        serving = "serve('demo-aligned', num_threads=1, context_length=64, model_threads=1)"
+        code = f"from language_models.hosted.llama_cpp import serve\nwith {serving} as host: print(host, flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        ) as running:
+            host = running.stdout.readline().strip()
+            assert answers(f"{host}/models")
+            running.kill()
+        wait_until(lambda: not answers(f"{host}/models"), "the server's end")
 
     def test_an_interrupt_stops_the_servers(self, tmp_path):
         data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(400))

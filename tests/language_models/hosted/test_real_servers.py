@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,13 @@ ROWS = 2
 THRESHOLD = 0.4
 STORIES = "stories15m-llama-2"
 SHORT = ("--max_token_total", 14, "--num_threads", ROWS)
+RUNS_AT_A_TIME = 3
+PLAIN, ODD_TEXT = "plain", "odd text"
+ODD_QUESTION = "Continue: 😀🎉 日本 😀🎉 日本 😀🎉. How many 🍎 are 2 🍎 + 3 🍎? «Über»"
+ROWS_ASKED = {
+    PLAIN: gsm8k_rows(ROWS),
+    ODD_TEXT: [{"question": f"{ODD_QUESTION} ({i})", "answer": "#### 5"} for i in range(ROWS)],
+}
 NOT_TEXT = (*END_NAMES, REPLACEMENT, "Ġ", "Ċ", "▁", "<0x", "<bos>", "<s>", "<|")
 
 
@@ -133,11 +141,6 @@ def hosts(tmp_path_factory):
     wait_until(lambda: not left_behind(f"SERVED_FOR={folder}"), "nothing is left behind")
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data"), "gsm8k", gsm8k_rows(ROWS))
-
-
 def ask(host: str, **body: object) -> dict:
     """The only choice of a direct request to /v1/completions."""
     data = json.dumps({"temperature": 0, "max_tokens": 1, "logprobs": 1} | body).encode()
@@ -151,9 +154,52 @@ def streamed_texts(model: OpenAIEndpoint, prompt: str, max_tokens: int) -> list[
     return [token.text for token in model.stream(prompt, SamplingParams(max_tokens, logprobs=5))]
 
 
-def answers(options: tuple, data_dir: Path, output: Path) -> list[dict]:
+def runs(hosts: Hosts) -> dict[str, tuple]:
+    """The options of all runs of run_api.py, by name."""
+    chat = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
+    proxy_base = ("--proxy_base_model", "demo-base", "--proxy_base_host", hosts.base)
+    pair = ("--exp", "nudging", *hosts.base_options, *hosts.nudging_options, "--top_prob_thres")
+    stories = ("--exp", "nudging", *hosts.stories_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
+    ensemble = ("--exp", "baseline", *chat)
+    proxy_tuning = (*ensemble, *hosts.base_options, *proxy_base, "--baseline_method", "proxy_tuning")
+    return {
+        "proxy_tuning": proxy_tuning,
+        "nudging published": (*pair, THRESHOLD, "--calls", "published"),
+        "nudging auto": (*pair, THRESHOLD, "--calls", "auto"),
+        ODD_TEXT: (*pair, 0.6),
+        "ensemble": (*ensemble, *hosts.base_options),
+        "stories nudging": stories,
+        "stories ensemble": (*ensemble, *hosts.stories_options),
+        "stories": ("--exp", "base_only", *hosts.stories_options),
+        "base_only": ("--exp", "base_only", *hosts.base_options),
+        "nudging_only": ("--exp", "nudging_only", *hosts.nudging_options),
+    }
+
+
+@pytest.fixture(scope="module")
+def answers(hosts, tmp_path_factory):
+    """The records of a run and its folder, by its name.
+
+    The runs are made together, some side by side: servers write several answers in hardly more time than one.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    data = {text: write_rows(folder / "data" / text, "gsm8k", rows) for text, rows in ROWS_ASKED.items()}
+
+    def run(name: str):
+        where = ("--data_dir", data.get(name, data[PLAIN]), "--output_dir", folder / name)
+        return run_api(*runs(hosts)[name], *SHORT, *where)
+
+    with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
+        finished = {name: pool.submit(run, name) for name in runs(hosts)}
+
+    def get(name: str) -> tuple[list[dict], Path]:
+        return records_of(finished[name].result(), folder / name), folder / name
+
+    return get
+
+
+def records_of(finished: subprocess.CompletedProcess, output: Path) -> list[dict]:
     """The records of a whole run, each with an answer in which nothing but text is."""
-    finished = run_api(*options, *SHORT, "--data_dir", data_dir, "--output_dir", output)
     assert finished.returncode == 0, finished.stderr
     assert f"num_sample {ROWS} " in finished.stdout
     records = final_records(output)
@@ -167,23 +213,22 @@ def answers(options: tuple, data_dir: Path, output: Path) -> list[dict]:
 
 
 class TestExperiments:
-    def test_base_only(self, hosts, data_dir, tmp_path):
-        records = answers(("--exp", "base_only", *hosts.base_options), data_dir, tmp_path)
+    def test_base_only(self, answers):
+        records, folder = answers("base_only")
         assert all(" " in record["raw_answer"] for record in records)
-        session = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]
+        session = json.loads(one(folder, "*.run.json").read_text())["sessions"][0]
         assert session["servers"]["base"]["served_models"] == ["demo-base"]
 
-    def test_nudging_only(self, hosts, data_dir, tmp_path):
-        records = answers(("--exp", "nudging_only", *hosts.nudging_options), data_dir, tmp_path)
+    def test_nudging_only(self, answers):
+        records, _ = answers("nudging_only")
         assert records[0]["full_prefix_nudging"].startswith("<|im_start|>system")
 
     @pytest.mark.parametrize("calls", ["published", "auto"])
-    def test_nudging(self, hosts, data_dir, tmp_path, calls):
-        options = ("--exp", "nudging", *hosts.base_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
-        records = answers((*options, "--calls", calls), data_dir, tmp_path)
+    def test_nudging(self, hosts, answers, calls):
+        records, folder = answers(f"nudging {calls}")
         self.check_nudges(records, hosts.base, "demo-base")
         streamed = calls == "auto"
-        assert json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]["calls"] == (
+        assert json.loads(one(folder, "*.run.json").read_text())["sessions"][0]["calls"] == (
             "streamed" if streamed else "published"
         )
         for record in records:
@@ -216,15 +261,12 @@ class TestExperiments:
                 text += piece
         assert checked >= 2
 
-    def test_ensemble(self, hosts, data_dir, tmp_path):
-        proxy = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
-        answers(("--exp", "baseline", *hosts.base_options, *proxy), data_dir, tmp_path)
+    def test_ensemble(self, answers):
+        records, _ = answers("ensemble")
+        assert all(set(record["usage"]) == {"base", "proxy_chat"} for record in records)
 
-    def test_proxy_tuning(self, hosts, data_dir, tmp_path):
-        proxies = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
-        proxies += ("--proxy_base_model", "demo-base", "--proxy_base_host", hosts.base)
-        options = ("--exp", "baseline", "--baseline_method", "proxy_tuning", *hosts.base_options, *proxies)
-        records = answers(options, data_dir, tmp_path)
+    def test_proxy_tuning(self, answers):
+        records, _ = answers("proxy_tuning")
         assert all(set(record["usage"]) == {"base", "proxy_chat", "proxy_base"} for record in records)
 
 
@@ -249,18 +291,16 @@ class TestLlama2Tokenizer:
         assert all(text.count(" ") <= 1 for text in texts)
         assert all(token.top[0][0] == token.text for token in completion.tokens)  # greedy
 
-    def test_run_api(self, hosts, data_dir, tmp_path):
-        records = answers(("--exp", "base_only", *hosts.stories_options), data_dir, tmp_path)
+    def test_run_api(self, answers):
+        records, _ = answers("stories")
         assert all(record["raw_answer"].strip().count(" ") > 1 for record in records)
 
-    def test_run_api_nudging(self, hosts, data_dir, tmp_path):
-        options = ("--exp", "nudging", *hosts.stories_options, *hosts.nudging_options, "--top_prob_thres", THRESHOLD)
-        records = answers(options, data_dir, tmp_path)
+    def test_run_api_nudging(self, hosts, answers):
+        records, _ = answers("stories nudging")
         TestExperiments().check_nudges(records, hosts.stories, STORIES)
 
-    def test_run_api_ensemble(self, hosts, data_dir, tmp_path):
-        proxy = ("--proxy_chat_model", "demo-aligned", "--proxy_chat_host", hosts.nudging)
-        records = answers(("--exp", "baseline", *hosts.stories_options, *proxy), data_dir, tmp_path)
+    def test_run_api_ensemble(self, answers):
+        records, _ = answers("stories ensemble")
         assert all(" " in record["raw_answer"].strip() for record in records)
 
 
@@ -280,11 +320,7 @@ class TestOddText:
                 beyond_ascii += not completion.text.isascii()
         assert beyond_ascii >= 4
 
-    def test_run_api(self, hosts, tmp_path):
-        question = "Continue: 😀🎉 日本 😀🎉 日本 😀🎉. How many 🍎 are 2 🍎 + 3 🍎? «Über»"
-        rows = [{"question": f"{question} ({i})", "answer": "#### 5"} for i in range(ROWS)]
-        data = write_rows(tmp_path / "data", "gsm8k", rows)
-        options = ("--exp", "nudging", *hosts.base_options, *hosts.nudging_options, "--top_prob_thres", "0.6")
-        records = answers(options, data, tmp_path / "out")
-        assert question in records[0]["full_prefix_base"]
-        assert question in one(tmp_path / "out", "*.txt").read_text()
+    def test_run_api(self, answers):
+        records, folder = answers(ODD_TEXT)
+        assert ODD_QUESTION in records[0]["full_prefix_base"]
+        assert ODD_QUESTION in one(folder, "*.txt").read_text()

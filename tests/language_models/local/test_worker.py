@@ -119,6 +119,32 @@ def test_a_batch_that_fails_lets_go_of_its_tensors_before_its_requests_run_alone
     assert [request.found for request in batch] == [0, 1, 2]
 
 
+class Panics(Model):
+    """Fails at one place in a way that is no Exception."""
+
+    def __init__(self, at: str):
+        super().__init__(0.01)
+        self.at = at
+
+    def cost(self, tokens: float) -> float:
+        if self.at == "cost":
+            raise BaseException("a panic")
+        return super().cost(tokens)
+
+    def run(self, segments):
+        if self.at == "run":
+            raise BaseException("a panic")
+        return super().run(segments)
+
+
+@pytest.mark.parametrize("at", ["run", "cost"])
+def test_nobody_waits_for_ever_whatever_happens_on_the_thread_of_the_passes(at):
+    worker = Worker()
+    found = run_all(worker, [[(Panics(at), row)] for row in range(3)])
+    assert all("a panic" in str(error) for error in found)
+    assert run_all(worker, [[(Model(0.01), 3)]]) == [3]
+
+
 def test_what_is_called_runs_on_the_thread_of_the_passes():
     worker, threads = Worker(), []
 
