@@ -85,7 +85,7 @@ class JsonLog:
             raise not_writable(self.path, error, self._option) from None
 
     def _open(self) -> None:
-        self._file = open(self.path, "a+b")
+        self._file = open(self.path, "a+b", buffering=0)  # a buffer would write again on closing what had no room
         self._size = self._file.seek(0, os.SEEK_END)
 
     def append(self, *entries: dict) -> None:
@@ -100,8 +100,9 @@ class JsonLog:
                 self._write_anew(fate, [*self._kept(), *entries])
                 return
             text = json_lines(entries).encode()
-            self._file.write(text)
-            self._file.flush()
+            left = memoryview(text)
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())  # an entry costs seconds of computing, this costs milliseconds
             self._size += len(text)
         except OSError as error:
@@ -161,7 +162,7 @@ class JsonLog:
     def close(self) -> None:
         """Close the file; harmless where it is closed."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # bytes that could not be written are tried again on closing
+            with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
 
