@@ -12,9 +12,9 @@ from experiment.command_line import COMMAND
 from experiment.sample import PromptBuilder, PromptError, family_name, sample_prompts
 from experiment.settings import ModelSettings, RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
 from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN, engine_in_words, is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError, SharedModel
 from language_models.local.loading import require_torch
 from utils import count_tokens

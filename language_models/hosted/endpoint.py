@@ -10,21 +10,17 @@ from typing import TypeVar
 import httpx2
 
 from command.secrets import without_password
+from language_models.hosted.choices import check_count, completion_choice
 from language_models.hosted.http import answers, checked, make_client, make_http, place, request
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_TOKENS, Probe
 from language_models.hosted.probe_requests import Progress
 from language_models.hosted.refused_fields import NEUTRAL_SAMPLING
+from language_models.hosted.resumed_stream import ResumedStream
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
-from language_models.hosted.streams import EventStream, Manners, ResumedStream
-from language_models.hosted.token_texts import (
-    END_NAMES,
-    TokenReader,
-    check_count,
-    completion_choice,
-    without_cut_character,
-)
+from language_models.hosted.streams import EventStream, Manners
+from language_models.hosted.token_texts import END_NAMES, TokenReader, without_cut_character
 from language_models.interface import CHARACTER_TOKENS, Completion, LanguageModel, SamplingParams, TokenStream, Usage
 
 T = TypeVar("T")

@@ -15,10 +15,7 @@ from command.secrets import NEUTRAL_API_KEY, hide, without_password
 from language_models.hosted.bounds import bound_body
 from language_models.hosted.credentials import OPENAI_URL, Credentials, openai_url
 from language_models.hosted.logprobs import FaultyLogprobs, FaultyReply, UnreadableReply
-from language_models.hosted.retries import LONGEST_WAIT as LONGEST_WAIT
-from language_models.hosted.retries import RetryPolicy as RetryPolicy
 from language_models.hosted.retries import asked_to_wait
-from language_models.hosted.retries import seconds_to_wait as seconds_to_wait
 from language_models.hosted.server_errors import ServerError, ServerFailure, error_in, error_of_reply
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
 

@@ -7,6 +7,7 @@ import httpx2
 import openai
 
 from language_models.families import NEEDS_BOS
+from language_models.hosted.choices import completion_choice
 from language_models.hosted.http import shorten
 from language_models.hosted.logprob_check import check_logprobs
 from language_models.hosted.logprobs import has_tokens
@@ -21,7 +22,7 @@ from language_models.hosted.refused_fields import (
 from language_models.hosted.retries import RATE_LIMITED
 from language_models.hosted.server_facts import FACT_SECONDS, add_facts
 from language_models.hosted.server_report import LLAMA_CPP, ServerReport
-from language_models.hosted.token_texts import TokenReader, completion_choice, printed_pieces
+from language_models.hosted.token_texts import TokenReader, printed_pieces
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, Token, TransientError
 from utils import name_parts
 

@@ -15,9 +15,10 @@ from typing import TypeVar
 from language_models.hosted.background import begin
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.probe_requests import ProbeWait, Progress
+from language_models.hosted.resumed_stream import ResumedStream
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
-from language_models.hosted.streams import EventStream, ResumedStream
+from language_models.hosted.streams import EventStream
 from language_models.interface import (
     Completion,
     LanguageModel,

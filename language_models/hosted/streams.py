@@ -8,88 +8,22 @@ from dataclasses import dataclass, replace
 import httpx2
 import openai
 
+from language_models.hosted.choices import chunk_choice, too_many_tokens, unsaid_reason
+from language_models.hosted.chunk_reader import ChunkReader
 from language_models.hosted.deadlines import DEADLINES
 from language_models.hosted.events import DONE, SilentServer, events
-from language_models.hosted.http import json_object, plain_errors, seconds_to_wait
-from language_models.hosted.logprobs import FaultyReply, UnreadableReply, has_tokens, no_logprobs
+from language_models.hosted.http import json_object, plain_errors
+from language_models.hosted.logprobs import FaultyReply, UnreadableReply
 from language_models.hosted.server_errors import ServerFailure, error_in
-from language_models.hosted.token_texts import (
-    TextMismatch,
-    TokenReader,
-    chunk_choice,
-    too_many_tokens,
-    unsaid_reason,
-    without_cut_character,
-)
-from language_models.interface import END_OF_SEQUENCE, ModelError, SamplingParams, Token, TransientError, Usage
+from language_models.hosted.token_texts import TokenReader
+from language_models.interface import END_OF_SEQUENCE, Token, TransientError, Usage
 
 # llama.cpp closes a kept connection after a stream without a word, which would fail the next request on it.
 CLOSES_AFTER_STREAMS = "llama.cpp"
 # What comes behind the finish reason (usage, [DONE], the end of the body) is on its way with it.
 LAST_WORDS_SECONDS = 2.0
-# A character has four tokens at most, but servers hold a text back that may become a stop string or a combined character.
-MOST_WAITING = 32
 # Without log-probabilities and usage only a text's length tells how many tokens it has at least; the longest are runs of blanks.
 LONGEST_TOKEN = 512
-UNREADABLE_TRIES = 2  # what cannot be read is seldom a passing failure
-# Of a failure that comes back after fewer tokens than a call of the loops has, it is not believed that it passes.
-RECOVERED_TOKENS = 16
-
-
-class ChunkReader:
-    """Turns the choices of a stream's chunks into tokens.
-
-    Where the text of a token comes later than the token itself, the token waits for it; without `reader`, a chunk's text is one
-    token without log-probabilities.
-    """
-
-    def __init__(self, reader: TokenReader | None):
-        self.reader = reader
-        self._waiting: tuple[str, dict] | None = None
-        self.last_text = "none yet"
-
-    def end(self) -> None:
-        """Raise TextMismatch where tokens still wait for their text."""
-        if self._waiting:
-            self.read({}, "", "length")
-
-    def read(self, choice: dict, text: str, finish_reason: str | None) -> list[Token]:
-        """The tokens that a chunk completes.
-
-        Raises:
-            FaultyLogprobs: they have no log-probabilities, or some that are none.
-            UnreadableReply: they cannot be read; a text that does not fit its tokens only at the end.
-        """
-        logprobs = choice.get("logprobs") or {}
-        if finish_reason:
-            text = without_cut_character(text, logprobs, finish_reason)
-        if self.reader is None:
-            return [Token(text, ())] if text else []
-        if not isinstance(logprobs, dict):
-            raise UnreadableReply("its log-probabilities have an unknown shape")
-        if self._waiting:
-            text, logprobs = self._waiting[0] + text, _joined(self._waiting[1], logprobs)
-        if not has_tokens(logprobs):
-            if text:
-                raise no_logprobs(text)
-            ends = finish_reason == "stop" and self.last_text != ""
-            return [END_OF_SEQUENCE] if ends else []
-        try:
-            tokens = self.reader.read(text, logprobs, finish_reason or "length")
-        except TextMismatch:
-            waiting = logprobs.get("content") or logprobs.get("tokens") or ()
-            if finish_reason is not None or len(waiting) > MOST_WAITING:
-                raise
-            self._waiting = text, logprobs
-            return []
-        self._waiting, self.last_text = None, tokens[-1].text
-        return list(tokens)
-
-
-def _joined(first: dict, second: dict) -> dict:
-    """The log-probabilities of two chunks in a row as those of one."""
-    names = [name for name, value in (first | second).items() if isinstance(value, list)]
-    return {name: (first.get(name) or []) + (second.get(name) or []) for name in names}
 
 
 @dataclass
@@ -297,116 +231,3 @@ class EventStream:
             self.close()
         if more and more[0]:
             raise FaultyReply(f"it writes on behind its finish reason: {more[0][:30]!r}")
-
-
-class ResumedStream:
-    """A token stream that goes on where a request failed, by another request for what is still missing."""
-
-    def __init__(
-        self,
-        open_after: Callable[[str, SamplingParams, Usage], EventStream],
-        params: SamplingParams,
-        retries: int,
-        failed: Callable[[TransientError], None] = lambda error: None,
-    ):
-        """Open the stream.
-
-        Args:
-            open_after: opens a stream after a text that has been written, with the params of what is missing; tries again by
-                itself, and counts the retries in the usage that it is given.
-            params: of the whole; a stream that breaks off after max_tokens is over.
-            retries: how often it may fail within RECOVERED_TOKENS; with what cannot be read UNREADABLE_TRIES times at most.
-            failed: is told of each failure after the opening.
-
-        Raises:
-            ContextLengthError, ModelError: see LanguageModel.stream.
-        """
-        self._open_after, self._failed = open_after, failed
-        self._params, self._retries = params, retries
-        self._complete = False  # all tokens are there, and the server's last word is not
-        self._text, self._read, self._breaks = "", 0, 0
-        self._written = 0  # tokens of the requests before
-        self._again = ""  # what the present request writes once more
-        self._failures, self._failed_at = 0, 0  # in a row, the last one after that many tokens
-        self._before = Usage()
-        self._stream = open_after("", params, self._before)
-
-    @property
-    def usage(self) -> Usage:
-        """See TokenStream."""
-        total = Usage()
-        total.add(self._before)
-        total.add(self._stream.usage)
-        return total
-
-    @property
-    def finish_reason(self) -> str | None:
-        """See TokenStream."""
-        return "length" if self._complete else self._stream.finish_reason
-
-    def __iter__(self) -> Iterator[Token]:
-        return self
-
-    def __next__(self) -> Token:
-        while True:
-            try:
-                token = next(self._stream)
-            except TransientError as error:
-                if self._read and self._written + (self._stream.tokens_read or 0) >= self._params.max_tokens:
-                    self._complete = True
-                    self._stream.close()
-                    raise StopIteration from None
-                self._go_on(error)
-                continue
-            except ModelError:
-                self._stream.close()
-                raise
-            if self._again and not (token := self._new_part(token)).text:
-                continue
-            self._text += token.text
-            self._read += token.count
-            return token
-
-    def _new_part(self, token: Token) -> Token:
-        """What a token of a request that began anew adds to the text that was read before.
-
-        Raises:
-            ModelError: the model writes another text now.
-        """
-        shared = min(len(token.text), len(self._again))
-        if token.text[:shared] != self._again[:shared]:
-            self._stream.close()
-            raise ModelError(
-                f"{self._stream.where}: a stream broke off, and the second one has another text; the server does not tell how many "
-                "tokens were written, so that it cannot be gone on from there"
-            )
-        self._again = self._again[shared:]
-        return replace(token, text=token.text[shared:])
-
-    def _go_on(self, error: TransientError) -> None:
-        self._stream.close()
-        told = self._stream.tokens_read
-        self._before.add(self._stream.usage)
-        self._before.retries += 1
-        self._stream.usage = Usage()
-        recovered = self._read - self._failed_at >= RECOVERED_TOKENS
-        self._failures, self._failed_at = 1 if recovered else self._failures + 1, self._read
-        self._failed(error)
-        if self._failures > (min(UNREADABLE_TRIES, self._retries) if error.unreadable else self._retries):
-            if error.unreadable:
-                error.args = (f"{error}; if it comes back, use --calls published, which asks for whole replies",)
-            raise error
-        self._breaks += 1
-        if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there
-            time.sleep(seconds_to_wait(error, self._breaks))
-        if told is None:  # how many tokens are missing is not known: from the beginning
-            self._written, self._again = 0, self._text
-            self._stream = self._open_after("", self._params, self._before)
-            return
-        self._written += told
-        missing = replace(self._params, max_tokens=self._params.max_tokens - self._written)
-        self._stream = self._open_after(self._text, missing, self._before)
-
-    def close(self) -> None:
-        """See TokenStream."""
-        self._stream.close()

@@ -9,8 +9,8 @@ from waiting import HANG
 from experiment.sample import decode, used_request_mode
 from experiment.settings import RunSettings
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
 from language_models.hosted.replicas import Replicas
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import Metered, ModelError
 
 MODELS = {"object": "list", "data": []}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from baselines import average_ensemble, ensemble_choice, walk_ensemble, walk_proxy_tuning
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
+from language_models.hosted.retries import RetryPolicy
 from language_models.hosted.token_texts import without_cut_character
 from language_models.interface import REPLACEMENT, SamplingParams, Token
 from nudging import NudgingSettings, nudge

@@ -18,7 +18,7 @@ from language_models.hosted.token_texts import TokenReader
 from language_models.interface import ContextLengthError, ModelError, TransientError
 
 TEXTS = (" a", " bé", "\n", " 🙂", "data: ", ":", " {x}", " [DONE]", "\u2028", '"', " two words")
-CLIENT = make_client("http://127.0.0.1:9/v1", "EMPTY", make_http(1, 5.0))
+CLIENT = make_client("http://127.0.0.1:9/v1", "EMPTY", make_http("http://127.0.0.1:9/v1", 1, 5.0))
 WORDS = "the words of the server"
 ERRORS = (
     {"error": {"message": WORDS, "type": "server_error", "code": 500}},

@@ -11,7 +11,8 @@ from command.errors import OptionError
 from command.secrets import register
 from language_models.hosted.chat import HostedChatModel
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy, make_client, make_http
+from language_models.hosted.http import make_client, make_http
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError, SamplingParams, TransientError
 
 OPENAIS = {

@@ -8,7 +8,7 @@ from doubles import completion_reply, free_port
 from waiting import HANG, in_threads
 
 from language_models.hosted.endpoint import NEUTRAL_SAMPLING, OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ContextLengthError, ModelError, SamplingParams
 
 MODELS = {"object": "list", "data": [{"id": "lm", "object": "model", "created": 0, "owned_by": "us"}]}

@@ -26,10 +26,10 @@ from spoilt_logprobs import (
 from waiting import HANG
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
 from language_models.hosted.logprob_check import ENOUGH_TOKENS, REPEATING_PROMPTS, SAME_PROBABILITY, find_fault
 from language_models.hosted.probe import PROBE_PROMPT, PROBE_PROMPTS
 from language_models.hosted.replicas import Replicas
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import END_OF_SEQUENCE, ModelError, ProbabilityError, SamplingParams, Token
 
 ASKED = SamplingParams(16, logprobs=1)

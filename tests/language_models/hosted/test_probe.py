@@ -9,7 +9,7 @@ from waiting import HANG
 
 from language_models.hosted import probe, server_facts
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError
 
 MODELS = {"object": "list", "data": []}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from language_models.hosted import retries
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy, make_client
+from language_models.hosted.http import make_client
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError
 
 json_values = st.recursive(

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from waiting import HANG
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
 from language_models.hosted.refused_fields import NEUTRAL_FIELDS, NEUTRAL_SAMPLING, Refused
+from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError, SamplingParams
 
 MODELS = {"object": "list", "data": []}

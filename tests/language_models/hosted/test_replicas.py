@@ -15,8 +15,8 @@ from command.errors import OptionError
 from command.options import split_hosts
 from language_models.hosted import probe_requests, retries
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import LONGEST_WAIT, RetryPolicy, seconds_to_wait
 from language_models.hosted.replicas import Replicas, preference
+from language_models.hosted.retries import LONGEST_WAIT, RetryPolicy, seconds_to_wait
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, TransientError
 
 HOSTS = ["http://a:1/v1", "http://b:1/v1", "http://c:1/v1"]

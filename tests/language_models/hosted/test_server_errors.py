@@ -8,7 +8,7 @@ from doubles import completion_reply
 from hypothesis import given
 
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
+from language_models.hosted.retries import RetryPolicy
 from language_models.hosted.server_errors import ServerError, error_in, error_of_reply
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, TransientError
 

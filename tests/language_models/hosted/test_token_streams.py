@@ -11,8 +11,8 @@ from waiting import HANG, wait_until
 
 from baselines import average_ensemble, proxy_tuning
 from language_models.hosted.endpoint import OpenAIEndpoint
-from language_models.hosted.http import RetryPolicy
-from language_models.hosted.streams import RECOVERED_TOKENS
+from language_models.hosted.resumed_stream import RECOVERED_TOKENS
+from language_models.hosted.retries import RetryPolicy
 from language_models.hosted.token_texts import TokenReader
 from language_models.interface import ContextLengthError, Metered, ModelError, ProbabilityError, SamplingParams
 from nudging import NudgingSettings, nudge
@@ -153,7 +153,7 @@ def test_a_stream_counts_for_its_sample_once_its_last_token_is_read(reply_server
     ],
 )
 def test_a_stream_that_never_works_is_a_failure(body, reply_server, monkeypatch):
-    monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
+    monkeypatch.setattr("language_models.hosted.resumed_stream.seconds_to_wait", lambda error, tries: 0.0)
     model, server = streaming(reply_server, body)
     with pytest.raises(ModelError) as failure:
         list(model.stream("x", ASKED))
@@ -164,7 +164,7 @@ def test_a_stream_that_never_works_is_a_failure(body, reply_server, monkeypatch)
 @pytest.mark.parametrize("tail", [b"data: no json\n\n", b"", events({"error": "busy"})], ids=["broken", "cut", "error"])
 @pytest.mark.parametrize("tokens", [1, 5, RECOVERED_TOKENS - 1])
 def test_a_failure_that_always_comes_back_does_not_pass_with_a_few_tokens(tokens, tail, reply_server, monkeypatch):
-    monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
+    monkeypatch.setattr("language_models.hosted.resumed_stream.seconds_to_wait", lambda error, tries: 0.0)
     body = events(*[chunk(" a", " a")] * tokens, done=False) + tail
     model, server = streaming(reply_server, body)
     with pytest.raises(ModelError, match="lm at http"):
@@ -173,7 +173,7 @@ def test_a_failure_that_always_comes_back_does_not_pass_with_a_few_tokens(tokens
 
 
 def test_failures_with_a_call_s_tokens_between_them_pass(reply_server, monkeypatch):
-    monkeypatch.setattr("language_models.hosted.streams.seconds_to_wait", lambda error, tries: 0.0)
+    monkeypatch.setattr("language_models.hosted.resumed_stream.seconds_to_wait", lambda error, tries: 0.0)
     model, server = streaming(reply_server, events(*[chunk(" a", " a")] * RECOVERED_TOKENS, done=False))
     tokens = list(model.stream("x", SamplingParams(10 * RECOVERED_TOKENS, logprobs=1)))
     assert len(tokens) == 10 * RECOVERED_TOKENS and len(server.requests) == 10
