@@ -29,7 +29,7 @@ def test_all_files_of_the_longest_name_can_be_made(tmp_path):
     name = fitting_name("split_test_", "ä" * 300, "_100_samples") + SHARD
     files = ResultFiles(tmp_path, name)
     with files.locked():
-        files.open_log()
+        files.open_log(list, print)
         files.append({"index": 0})
         files.close_log()
         files.write_run({})
