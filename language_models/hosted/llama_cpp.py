@@ -53,7 +53,7 @@ def gguf_path(name: str) -> Path:
 
 def require_xllamacpp(name: str) -> None:
     """Raise EmbeddedServerError, saying what to install, where what serves a GGUF model is missing."""
-    if "xllamacpp" not in sys.modules and importlib.util.find_spec("xllamacpp") is None:
+    if sys.modules.get("xllamacpp") is None and importlib.util.find_spec("xllamacpp") is None:
         raise EmbeddedServerError(f"serving {name} in this process needs the package xllamacpp: {INSTALL}")
 
 
