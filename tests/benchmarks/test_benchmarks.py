@@ -24,6 +24,10 @@ def test_nudging_speed():
     assert all(word in printed for word in ("base alone", "published", "streamed", " 1/1 "))
 
 
+def test_attacks():
+    assert "1 of 1 end as they should" in benchmark("attacks", "--part", "options")
+
+
 def test_client_throughput():
     printed = benchmark("client_throughput", "--threads", 1, "--seconds", 0.2)
     assert "published" in printed and "streamed" in printed
