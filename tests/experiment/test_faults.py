@@ -322,9 +322,11 @@ class TestKeys:
                 assert self.KEY[:12] not in text
 
     def test_run_json_and_the_log_hold_none(self, server, data_dir, tmp_path):
-        host = server.host.replace("http://", "http://user:hunter2@")
-        options = nudging_options(f"{host},{server.host.replace('127.0.0.1', 'localhost')}", data_dir, tmp_path / "out")
-        finished = run_api(*options, "--base_api_key_env", "MY_KEY", env={"MY_KEY": self.KEY})
+        with_password = server.host.replace("http://", "http://user:hunter2@")
+        options = nudging_options(with_password, data_dir, tmp_path / "out")
+        hosts = f"{server.host},{server.host.replace('127.0.0.1', 'localhost')}"
+        keys = ("--base_host", hosts, "--base_api_key_env", "MY_KEY")  # the other model is asked with the password
+        finished = run_api(*options, *keys, env={"MY_KEY": self.KEY})
         assert finished.returncode == 0, finished.stderr
         written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())
         for text in (finished.stdout, finished.stderr, written):
