@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attack import Attack, Outcome, run_command
-from doubles import ReplyServer, ScriptedServer
+from doubles import ScriptedServer
 from gguf_files import gguf_bytes
 from judge_server import RIGHT, JudgeServer
 from runs import REPOSITORY, final_records, gsm8k_rows, write_rows
@@ -130,28 +130,6 @@ def told_to_stop(
     return run
 
 
-def cut_character(mode: str):
-    """A server that ends a call in the middle of a character, as llama.cpp does."""
-
-    def run(folder: Path) -> Outcome:
-        from byte_level_server import ByteModel, ByteServer
-
-        scripted = ByteServer("llama_cpp")
-        text = "中文 🦜🧬 四\n" * 3
-        every_byte = frozenset(range(len(text.encode())))
-        scripted.models = {"base-lm": ByteModel(text, every_byte, 1), "llama-2-chat": ByteModel(text, every_byte, 2)}
-        server = ReplyServer(scripted)
-        try:
-            words = [*models("nudging", HOSTED, server.host), *questions(folder), "--calls", mode]
-            outcome = run_command("run_api.py", *words, "--nudging_template", "plain", "--max_token_total", "200")
-        finally:
-            server.stop()
-        assert {record["raw_answer"] for record in final_records(folder / "out")} == {text.strip()}
-        return outcome
-
-    return run
-
-
 ATTACKS = [
     Attack("endings", "a template raises on one word", one_question_fails("A zebra?"), 1, "no zebras here"),
     Attack(
@@ -166,10 +144,6 @@ ATTACKS = [
     Attack("endings", "a question of 400,000 characters", one_question_fails("word " * 80_000, fails=False)),
     Attack("endings", "half a character in an answer that is judged", judging("eval_utils.py", raw_answer="no \ud83d")),
     Attack("endings", "NUL in an answer that is judged", judging("eval_utils.py", raw_answer="\x00")),
-    *(
-        Attack("endings", f"a server that cuts characters, {mode}", cut_character(mode))
-        for mode in ("published", "streamed")
-    ),
     *(Attack("endings", f"SIGTERM, hosted, {exp}", told_to_stop(exp, HOSTED), 143, "told to stop") for exp in ROLES),
     Attack("endings", "SIGTERM, hosted, published calls", told_to_stop("nudging", HOSTED, "--calls", "published"), 143),
     Attack(
