@@ -238,7 +238,7 @@ def answer_one(
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except UserError as error:
         record |= {"error": hide(str(error))} | ({"traceback": error.traceback} if error.traceback else {})
-    except Exception as error:  # one odd sample (half a character in its question, say) must not end the run
+    except BaseException as error:  # one odd sample must not end the run; panics of Rust (tokenizers) are no Exceptions
         record |= {"error": shorten(plain(error)), "traceback": traceback_of(error)}
     record["usage"] = {role: asdict(model.usage) for role, model in metered.items()}
     record["seconds"] = round(time.monotonic() - started, 3)
