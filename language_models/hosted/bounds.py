@@ -25,7 +25,7 @@ def bound_body(response: httpx2.Response) -> None:
     computes is not silent, and could be waited for without end. Streams of events are given time by whoever reads them.
     """
     seconds = (response.request.extensions.get("timeout") or {}).get("read")
-    if response.headers.get("content-type", "").startswith(EVENT_STREAM):
+    if response.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
         seconds = None
     response.stream = _BoundedBody(response.stream, seconds, response.request)
 

@@ -75,6 +75,10 @@ class ResumedStream:
             except ModelError:
                 self._stream.close()
                 raise
+            except StopIteration:
+                if self._again:
+                    raise self._another_text() from None
+                raise
             if self._again and not (token := self._new_part(token)).text:
                 continue
             self._text += token.text
@@ -90,12 +94,15 @@ class ResumedStream:
         shared = min(len(token.text), len(self._again))
         if token.text[:shared] != self._again[:shared]:
             self._stream.close()
-            raise ModelError(
-                f"{self._stream.where}: a stream broke off, and the second one has another text; the server does not tell how many "
-                "tokens were written, so that it cannot be gone on from there"
-            )
+            raise self._another_text()
         self._again = self._again[shared:]
         return replace(token, text=token.text[shared:])
+
+    def _another_text(self) -> ModelError:
+        return ModelError(
+            f"{self._stream.where}: a stream broke off, and the second one has another text; the server does not tell how many "
+            "tokens were written, so that it cannot be gone on from there"
+        )
 
     def _go_on(self, error: TransientError) -> None:
         self._stream.close()
@@ -118,7 +125,8 @@ class ResumedStream:
             self._stream = self._open_after("", self._params, self._before)
             return
         self._written += told
-        missing = replace(self._params, max_tokens=self._params.max_tokens - self._written)
+        # All of them may be there without a text that was read: half a character, whose tokens are written once more.
+        missing = replace(self._params, max_tokens=max(1, self._params.max_tokens - self._written))
         self._stream = self._open_after(self._text, missing, self._before)
 
     def close(self) -> None:
