@@ -12,7 +12,8 @@ FINISH_REASONS = {
 }
 
 CHAT_FIELDS = ("delta", "message")  # what choices of chats have where those of completions have `text`
-# Of one token, at most; the longest are runs of blanks, or of dots between blanks. By the length of a text, a server is found out that does not count.
+# Of one token, at most; the longest are runs of blanks, or of dots between blanks. By its length a text is found to be too long
+# where the server does not count.
 LONGEST_TOKEN = 512  # characters
 WORDS_OF_TOKEN = 16
 

@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import zlib
 
 import pytest
 from doubles import ReplyServer
 
+from language_models.hosted import bounds
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError, SamplingParams
@@ -141,6 +143,28 @@ def test_a_reply_that_is_not_compressed_as_it_says_is_an_error(serve, named, con
     endpoint, _ = serve(lambda path, body: (200, {"Content-Encoding": named} | (SAYS if stream else {}), content))
     with pytest.raises(ModelError, match="cannot be read|cut before its end"):
         read(endpoint, 3) if stream else endpoint.complete("p", SamplingParams(3))
+
+
+@pytest.mark.parametrize("named", ["gzip", "deflate", "raw deflate"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_compressed_replies_are_read_and_none_is_endless(serve, named, stream, monkeypatch):
+    monkeypatch.setattr(bounds, "LONGEST_BODY", 2**21)
+
+    def packed(content: bytes) -> bytes:
+        packing = zlib.compressobj(wbits={"gzip": 31, "deflate": 15, "raw deflate": -15}[named])
+        return packing.compress(content) + packing.flush()
+
+    long = choice(" a b", "length", of_no_use="x" * 1_500_000)
+    contents = [streamed(long)[2] if stream else json.dumps(long).encode(), b"[" + b" " * 2**21]
+    headers = {"Content-Encoding": named.split()[-1]} | (SAYS if stream else {})
+    endpoint, _ = serve(in_turn(*((200, headers, packed(content)) for content in contents)))
+
+    def ask() -> str:
+        return read(endpoint, 2)[0] if stream else endpoint.complete("p", SamplingParams(2)).text
+
+    assert ask() == " a b"
+    with pytest.raises(ModelError, match="2 MiB"):
+        ask()
 
 
 DEEP = b"[" * 200_000
