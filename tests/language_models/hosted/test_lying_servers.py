@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 
 import pytest
@@ -10,7 +11,7 @@ from doubles import ReplyServer
 from language_models.hosted import bounds
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.retries import RetryPolicy
-from language_models.interface import ModelError, SamplingParams
+from language_models.interface import ContextLengthError, ModelError, SamplingParams, TransientError
 
 SAYS = {"Content-Type": "text/event-stream"}
 
@@ -197,3 +198,29 @@ def test_odd_lists_of_models_and_facts_end_no_probe(serve, names):
     endpoint, _ = serve(reply)
     report = endpoint.probe(None)
     assert report.streams and report.served_models == [] and report.version is None
+
+
+@pytest.mark.parametrize("status", [200, 408, 500, 503])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "the model is loading (context size 4096), try again later",
+        "CUDA out of memory: tried to allocate a cache for a context length of 131072",
+        "the maximum context length cannot be served for now, the server is overloaded",
+        "worker crashed (context window 4096)",
+    ],
+)
+def test_a_failure_that_names_the_context_window_ends_no_answer(serve, status, words):
+    endpoint, server = serve(lambda path, body: (status, {}, {"error": {"message": words}}))
+    with pytest.raises(TransientError, match=re.escape(words[:30])):
+        endpoint.complete("p", SamplingParams(3))
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_prompt_that_is_too_long_is_so_beside_any_status(serve, status):
+    words = "This model's maximum context length is 9 tokens"
+    endpoint, server = serve(lambda path, body: (status, {}, {"error": {"message": words}}))
+    with pytest.raises(ContextLengthError):
+        endpoint.complete("p", SamplingParams(3))
+    assert len(server.requests) == 1
