@@ -28,7 +28,7 @@ class ResumedStream:
         Args:
             open_after: opens a stream after a text that has been written, with the params of what is missing; tries again by
                 itself, and counts the retries in the usage that it is given.
-            params: of the whole; a stream that breaks off after max_tokens is over.
+            params: of the whole; a stream that breaks off after max_tokens is over, where the last has a text.
             retries: how often it may fail within RECOVERED_TOKENS; with what cannot be read UNREADABLE_TRIES times at most.
             failed: is told of each failure after the opening.
 
@@ -66,7 +66,7 @@ class ResumedStream:
             try:
                 token = next(self._stream)
             except TransientError as error:
-                if self._read and self._written + (self._stream.tokens_read or 0) >= self._params.max_tokens:
+                if self._stream.is_full and not self._again:
                     self._complete = True
                     self._stream.close()
                     raise StopIteration from None
@@ -125,7 +125,7 @@ class ResumedStream:
             self._stream = self._open_after("", self._params, self._before)
             return
         self._written += told
-        # All of them may be there without a text that was read: half a character, whose tokens are written once more.
+        # All may be there, and the last without a text: an end of sequence or half a character, which is written once more.
         missing = replace(self._params, max_tokens=max(1, self._params.max_tokens - self._written))
         self._stream = self._open_after(self._text, missing, self._before)
 

@@ -75,6 +75,9 @@ class EventStream:
         self._written = 0  # tokens up to here, where llama.cpp tells it with each chunk
         self._told: int | None = None  # tokens up to here by the server's last word
         self.gives_reason = True  # False once it has ended without a finish reason
+        self.is_full = (
+            False  # whether as many tokens as asked for have come, the last of them surely no end of sequence
+        )
         self._waited = 0.0  # seconds for the next token, not those in which nobody read
         with plain_errors(where, client):
             self._response = respond()
@@ -186,6 +189,7 @@ class EventStream:
         if self._written > self._received:
             tokens[-1] = replace(tokens[-1], count=1 + self._written - self._received)
             self._received = self._written
+        self.is_full = tokens[-1].text != "" and (self.tokens_read or self._received) >= self._max_tokens
         # An end of sequence may come on top of them.
         too_many = self._received - (not tokens[-1].text) > self._max_tokens
         if self._chunks.reader is None:

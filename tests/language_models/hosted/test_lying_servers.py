@@ -77,6 +77,21 @@ def test_a_count_that_cannot_be_right_says_nothing_of_the_end(serve, usage):
         endpoint.complete("p", SamplingParams(3))
 
 
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_end_of_sequence_as_the_last_token_is_no_token_limit(serve, logprobs, done):
+    def shown(text: str, count: int, reason: str | None = None) -> dict:
+        name = text or "</s>"
+        listed = {"tokens": [name], "token_logprobs": [-0.1], "top_logprobs": [{name: -0.1}]}
+        return choice(text, reason, usage=count, logprobs=listed if logprobs else None)
+
+    first = streamed(shown(" a", 1), shown("", 2), done=done)
+    endpoint, server = serve(in_turn(first, streamed(shown("", 1, "stop"))))
+    stream = endpoint.stream("p", SamplingParams(2, logprobs=logprobs))
+    assert "".join(token.text for token in stream) == " a" and stream.finish_reason == "stop"
+    assert [(body["prompt"], body["max_tokens"]) for _, body in server.requests] == [("p", 2), ("p a", 1)]
+
+
 @pytest.mark.parametrize("name", ["delta", "message"])
 def test_chunks_of_a_chat_are_no_empty_answer(serve, name):
     said = {"index": 0, "finish_reason": None, name: {"content": " Paris"}}
