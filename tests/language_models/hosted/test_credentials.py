@@ -84,7 +84,7 @@ def test_user_and_password_of_a_url(reply_server, userinfo, told):
     server = reply_server(reply)
     endpoint = OpenAIEndpoint("m", server.host.replace("//", f"//{userinfo}@"))
     endpoint.complete("x", SamplingParams(2))
-    assert endpoint._served_models() == {"m": None}
+    assert [model.id for model in endpoint.client.models.list()] == ["m"]
     assert {head["authorization"] for head in server.heads} == {f"Basic {base64.b64encode(told.encode()).decode()}"}
     assert userinfo not in endpoint.where + str(endpoint.client.base_url) and "***@127.0.0.1" in endpoint.where
 
