@@ -11,6 +11,12 @@ FINISH_REASONS = {
     **dict.fromkeys(("length", "max_tokens", "max_length"), "length"),
 }
 
+CHAT_FIELDS = ("delta", "message")  # what choices of chats have where those of completions have `text`
+# Of one token, at most; the longest are runs of blanks, or of dots between blanks. By its length a text is found to be too long
+# where the server does not count.
+LONGEST_TOKEN = 512  # characters
+WORDS_OF_TOKEN = 16
+
 
 def completion_choice(body: dict, max_tokens: int | None = None) -> tuple[str, str, dict]:
     """The text, the finish reason ("stop" or "length") and the whole of a reply's only choice.
@@ -34,6 +40,9 @@ def chunk_choice(event: dict) -> tuple[str, str | None, dict]:
         UnreadableReply: it is of no single choice, or the server breaks off.
     """
     choice, text, reason = _only_choice(event)
+    for name in CHAT_FIELDS:
+        if not text and isinstance(said := choice.get(name), dict) and any(isinstance(v, str) for v in said.values()):
+            raise UnreadableReply(f"it is of a chat ({name}), and a completion was asked for")
     return text or "", reason, choice
 
 
@@ -56,10 +65,11 @@ def unsaid_reason(tokens: int | None, last_is_text: bool, max_tokens: int | None
     raise UnreadableReply("it does not say why it ended (finish_reason), so that an end of the answer cannot be known")
 
 
-def check_count(body: dict, tokens: Sequence[Token], max_tokens: int) -> None:
+def check_count(body: dict, text: str, tokens: Sequence[Token], max_tokens: int) -> None:
     """See that a whole completion is not longer than asked for, which would be another answer.
 
     Args:
+        text: of the completion.
         tokens: those that were read; empty where no log-probabilities were asked for, and the server's count has to do.
 
     Raises:
@@ -67,7 +77,8 @@ def check_count(body: dict, tokens: Sequence[Token], max_tokens: int) -> None:
     """
     # Some servers count an end of sequence that they do not list, or list one that they do not count.
     written = len(tokens) - (not tokens[-1].text) if tokens else (_tokens_told(body, {}, "")[0] or 1) - 1
-    if written > max_tokens:
+    too_long = len(text) > LONGEST_TOKEN * max_tokens or len(text.split()) > WORDS_OF_TOKEN * max_tokens
+    if written > max_tokens or (too_long and not tokens):
         raise too_many_tokens(max_tokens)
 
 
@@ -102,4 +113,5 @@ def _tokens_told(body: dict, choice: dict, text: str) -> tuple[int | None, bool]
         last = listed[-1].get("token") if isinstance(listed[-1], dict) else listed[-1]
         return len(listed), isinstance(last, str) and last != "" and text.endswith(last)
     told = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return (told if isinstance(told, int) else None), False
+    # Some write 0 where they do not count.
+    return (told if isinstance(told, int) and (told > 0 or not text) else None), False

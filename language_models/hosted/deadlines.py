@@ -41,7 +41,8 @@ class Deadlines:
 
     def is_over(self, key: int) -> bool:
         """Whether the connection was cut; if it was not, it will not be."""
-        return self._cuts.pop(key, None) is None
+        with self._lock:  # a connection that is being cut must not be used again meanwhile
+            return self._cuts.pop(key, None) is None
 
     def _watch(self) -> None:
         while True:
@@ -51,12 +52,12 @@ class Deadlines:
                 if not self._cuts:
                     self._thread = None
                     return
-                overdue = [key for key, (until, _) in list(self._cuts.items()) if until <= now]
-            for key in overdue:
-                _, stream = self._cuts.pop(key, (0, None))
-                if stream is not None:
-                    with contextlib.suppress(OSError, AttributeError):
-                        stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                for key in [key for key, (until, _) in self._cuts.items() if until <= now]:
+                    _, stream = self._cuts.pop(key)
+                    if stream is not None:
+                        with contextlib.suppress(OSError, AttributeError, TypeError):
+                            # Not the method of TLS sockets, which takes their state from under whoever reads.
+                            socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
 
 DEADLINES = Deadlines()

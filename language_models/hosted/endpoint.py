@@ -90,7 +90,7 @@ class OpenAIEndpoint:
             half = shown and not text and not has_tokens(logprobs) and params.max_tokens < CHARACTER_TOKENS
             read_tokens = params.logprobs is not None and not half
             tokens = self.reader.read(text, logprobs, finish_reason) if read_tokens else ()
-            check_count(body, tokens, params.max_tokens)
+            check_count(body, shown, tokens, params.max_tokens)
             return Completion(text, tokens, finish_reason, usage)
 
         return self.ask(prompt, params, usage, read, timeout)

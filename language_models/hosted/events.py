@@ -48,11 +48,7 @@ def events(content: Iterable[bytes], silence: float) -> Iterator[bytes]:
         lines = [b"".join(begun), *rest]
         begun = [lines.pop()]
         for line in lines:
-            if line.startswith(b"data:") and not data and _is_whole(value := line[5:].strip()):
-                found = value  # no blank line need follow
-            else:
-                found = _event_of_line(line, data, None if any_event else other)
-            if found:
+            if found := _event_of_line(line, data, None if any_event else other):
                 any_event = True
                 yield found
                 waited_since = time.monotonic()
@@ -78,7 +74,7 @@ def _event_of_line(line: bytes, data: list[bytes], other: list[bytes] | None) ->
     name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
     if name == b"data":
         if not data and _is_whole(value.strip()):
-            return value.strip()
+            return value.strip()  # no blank line need follow
         if value.strip() or data:
             data.append(value)
     elif other is not None and name not in (b"", b"event", b"id", b"retry"):

@@ -76,15 +76,13 @@ def checked(response: httpx2.Response) -> httpx2.Response:
     Raises:
         openai.APIStatusError: it is one.
     """
-    if not response.is_success:
+    if response.is_success:
+        return response
+    try:
         response.read()
-        try:
-            body = response.json()
-        except ValueError:
-            body = response.text
-        inner = body.get("error", body) if isinstance(body, dict) else body
-        raise openai.APIStatusError(f"status {response.status_code}", response=response, body=inner)
-    return response
+    finally:
+        response.close()  # a body that breaks off must not keep its connection
+    raise openai.APIStatusError(f"status {response.status_code}", response=response, body=None)
 
 
 def request(
@@ -139,13 +137,18 @@ def plain_errors(where: str, client: openai.OpenAI) -> Iterator[None]:
             raise ModelError(
                 plain(f"status {error.status_code}: {moved_to(error.response)}"), error.status_code
             ) from None
-        told = error_of_reply(_json(error.response.text), error.status_code, error.response.text)
+        text = error.response.content.decode("utf-8", "replace")  # the charset that is told may be anything
+        told = error_of_reply(_json(text), error.status_code, text)
         raise _refusal(told, plain, error.response, f"status {error.status_code}", client.api_key) from None
-    except (openai.APIConnectionError, httpx2.TransportError) as error:
-        # While a stream is read, the errors are httpx2's own.
-        cause = error if isinstance(error, httpx2.TransportError) else error.__cause__
+    except (openai.APIConnectionError, httpx2.RequestError) as error:
+        # Where openai's client does not stand between, the errors are httpx2's own.
+        cause = error if isinstance(error, httpx2.RequestError) else error.__cause__
         if isinstance(cause, FaultyReply):
             raise ModelError(plain(str(cause))) from None
+        if isinstance(cause, httpx2.DecodingError):
+            raise TransientError(
+                plain(f"the server's reply cannot be read: it is not compressed as it says ({cause})"), unreadable=True
+            ) from None
         in_time = not isinstance(error, openai.APITimeoutError | httpx2.TimeoutException)
         # A machine that is gone lets the connection itself time out.
         unreachable = in_time or isinstance(cause, httpx2.ConnectTimeout)

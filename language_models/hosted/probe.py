@@ -57,6 +57,7 @@ class Probe:
         self.requests = ProbeRequests(endpoint, progress)
         self.prompts = list(PROBE_PROMPTS)  # the first one is such that the model does not end at once
         self.few = 1  # tokens; the fewest that the server gives
+        self.writes = False  # whether there is a text after that prompt
         self.report = ServerReport(endpoint.shown_host, endpoint.name, logprobs=asked.logprobs)
 
     def run(self) -> ServerReport:
@@ -103,7 +104,11 @@ class Probe:
         client = endpoint.client.with_options(max_retries=0, timeout=self.requests.seconds(ABILITY_SECONDS))
         for last in (False, True):
             try:
-                served = {model.id: getattr(model, "owned_by", None) for model in client.models.list()}
+                served = {
+                    model.id: getattr(model, "owned_by", None)
+                    for model in client.models.list()
+                    if isinstance(model.id, str)
+                }
             except openai.APIConnectionError as error:
                 cause = error.__cause__ or error
                 if isinstance(error, openai.APITimeoutError) and not isinstance(cause, httpx2.ConnectTimeout):
@@ -134,7 +139,7 @@ class Probe:
         root = str(client.base_url).rstrip("/").removesuffix("/v1")
         try:
             return client.get(root + path, cast_to=httpx2.Response).json()
-        except (openai.APIError, ValueError):
+        except (openai.APIError, ValueError, LookupError, RecursionError):
             return None
 
     # --- what the run sends ---
@@ -183,6 +188,7 @@ class Probe:
             if self.prompts[0] == PROBE_PROMPTS[-1]:
                 return
             self.prompts.append(self.prompts.pop(0))
+        self.writes = True
 
     def _probe_logprobs(self) -> tuple[Token, ...]:
         """Find out how the server prints tokens, and read those that it writes after a prompt as the run will."""
@@ -258,9 +264,33 @@ class Probe:
                 raise
             except ModelError as error:
                 return _NotStreamed(str(error), any(begun))
-            if any(token.text for token in tokens):
-                break
-        return None
+            if text := "".join(token.text for token in tokens):
+                return self._another_text(prompt, text, few) if logprobs is None else None
+        return _NotStreamed(f"{self.endpoint.where}: its streams have no text", any(begun)) if self.writes else None
+
+    def _another_text(self, prompt: str, text: str, params: SamplingParams) -> "_NotStreamed | None":
+        """What is wrong with streams whose texts are never those of whole replies; None where they are.
+
+        Args:
+            prompt, text: a prompt and what was streamed after it.
+            params: of both; at another temperature than 0 nothing is known.
+        """
+        if params.temperature != 0:
+            return None
+        try:
+            # What rounding changes it does not change everywhere.
+            for other in (prompt, *(p for p in self.prompts if p != prompt)):
+                if other != prompt:
+                    text = "".join(token.text for token in self.requests.stream(other, params, []))
+                whole = self.requests.complete("a completion", other, params).text
+                if text == whole:
+                    return None
+        except ModelError:
+            return None
+        return _NotStreamed(
+            f"{self.endpoint.where}: its streams have another text than its whole replies ({text[:40]!r}, {whole[:40]!r})",
+            True,
+        )
 
     # --- abilities ---
 

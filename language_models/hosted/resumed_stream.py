@@ -28,7 +28,7 @@ class ResumedStream:
         Args:
             open_after: opens a stream after a text that has been written, with the params of what is missing; tries again by
                 itself, and counts the retries in the usage that it is given.
-            params: of the whole; a stream that breaks off after max_tokens is over.
+            params: of the whole; a stream that breaks off after max_tokens is over, where the last has a text.
             retries: how often it may fail within RECOVERED_TOKENS; with what cannot be read UNREADABLE_TRIES times at most.
             failed: is told of each failure after the opening.
 
@@ -66,7 +66,7 @@ class ResumedStream:
             try:
                 token = next(self._stream)
             except TransientError as error:
-                if self._read and self._written + (self._stream.tokens_read or 0) >= self._params.max_tokens:
+                if self._stream.is_full and not self._again:
                     self._complete = True
                     self._stream.close()
                     raise StopIteration from None
@@ -74,6 +74,10 @@ class ResumedStream:
                 continue
             except ModelError:
                 self._stream.close()
+                raise
+            except StopIteration:
+                if self._again:
+                    raise self._another_text() from None
                 raise
             if self._again and not (token := self._new_part(token)).text:
                 continue
@@ -90,12 +94,15 @@ class ResumedStream:
         shared = min(len(token.text), len(self._again))
         if token.text[:shared] != self._again[:shared]:
             self._stream.close()
-            raise ModelError(
-                f"{self._stream.where}: a stream broke off, and the second one has another text; the server does not tell how many "
-                "tokens were written, so that it cannot be gone on from there"
-            )
+            raise self._another_text()
         self._again = self._again[shared:]
         return replace(token, text=token.text[shared:])
+
+    def _another_text(self) -> ModelError:
+        return ModelError(
+            f"{self._stream.where}: a stream broke off, and the second one has another text; the server does not tell how many "
+            "tokens were written, so that it cannot be gone on from there"
+        )
 
     def _go_on(self, error: TransientError) -> None:
         self._stream.close()
@@ -118,7 +125,8 @@ class ResumedStream:
             self._stream = self._open_after("", self._params, self._before)
             return
         self._written += told
-        missing = replace(self._params, max_tokens=self._params.max_tokens - self._written)
+        # All may be there, and the last without a text: an end of sequence or half a character, which is written once more.
+        missing = replace(self._params, max_tokens=max(1, self._params.max_tokens - self._written))
         self._stream = self._open_after(self._text, missing, self._before)
 
     def close(self) -> None:

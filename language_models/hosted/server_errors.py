@@ -49,6 +49,14 @@ _OTHER_LIMIT = re.compile(
     r"|\b(stop|string)\b",
     re.I,
 )
+# A server that fails for a while may name its context window, too; an answer must not end for that.
+_FAILS_FOR_NOW = re.compile(
+    r"\b(out of memory|oom|memory|alloc\w*|loading|starting|restart\w*|overloaded|unavailable|busy|timed? ?out|try again|later)\b",
+    re.I,
+)
+_TOO_MUCH = re.compile(
+    r"exceed|too (long|large|many|big)|(longer|larger|greater|more) than|maximum|max_|reduce the|not fit|beyond", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class ServerError:
         if _CONTEXT_CODE.search(self.code):
             return True
         if self.status == 429 or (_OTHER_LIMIT.search(self.message) and not _CONTEXT.search(self.message)):
+            return False
+        if self.passes and (_FAILS_FOR_NOW.search(self.message) or not _TOO_MUCH.search(self.message)):
             return False
         return bool(_CONTEXT.search(self.message) or _TOO_LONG.search(self.message))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import httpx2
 import openai
 
-from language_models.hosted.choices import chunk_choice, too_many_tokens, unsaid_reason
+from language_models.hosted.choices import LONGEST_TOKEN, chunk_choice, too_many_tokens, unsaid_reason
 from language_models.hosted.chunk_reader import ChunkReader
 from language_models.hosted.deadlines import DEADLINES
 from language_models.hosted.events import DONE, SilentServer, events
@@ -22,8 +22,6 @@ from language_models.interface import END_OF_SEQUENCE, Token, TransientError, Us
 CLOSES_AFTER_STREAMS = "llama.cpp"
 # What comes behind the finish reason (usage, [DONE], the end of the body) is on its way with it.
 LAST_WORDS_SECONDS = 2.0
-# Without log-probabilities and usage only a text's length tells how many tokens it has at least; the longest are runs of blanks.
-LONGEST_TOKEN = 512
 
 
 @dataclass
@@ -74,10 +72,13 @@ class EventStream:
         self._finish: str | None = None
         self._over = False
         self._received, self._characters = 0, 0
-        self._written = 0  # tokens up to here, where the server tells it with each chunk
-        self._counted = False  # whether the server has told how many tokens there are up to here
+        self._written = 0  # tokens up to here, where llama.cpp tells it with each chunk
+        self._told: int | None = None  # tokens up to here by the server's last word
         self.gives_reason = True  # False once it has ended without a finish reason
-        self._token_at = time.monotonic()
+        self.is_full = (
+            False  # whether as many tokens as asked for have come, the last of them surely no end of sequence
+        )
+        self._waited = 0.0  # seconds for the next token, not those in which nobody read
         with plain_errors(where, client):
             self._response = respond()
             self._events = events(self._response.iter_bytes(), silence)
@@ -93,7 +94,12 @@ class EventStream:
         """How many tokens have come; None where a chunk may be several, and the server does not count."""
         if self._chunks.reader is not None or not self._received:
             return self._received
-        return self.usage.completion_tokens if self._counted else None
+        return self._told if self._is_counted else None
+
+    @property
+    def _is_counted(self) -> bool:
+        """Whether the server's count can be right: a chunk has a token at least (some count each by itself, or write 0 always)."""
+        return self._told is not None and self._told >= self._received
 
     def __iter__(self) -> Iterator[Token]:
         return self
@@ -126,13 +132,15 @@ class EventStream:
             raise TransientError(f"{self.where}: no token in {self._silence:g} s, though the server sends") from None
 
     def _read_one(self) -> None:
+        began = time.monotonic()
         event = next(self._events, None)
+        self._waited += time.monotonic() - began
         if event is None:
             raise TransientError(f"{self.where}: the stream was cut before its end", unreachable=True)
         if event == DONE:
             self._end_without_reason()
             return
-        if time.monotonic() - self._token_at > self._silence:
+        if self._waited > self._silence:
             raise SilentServer
         text, finish_reason, choice = self._choice(event) or ("", None, {})
         if not choice:
@@ -161,12 +169,12 @@ class EventStream:
                 setattr(self.usage, name, max(count, getattr(self.usage, name)))
         if body.get("choices") or usage:
             # Of the tokens up to here; the next chunk may come without.
-            self._counted = isinstance(usage.get("completion_tokens"), int)
+            self._told = count if isinstance(count := usage.get("completion_tokens"), int) else None
         timings = body.get("timings")  # llama.cpp's
         written = timings.get("predicted_n") if isinstance(timings, dict) else None
         self._written = written if isinstance(written, int) else 0
         if self._written:
-            self._counted = True
+            self._told = self._written
             self.usage.completion_tokens = max(self.usage.completion_tokens, self._written)
         return chunk_choice(body) if body.get("choices") else None
 
@@ -174,18 +182,18 @@ class EventStream:
         """Count what has come; it must not be more than was asked for."""
         if not tokens:
             return
-        self._token_at = time.monotonic()
+        self._waited = 0.0
         self._received += len(tokens)
         self._characters += len(text)
         # llama.cpp waits with the tokens of a character until it is whole, and then shows them as one.
         if self._written > self._received:
             tokens[-1] = replace(tokens[-1], count=1 + self._written - self._received)
             self._received = self._written
+        self.is_full = tokens[-1].text != "" and (self.tokens_read or self._received) >= self._max_tokens
         # An end of sequence may come on top of them.
         too_many = self._received - (not tokens[-1].text) > self._max_tokens
         if self._chunks.reader is None:
-            counted = self._counted and self.usage.completion_tokens > self._max_tokens + 1
-            too_many = counted or self._characters > LONGEST_TOKEN * self._max_tokens
+            too_many = (self._told or 0) > self._max_tokens + 1 or self._characters > LONGEST_TOKEN * self._max_tokens
         if too_many:
             raise too_many_tokens(self._max_tokens)
 
@@ -199,7 +207,7 @@ class EventStream:
             told, last_is_text = self._received, self._chunks.last_text != ""
         else:  # a chunk may be several tokens, and only the server's count has an end of sequence
             last_is_text = self._received >= self._max_tokens
-            told = self.usage.completion_tokens if self._counted or last_is_text else None
+            told = self._told if self._is_counted else self._received if last_is_text else None
         self._finish = unsaid_reason(told, last_is_text, self._max_tokens)
         if self._finish == "stop" and self._chunks.reader is not None and last_is_text:
             self._ready.append(END_OF_SEQUENCE)

@@ -1,5 +1,7 @@
 """Calls that end in the middle of a character: both request modes write the same text, without a mark of the cut."""
 
+import itertools
+
 import pytest
 from byte_level_server import ByteModel, ByteServer
 from doubles import ReplyServer
@@ -22,11 +24,14 @@ def models(draw):
     """A text, and the same text in the tokens of two models."""
     text = draw(st.text(LETTERS, min_size=1, max_size=40))
     size = len(text.encode())
+    ends = [0, *itertools.accumulate(len(character.encode()) for character in text)]
     finest = draw(st.booleans())  # every byte a token
     pair = []
     for seed in draw(st.tuples(st.integers(0, 9), st.integers(0, 9))):
         cuts = range(size) if finest else draw(st.sets(st.integers(1, size), max_size=size))
-        pair.append(ByteModel(text, frozenset(cuts), seed))
+        # Of a character in several tokens the last ends with it, as in vocabularies: so it has four tokens at most.
+        split = {end for begin, end in itertools.pairwise(ends) if any(begin < cut < end for cut in cuts)}
+        pair.append(ByteModel(text, frozenset(cuts) | split, seed))
     return pair
 
 

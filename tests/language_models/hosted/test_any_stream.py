@@ -306,6 +306,18 @@ def test_empty_events_are_no_sign_of_life_for_ever():
     assert "no token in 0.05 s" in str(error)
 
 
+def test_whoever_does_not_read_for_a_while_waits_for_no_server():
+    chunks = [b'data: {"choices": [{"index": 0, "text": " a"}]}\n\n'] * 3 + [b"data: [DONE]\n\n"]
+    response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=iter(chunks))
+    how = {"silence": 0.05, "manners": Manners(), "where": "lm at host", "client": CLIENT, "count": lambda usage: None}
+    stream = EventStream(lambda: response, None, 3, **how)
+    texts = []
+    for token in stream:
+        texts.append(token.text)
+        time.sleep(0.06)
+    assert texts == [" a"] * 3 and stream.finish_reason == "length"
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_whole_reply_in_place_of_a_stream_is_read(indent):
     answer = Answer((" a", " b"), False, 2)
