@@ -18,8 +18,11 @@ _LONGEST = 3500  # characters; a line on a terminal ends before 4000
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error arose in a line of this program, not in that of a library; what has no memory is no fault of a line."""
-    if isinstance(error, MemoryError | UserError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+    """Whether an error arose in a line of this program, not in that of a library; what has no memory is no fault of a line.
+
+    A NotImplementedError says what a line of ours does not do, which is none either.
+    """
+    if isinstance(error, MemoryError | UserError | NotImplementedError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename) if frames else Path()

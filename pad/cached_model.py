@@ -72,7 +72,7 @@ class CachedModel:
             ValueError: the model has layers of sliding windows, whose caches drop what a branch would need.
         """
         if any(self._cache.is_sliding):
-            raise ValueError("no branches with sliding windows")
+            raise NotImplementedError("no branches with sliding windows")
         rows, m = tokens.shape
         visible = torch.eye(m, dtype=torch.bool)
         depth = torch.zeros(m, dtype=torch.long)
