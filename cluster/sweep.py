@@ -74,7 +74,7 @@ def list_tasks(sweep: Sweep) -> int:
         print(visible(f"{words:<24} {task.label}"))
         if not done and (fault := why_not(task)):
             faults.setdefault(fault, []).append(task.label)
-    print(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}")
+    COMMAND.show(visible(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}"))
     for fault, labels in faults.items():
         say(f"cannot start: {labels[0]}" + f" and {len(labels) - 1} more" * (len(labels) > 1) + f": {fault}")
     if unset := {name for task in sweep.tasks if task.serve is None for name in task.needed_variables}:

@@ -9,12 +9,12 @@ as answers in the chat template. The result is a sequence classifier with one ou
 and measure_reward.py scores with it.
 """
 
-import argparse
 from pathlib import Path
 
 from command.console import Command
 from command.errors import OptionError
 from command.json_text import parsed
+from command.options import Parser
 from command.paths import read_text, user_path
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 
@@ -77,7 +77,7 @@ def _states(classifier, tokenizer, text: str, device):
 
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a language model: folder, hub id or demo name")
     parser.add_argument("sentences", type=user_path, help='JSON with lists "positive" and "negative"')
     parser.add_argument("folder", type=user_path, help="where the reward model goes")
