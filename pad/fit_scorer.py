@@ -23,13 +23,16 @@ def read_sentences(path: Path) -> tuple[list[str], list[str]]:
     """The sentences under "positive" and "negative" of a JSON file (OptionError: it is no such file)."""
     try:
         content = parsed(read_text(path))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path} cannot be read ({error})") from None
+    try:
         found = content["positive"], content["negative"]
         if not all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts) for texts in found):
-            raise ValueError("a list is empty, or holds no texts")
+            raise ValueError
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError):
         raise OptionError(
-            f'{path} is no JSON object with lists of texts "positive" and "negative" ({error!r})'
+            f'{path} must hold a JSON object with the keys "positive" and "negative", each a list of texts that is not empty'
         ) from None
 
 
