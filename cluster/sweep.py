@@ -8,13 +8,13 @@ from pathlib import Path
 
 from cluster.slurm import read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, as_run, lacks_scores, read_sweep, state
-from command.console import Command
+from command.console import Command, visible
 from command.files import ResultsError
 from command.options import Parser
 from command.paths import user_path
 from command.stopping import HUNG_UP, INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
-from reporting.run_table import find_runs, results_table, visible
+from reporting.run_table import find_runs, results_table
 from reporting.table import csv, markdown
 
 ROOT = Path(__file__).resolve().parent.parent

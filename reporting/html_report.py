@@ -16,11 +16,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from command.console import Command
+from command.console import Command, visible
 from command.options import Parser
 from command.paths import user_path
 from experiment.summary import nudged_characters
-from reporting.run_table import Run, find_runs, readable_table, results_table, visible
+from reporting.run_table import Run, find_runs, readable_table, results_table
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
 
 HERE = Path(__file__).resolve().parent
