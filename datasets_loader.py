@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from command.errors import UserError
+from command.json_text import parsed
 from command.network import check_certificates, proxy_for
 from command.paths import decoded, is_file
 
@@ -241,7 +242,7 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
     folder = Path(data_dir) / name
     path = next((p for p in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if is_file(p)), None)
     if path is None:
-        found = sorted({file.name.split(".jsonl")[0] for file in folder.glob("*.jsonl*")})
+        found = sorted({file.name.split(".jsonl")[0] for file in folder.glob("*.jsonl*") if file.is_file()})
         above = "" if folder.is_dir() else f" ({folder} is no folder: --data_dir is the one above it)"
         raise DataError(
             f"no file {folder / split}.jsonl or .jsonl.gz; "
@@ -253,11 +254,11 @@ def local_rows(data_dir: Path, name: str, split: str) -> tuple[list[dict], str]:
             for line in file:
                 number += 1
                 if line.strip():
-                    row = json.loads(decoded(line))
+                    row = parsed(decoded(line, number))
                     if not isinstance(row, dict):
                         raise ValueError("not a JSON object")
                     rows.append(row)
-    except (ValueError, RecursionError) as error:  # broken JSON and broken UTF-8 are both ValueErrors
+    except ValueError as error:  # broken JSON and broken UTF-8 are both ValueErrors
         raise DataError(f"{path}, line {number}: not a line of JSON ({error})") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from None

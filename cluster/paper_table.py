@@ -4,7 +4,6 @@ Fei, Razeghi, Singh, "Nudging: Inference-time Alignment of LLMs via Guided Decod
 zero-shot accuracy in percent. scripts/paper_table.sh starts it.
 """
 
-import argparse
 import statistics
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cluster import sweep
 from cluster.sweep_config import Task, read_sweep
 from command.console import Command
 from command.files import ResultsError
+from command.options import Parser
 from command.paths import user_path
 from reporting.run_table import Run, find_runs
 
@@ -100,7 +100,7 @@ def _cell(row: pd.Series) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the sweep and print the table; returns the sweep's exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="paper_table.sh",
         description="The paper's main table: the sweep that makes it, published figures beside ours.",
     )

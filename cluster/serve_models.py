@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster import server_processes
-from cluster.server_processes import HostingError, Process, Stopped, note, run_to_end
-from command.errors import OptionError
+from cluster.server_processes import COMMAND, HostingError, Process, Stopped, note, run_to_end
 from command.machine import has_nvidia_gpu
 from command.network import check_certificates
 from command.options import Parser
@@ -257,7 +256,7 @@ def host(options: argparse.Namespace, extra: Sequence[str]) -> None:
     if options.dry_run:
         for server in servers:
             settings = [f"{name}={value}" for name, value in server.environment.items()]
-            print(hide(shlex.join([*settings, *server.command(python, options.host)])))
+            COMMAND.show(hide(shlex.join([*settings, *server.command(python, options.host)])))
         return
     ready_file = Path(options.ready_file).absolute() if options.ready_file else None
     logs = Path(options.log_dir)
@@ -299,17 +298,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     register_arguments(arguments)
     options = build_parser().parse_args(arguments[:at])
-    server_processes.catch_signals()
-    try:
-        check_certificates()
-        host(options, arguments[at + 1 :])
-    except OptionError as error:
-        note(f"error: {error}")
-        return 2
-    except HostingError as error:
-        note(f"error: {error}")
-        return 1
-    except Stopped as stopped:
-        note("stopped")
-        return 128 + stopped.signal
-    return 0
+
+    def work() -> int:
+        server_processes.catch_signals()
+        try:
+            check_certificates()
+            host(options, arguments[at + 1 :])
+        except HostingError as error:
+            note(f"error: {error}")
+            return 1
+        except Stopped as stopped:
+            note("stopped")
+            return 128 + stopped.signal
+        return 0
+
+    return COMMAND.run(work)

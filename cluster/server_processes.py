@@ -37,13 +37,18 @@ class Stopped(Exception):
         self.signal = number
 
 
-note = Command("serve_models.sh").note
+COMMAND = Command("serve_models.sh")
+note = COMMAND.note
 
 
 def catch_signals() -> None:
-    """Let Ctrl-C, TERM and a closed terminal end the waits below by Stopped instead of this process anywhere."""
+    """Let Ctrl-C, TERM and a closed terminal end the waits below by Stopped instead of this process anywhere.
+
+    A SIGHUP that is ignored, as under nohup, stays so.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda caught, _: _caught.append(caught))
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda caught, _: _caught.append(caught))
 
 
 def pause() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from cluster.slurm import read_task, submit
 from cluster.sweep_config import ConfigError, Sweep, as_run, lacks_scores, read_sweep, state
-from command.console import Command
+from command.console import Command, visible
 from command.files import ResultsError
 from command.options import Parser
 from command.paths import user_path
 from command.stopping import HUNG_UP, INTERRUPTED, TERMINATED, Terminated
 from experiment.shards import find_sharded_runs, merge
-from reporting.run_table import find_runs, results_table, visible
+from reporting.run_table import find_runs, results_table
 from reporting.table import csv, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ def list_tasks(sweep: Sweep) -> int:
         print(visible(f"{words:<24} {task.label}"))
         if not done and (fault := why_not(task)):
             faults.setdefault(fault, []).append(task.label)
-    print(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}")
+    COMMAND.show(visible(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}"))
     for fault, labels in faults.items():
         say(f"cannot start: {labels[0]}" + f" and {len(labels) - 1} more" * (len(labels) > 1) + f": {fault}")
     if unset := {name for task in sweep.tasks if task.serve is None for name in task.needed_variables}:

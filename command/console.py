@@ -96,6 +96,7 @@ class Command:
                 return self._unexpected(error)
             finally:
                 if lost := _lost_output():
+                    sys.stdout.told = True
                     self.note(f"warning: standard output was not written whole ({lost})")
 
     def _unexpected(self, error: Exception) -> int:
@@ -109,6 +110,10 @@ class Command:
             UserError: standard output cannot take it.
         """
         print(text, end=end)
+        self.check_shown()
+
+    def check_shown(self) -> None:
+        """Raise UserError if standard output could not take all that was printed."""
         if lost := _lost_output():
             sys.stdout.told = True
             raise UserError(f"standard output cannot be written ({lost})")

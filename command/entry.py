@@ -53,8 +53,10 @@ def end(main: Callable[[], int]) -> NoReturn:
         code = stop.code
     except KeyboardInterrupt as stop:  # once more, while the first one was being told
         code = getattr(stop, "exit_code", SIGNALS[signal.SIGINT])
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        from command.unexpected import REPORT, traceback_of
+
+        print(f"{_name}: unexpected error\n{traceback_of(error)}\n{REPORT}", file=sys.stderr)
         code = 1
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
@@ -69,6 +71,8 @@ def leave(code: int) -> NoReturn:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: os._exit(code))  # whoever reads may be slow
     sys.stdout.flush()
+    if lost := getattr(sys.stdout, "lost", None):  # of --help: nobody has told it yet
+        print(f"{_name}: warning: standard output was not written whole ({lost.strerror or lost})", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)
 

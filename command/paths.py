@@ -38,8 +38,11 @@ def why_not_writable(folder: Path) -> str:
     return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written to"
 
 
-def decoded(data: bytes) -> str:
+def decoded(data: bytes, first_line: int = 1) -> str:
     """The text of bytes in UTF-8, without the mark that some programs put before it.
+
+    Args:
+        first_line: the number of their first line, for messages.
 
     Raises:
         ValueError: they are in another encoding; UTF-16 and UTF-32 are told by name.
@@ -52,7 +55,7 @@ def decoded(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first_line
         raise ValueError(f"line {line} is no text in UTF-8: byte 0x{data[error.start]:02x}; save it as UTF-8") from None
 
 

@@ -6,17 +6,16 @@ Every shard has to be there, with all its samples once and the same settings; ot
 normal run_api.py command without --shard then continues, scores or just summarises the whole run.
 """
 
-import argparse
-
 from command.console import Command, visible
 from command.files import ResultsError
+from command.options import Parser
 from command.paths import user_path
 from experiment.shards import find_sharded_runs, merge
 
 
 def main(argv: list[str] | None = None) -> int:
     """Merge; returns the exit code: 0, 1 if a run could not be merged, 2 if there is none."""
-    parser = argparse.ArgumentParser(description="Join the shards of runs into the files of the whole runs.")
+    parser = Parser(description="Join the shards of runs into the files of the whole runs.")
     parser.add_argument(
         "results", nargs="+", type=user_path, help="folders, searched all the way down, or shards' files"
     )

@@ -13,6 +13,7 @@ from command.errors import UserError
 from command.files import ResultsError
 from command.pool import as_finished
 from command.provenance import git_commit, now, versions
+from command.schema import shown
 from command.secrets import without_password
 from command.stopping import StopSignals
 from command.unexpected import Unexpected, traceback_of
@@ -115,7 +116,7 @@ class Run:
         differing = [name for name in settings.differing(then) if name not in known]
         if records and before and differing:
             changes = ", ".join(
-                f"--{name} was {then.get(name)!r}, is {settings.decisive[name]!r}" for name in differing
+                f"--{name} was {shown(then.get(name))}, is {shown(settings.decisive[name])}" for name in differing
             )
             raise ResultsError(
                 f"{files.jsonl} was started with other settings: {changes}. "
@@ -153,6 +154,12 @@ class Run:
         example = self.examples[record["index"]]
         user = example.context + self.data_set.question_prefix + example.question
         for role, builder in self.prompt_builders.items():
+            for name in (f"full_prefix_{role}", f"system_prompt_{role}"):
+                if not isinstance(record.get(name), str | None):
+                    raise ResultsError(
+                        f"{self.files.jsonl}, sample {record['index']}: {name} must be a text or null; it is "
+                        f"{shown(record[name])}; mend it in the file, or start afresh with --rerun"
+                    )
             then = record.get(f"full_prefix_{role}")
             try:
                 same = then is None or without_surrogates(then) == builder(self.data_set.system_prompt, user)
@@ -160,7 +167,8 @@ class Run:
                 same = False
             if same:
                 continue
-            system = record.get(f"system_prompt_{role}", self.data_set.system_prompt)
+            system = record.get(f"system_prompt_{role}")
+            system = self.data_set.system_prompt if system is None else system
             families = [f for f in INSTRUCT_TEMPLATES if apply_instruct_template("", system, user, family=f) == then]
             option = "--base_template" if role.endswith("base") else "--nudging_template"
             remedy = f"go on with {option} {families[0]}" if families else f"use the {option} and the data of then"
@@ -209,17 +217,15 @@ class Run:
                 )
                 stopped = judged.exit_code
         except Exception as error:
-            if not isinstance(error, UserError):  # the command tells it
-                session["ended_by"] = traceback_of(error)
+            self._keep_faults(session, error)
             raise
         finally:
-            if self.unexpected.found:
-                session["unexpected_errors"] = self.unexpected.found
-            session |= {"end": now(), "seconds": round(time.monotonic() - started, 3)}
+            session |= {"end": now(), "seconds": round(time.monotonic() - started, 3) if todo else 0}
             session["usage"] = {role: asdict(model.usage) for role, model in models.items()}
             session["usage_by_host"] = {role: model.usage_by_host for role, model in models.items()}
+            self._keep_faults(session)
             with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
-                if todo:
+                if session in self.metadata["sessions"]:
                     files.write_run(self.metadata)
         if stopped:
             files.close_log()
@@ -227,7 +233,26 @@ class Run:
                 f"interrupted: {len(self.records)} of {total} answers are saved; {self.settings.same_command} continues"
             )
             return stopped
-        return self._finish(judged)
+        try:
+            return self._finish(judged)
+        except Exception as error:
+            self._keep_faults(session, error)
+            with contextlib.suppress(ResultsError):
+                if "ended_by" in session:
+                    files.write_run(self.metadata)
+            raise
+
+    def _keep_faults(self, session: dict, error: Exception | None = None) -> None:
+        """Put what nobody expected into a session, and that one into run.json; the command tells it."""
+        trace = getattr(error, "traceback", "")
+        if error is not None and not isinstance(error, UserError):
+            trace = traceback_of(error)
+        if trace:
+            session["ended_by"] = trace
+        if self.unexpected.found:
+            session["unexpected_errors"] = self.unexpected.found
+        if {"ended_by", "unexpected_errors"} & session.keys() and session not in self.metadata["sessions"]:
+            self.metadata["sessions"].append(session)
 
     def _packages(self, models: dict[str, SharedModel]) -> set[str]:
         """The packages that have a part in the answers."""
@@ -266,12 +291,12 @@ class Run:
                 done += 1
                 failed += "error" in record
                 correct += (record.get("scores") or {}).get("correct", 0)
-                shown = {"correct": f"{correct}/{done - failed}"} if rule and done > failed else {}
+                figures = {"correct": f"{correct}/{done - failed}"} if rule and done > failed else {}
                 if failed:
-                    shown["failed"] = failed
+                    figures["failed"] = failed
                 requests = sum(model.usage.requests for model in models.values())
                 rate = f"{requests / (time.monotonic() - started):.1f}"
-                bar.set_postfix(shown | {"requests/s": rate}, refresh=False)
+                bar.set_postfix(figures | {"requests/s": rate}, refresh=False)
                 bar.update()
         # With all samples answered there is nothing to stop, unless a judge would follow.
         return stop.exit_code if done < len(todo) or not rule else 0

@@ -9,12 +9,12 @@ as answers in the chat template. The result is a sequence classifier with one ou
 and measure_reward.py scores with it.
 """
 
-import argparse
 from pathlib import Path
 
 from command.console import Command
 from command.errors import OptionError
 from command.json_text import parsed
+from command.options import Parser
 from command.paths import read_text, user_path
 from language_models.local.loading import load_model, load_tokenizer, pick_device, require_torch
 
@@ -23,13 +23,16 @@ def read_sentences(path: Path) -> tuple[list[str], list[str]]:
     """The sentences under "positive" and "negative" of a JSON file (OptionError: it is no such file)."""
     try:
         content = parsed(read_text(path))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path} cannot be read ({error})") from None
+    try:
         found = content["positive"], content["negative"]
         if not all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts) for texts in found):
-            raise ValueError("a list is empty, or holds no texts")
+            raise ValueError
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError):
         raise OptionError(
-            f'{path} is no JSON object with lists of texts "positive" and "negative" ({error!r})'
+            f'{path} must hold a JSON object with the keys "positive" and "negative", each a list of texts that is not empty'
         ) from None
 
 
@@ -77,7 +80,7 @@ def _states(classifier, tokenizer, text: str, device):
 
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a language model: folder, hub id or demo name")
     parser.add_argument("sentences", type=user_path, help='JSON with lists "positive" and "negative"')
     parser.add_argument("folder", type=user_path, help="where the reward model goes")

@@ -5,7 +5,6 @@
 What models have written is shown as text alone: control characters as escapes, and nothing of it is read as mark-up.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from command.console import Command, visible
+from command.options import Parser
 from command.paths import user_path
 from demo.catalogue import DEMO_MODELS
 from reporting.demo_scores import (
@@ -212,17 +212,18 @@ def show(demo: Demo, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the screen; returns the exit code: 0, or 2 if there is nothing whole to show."""
-    parser = argparse.ArgumentParser(description="One question without and with nudging, and a table of all answers.")
+    parser = Parser(description="One question without and with nudging, and a table of all answers.")
     parser.add_argument("folder", type=user_path, help="the folder of the demo's results")
     options = parser.parse_args(argv)
     command = Command("demo_screen.py")
-    return command.run(lambda: _screen(options.folder, command.note))
+    return command.run(lambda: _screen(options.folder, command))
 
 
-def _screen(folder: Path, warn: Callable[[str], None]) -> int:
-    demo = read_demo(folder, warn)
+def _screen(folder: Path, command: Command) -> int:
+    demo = read_demo(folder, command.note)
     console = Console(highlight=False, markup=False, emoji=False)
     if console.width > WIDEST:
         console.width = WIDEST
     show(demo, console)
+    command.check_shown()
     return 0

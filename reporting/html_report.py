@@ -5,7 +5,6 @@
 The page needs no network. What models have written is data in it, never markup: see `embedded_json` and report.js.
 """
 
-import argparse
 import base64
 import hashlib
 import itertools
@@ -17,10 +16,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from command.console import Command
+from command.console import Command, visible
+from command.options import Parser
 from command.paths import user_path
 from experiment.summary import nudged_characters
-from reporting.run_table import Run, find_runs, readable_table, results_table, visible
+from reporting.run_table import Run, find_runs, readable_table, results_table
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
 
 HERE = Path(__file__).resolve().parent
@@ -189,7 +189,7 @@ def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page; returns the exit code: 0, or 2 if there is nothing to show or no place to write to."""
-    parser = argparse.ArgumentParser(description="One self-contained HTML page of runs.")
+    parser = Parser(description="One self-contained HTML page of runs.")
     parser.add_argument("results", nargs="+", type=user_path, help="result files, or folders that hold some")
     parser.add_argument("-o", "--output", required=True, type=user_path, metavar="FILE", help="the page, report.html")
     parser.add_argument("--title", default="Nudging results", help="(default: %(default)s)")

@@ -5,11 +5,10 @@
 CSV has every figure unrounded, a column each (shares from 0 to 1); Markdown is for people.
 """
 
-import argparse
-
 import pandas as pd
 
 from command.console import Command
+from command.options import Parser
 from command.paths import user_path
 from reporting.run_table import find_runs, readable_table, results_table
 
@@ -29,7 +28,7 @@ def csv(table: pd.DataFrame) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print or write the table; returns the exit code: 0, or 2 if there is nothing to show or no place to write to."""
-    parser = argparse.ArgumentParser(description="One table of runs, a row each.")
+    parser = Parser(description="One table of runs, a row each.")
     parser.add_argument("results", nargs="+", type=user_path, help="result files, or folders that hold some")
     parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
     parser.add_argument(

@@ -387,15 +387,37 @@ class TestEncodings:
     @pytest.mark.parametrize(
         ("encoding", "said"),
         [
-            ("utf-16", "in UTF-16;"),
-            ("utf-16-be", "in UTF-16;"),
-            ("utf-32", "in UTF-32;"),
-            ("latin-1", "no text in UTF-8: byte 0xdf"),
+            ("utf-16", "it is in UTF-16;"),
+            ("utf-16-be", "it is in UTF-16;"),
+            ("utf-32", "it is in UTF-32;"),
+            ("latin-1", "line 1 is no text in UTF-8: byte 0xdf"),
         ],
     )
     def test_other_encodings_are_told(self, tmp_path, encoding, said):
-        with pytest.raises(DataError, match=f"test.jsonl, line 1: .*it is {said}.*save it as UTF-8"):
+        with pytest.raises(DataError, match=f"test.jsonl, line 1: .*{said}.*save it as UTF-8"):
             self.load(tmp_path, self.ROW.encode(encoding))
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            (
+                b'{"question": "a", "question": "b", "answer": "#### 1"}',
+                r'the key "question" stands twice in an object',
+            ),
+            (b"[" * 100_000, "lie in one another more than"),
+            (b'{"answer": ' + b"9" * 5000 + b"}", "a number in it has more than 4300 digits"),
+            (b"\xff", "line 2 is no text in UTF-8: byte 0xff"),
+            (b"{,}", "not JSON: "),
+        ],
+    )
+    def test_lines_that_others_have_spoilt(self, tmp_path, line, said):
+        with pytest.raises(DataError, match=f"test.jsonl, line 2: .*{said}"):
+            self.load(tmp_path, self.ROW.encode() + b"\n" + line)
+
+    def test_a_folder_in_a_files_place(self, tmp_path):
+        (tmp_path / "gsm8k/test.jsonl").mkdir(parents=True)
+        with pytest.raises(DataError, match="no splits there"):
+            load_examples("gsm8k", data_dir=tmp_path)
 
     def test_names_that_no_file_can_have(self, tmp_path):
         with pytest.raises(DataError, match=r"no splits there .*is no folder: --data_dir is the one above it"):

@@ -31,9 +31,14 @@ class RetryPolicy:
     rate_limit_seconds: float | None = None
     until: float = math.inf
 
+    @property
+    def longest_asked_for(self) -> float:
+        """For how many seconds in all a server is waited for that asks for it (Retry-After)."""
+        return max(self.outage_seconds, self.rate_limit_seconds or 0.0)
+
     def in_words(self, error: TransientError) -> str:
         """For how long a request is sent again after such a failure, and which option says so."""
-        if error.unreachable:
+        if error.unreachable and self.outage_seconds > 0:
             return f"for at least {self.outage_seconds:g} s (--max_outage)"
         if error.status == RATE_LIMITED and self.rate_limit_seconds is not None:
             return f"for up to {self.rate_limit_seconds:g} s (--max_outage)"
@@ -84,7 +89,7 @@ class _Patience:
         policy, now = self.policy, time.monotonic()
         self._began = self._began or now
         by_time = error.status == RATE_LIMITED and policy.rate_limit_seconds is not None
-        left = max(LONGEST_WAIT, policy.outage_seconds - (now - self._began))  # for what the server asks for
+        left = max(LONGEST_WAIT, policy.longest_asked_for - (now - self._began))  # for what the server asks for
         if error.unreachable:
             self._misses += 1
             self._outage_began = self._outage_began or now
@@ -107,7 +112,7 @@ class _Patience:
         if by_time and error.retry_after is None:
             seconds = min(seconds, left)
         if error.retry_after is not None and seconds > left:
-            longest = policy.rate_limit_seconds if by_time else policy.outage_seconds
+            longest = policy.rate_limit_seconds if by_time else policy.longest_asked_for
             raise _given_up(
                 error, f"the server asks to wait for {seconds:.0f} s, and --max_outage allows {longest:g} s in all"
             )

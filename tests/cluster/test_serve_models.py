@@ -1,11 +1,14 @@
 """scripts/serve_models.sh with a stand-in for vLLM: commands, waiting, messages, and that it leaves nothing behind."""
 
 import contextlib
+import errno
+import io
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from waiting import HANG, finish, wait_until
 
 from baselines import PROXY_TUNING_LOGPROBS
 from cluster.serve_models import MAX_LOGPROBS, is_before, main
-from cluster.server_processes import HostingError, Process, stop, wait_until_ready
+from cluster.server_processes import HostingError, Process, catch_signals, stop, wait_until_ready
 
 SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
 FAKE = str(REPOSITORY / "tests/support/fake_vllm.py")
@@ -126,6 +129,23 @@ class TestCommands:
         monkeypatch.setattr("cluster.server_processes.catch_signals", lambda: None)
         assert main(["a/b", "c/d", "--device", "cpu", "--dry_run", "--", "--api-key", "sk-live-123"]) == 0
         assert "--api-key ***" in (said := capsys.readouterr().out) and "sk-live-123" not in said
+
+    def test_a_full_disk(self, monkeypatch, capsys):
+        class Full(io.StringIO):
+            def flush(self):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("cluster.server_processes.catch_signals", lambda: None)
+        monkeypatch.setattr(sys, "stdout", Full())
+        assert main(["a/b", "c/d", "--device", "cpu", "--dry_run"]) == 2
+        assert "standard output cannot be written (No space left" in capsys.readouterr().err
+
+    def test_under_nohup_the_servers_go_on(self, monkeypatch):
+        set_for = {}
+        monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+        monkeypatch.setattr(signal, "signal", lambda number, handler: set_for.setdefault(number, handler))
+        catch_signals()
+        assert set(set_for) == {signal.SIGINT, signal.SIGTERM}
 
     def test_keys_of_tls_that_cannot_be_written(self, monkeypatch, capsys):
         monkeypatch.setattr("cluster.server_processes.catch_signals", lambda: None)

@@ -9,6 +9,7 @@ import pytest
 
 from command import entry
 from command.console import Command
+from command.secrets import register
 from command.stopping import Terminated
 
 
@@ -96,9 +97,19 @@ def test_ends_by_themselves(told, code, says):
 
 
 def test_an_error_that_nobody_expected_is_shown():
-    code, said = of_child(lambda: entry.end(lambda: 1 // 0))
-    assert (
-        code == 1
-        and said.startswith("Traceback")
-        and said.endswith("ZeroDivisionError: integer division or modulo by zero\n")
-    )
+    def work() -> int:
+        register("sk-live-123")
+        return int("sk-live-123")
+
+    code, said = of_child(lambda: entry.end(work))
+    assert code == 1 and "unexpected error\nTraceback" in said and "please report it" in said
+    assert "invalid literal for int() with base 10: '***'" in said and "sk-live-123" not in said.splitlines()[-2]
+
+
+def test_output_that_was_lost_outside_of_the_work_is_told():
+    def work() -> None:
+        sys.stdout = open("/dev/full", "w")
+        entry.begin("some.py")
+        entry.end(lambda: print("usage: some.py") or 0)
+
+    assert of_child(work) == (0, "some.py: warning: standard output was not written whole (No space left on device)\n")

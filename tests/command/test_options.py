@@ -2,6 +2,7 @@
 
 import re
 import string
+from importlib import import_module
 from urllib.parse import quote
 
 import pytest
@@ -118,6 +119,19 @@ def test_a_password_and_a_key_are_one_too_many():
 )
 def test_which_hosts_are_openais(host, ours):
     assert is_openai(host) == ours
+
+
+@pytest.mark.parametrize(
+    "command",
+    """run_api eval_utils collect_model_outs measure_reward reporting.table reporting.html_report reporting.demo_screen
+    experiment.merge cluster.sweep cluster.paper_table cluster.serve_models pad.fit_scorer demo.fetch""".split(),
+)
+def test_no_command_shows_a_key_that_it_was_given_by_mistake(command, capsys):
+    words = ["a", "b", "c"][: 3 if command == "pad.fit_scorer" else 2 if command == "cluster.serve_models" else 1]
+    with pytest.raises(SystemExit):
+        import_module(command).main([*words, "-o", "page", "--api_key", "sk-live-123"])
+    said = capsys.readouterr().err
+    assert "error: " in said and "sk-live-123" not in said
 
 
 def test_a_parser_shows_no_key(capsys):

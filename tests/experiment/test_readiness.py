@@ -7,6 +7,7 @@ from gguf_files import gguf_bytes
 from runs import gsm8k_rows, nudging_options, write_rows
 
 import run_api
+from experiment.command_line import parse_settings
 
 HOST = "http://127.0.0.1:9/v1"
 
@@ -61,12 +62,13 @@ def test_what_serves_a_file(dry_run, tmp_path, monkeypatch):
     assert code == 2 and "needs the package xllamacpp" in err
 
 
-def earlier(tmp_path, **settings) -> None:
+def earlier(tmp_path, more: dict | None = None, **settings) -> None:
     """What an earlier run of the first question has left."""
     folder = tmp_path / "out/gsm8k/all_info"
     folder.mkdir(parents=True)
     name = "split_test_top_prob_0.4_thres_nudging_base-lm_llama-2-chat_None_samples"
     answer = {"index": 0, "question": gsm8k_rows(1)[0]["question"], "raw_answer": "3", "gold_answer": "#### 3"}
+    answer |= more or {}
     (folder / f"{name}.jsonl").write_text(json.dumps(answer | {"scores": None}) + "\n")
     if settings:
         (folder / f"{name}.run.json").write_text(json.dumps({"settings": settings}))
@@ -83,6 +85,21 @@ def test_results_of_other_settings(dry_run, tmp_path):
     code, _, err = dry_run()
     assert code == 2 and "was started with other settings" in err and "--max_token_total was 7, is 128" in err
     assert dry_run("--rerun")[0] == 0
+
+
+def test_a_setting_that_others_have_spoilt_is_shown_in_part(dry_run, tmp_path):
+    earlier(tmp_path, max_token_total=10**400)
+    code, _, err = dry_run()
+    assert code == 2 and "--max_token_total was 1000" in err and "0 ..., is 128" in err and len(err) < 1200
+
+
+@pytest.mark.parametrize("name", ["full_prefix_base", "system_prompt_nudging"])
+@pytest.mark.parametrize("value", [float("nan"), [], {}, 10**400, True])
+def test_a_prompt_that_is_no_text(dry_run, tmp_path, name, value):
+    options = nudging_options(HOST, tmp_path / "data", tmp_path / "out")
+    earlier(tmp_path, {name: value}, **parse_settings([str(option) for option in options]).decisive)
+    code, _, err = dry_run()
+    assert code == 2 and err.count("\n") == 1 and f"sample 0: {name} must be a text or null; it is" in err
 
 
 def test_a_judge_that_is_missing_is_said(dry_run, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from runs import final_records, gsm8k_rows, one, write_rows
 import run_api
 from command import files
 from command.files import ResultsError
-from command.unexpected import REPORT
+from command.unexpected import REPORT, told_with
 from experiment.judge import judge_records
 from experiment.judge_settings import JudgeSettings
 from experiment.result_files import ResultFiles
@@ -102,7 +102,7 @@ class TestUnexpectedErrors:
         assert code == 1 and "Traceback" not in said
         assert "unexpected_errors" not in sessions(tmp_path / "out")[0]
 
-    @pytest.mark.parametrize("place", ["score_by_rule", "as_finished"])
+    @pytest.mark.parametrize("place", ["score_by_rule", "as_finished", "summarise", "readable_text"])
     def test_one_that_ends_the_run(self, run, monkeypatch, tmp_path, place):
         def broken(*_, **__):
             raise KeyError("a fault")
@@ -112,6 +112,22 @@ class TestUnexpectedErrors:
         assert code == 1 and said.count("Traceback") == 1 and REPORT in said
         assert sessions(tmp_path / "out")[0]["ended_by"].endswith("KeyError: 'a fault'")
         monkeypatch.undo()
+
+    def test_one_where_all_is_answered(self, run, monkeypatch, tmp_path):
+        run()
+        monkeypatch.setattr("experiment.run.score_by_rule", lambda records: 1 // 0)
+        assert run()[0] == 1
+        first, second = sessions(tmp_path / "out")
+        assert "ended_by" not in first and "ZeroDivisionError" in second["ended_by"] and second["seconds"] == 0
+
+    def test_a_fault_behind_a_plain_error(self, run, monkeypatch, tmp_path):
+        def broken(*_, **__):
+            raise told_with(ModelError("it cannot be used"), ValueError("a fault"))
+
+        monkeypatch.setattr("experiment.run.score_by_rule", broken)
+        code, said = run()
+        assert code == 2 and "error: it cannot be used" in said and "ValueError: a fault" in said
+        assert sessions(tmp_path / "out")[0]["ended_by"].endswith("ValueError: a fault")
 
     def test_one_of_a_judge_is_a_judgement_that_failed(self):
         class Judge:

@@ -14,8 +14,10 @@ torch = needs.module("torch")
 
 import collect_model_outs  # noqa: E402
 import measure_reward  # noqa: E402
+from command.errors import OptionError  # noqa: E402
 from demo import fetch  # noqa: E402
 from pad.config import read_configs  # noqa: E402
+from pad.fit_scorer import read_sentences  # noqa: E402
 
 
 def run(*words: object, **environment: str) -> subprocess.CompletedProcess:
@@ -159,3 +161,22 @@ class TestRealWeights:
 
         assert joys(guided) > joys(plain)
         assert self.measured(in_this_process, tmp_path, joy)["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"positive": ["a"]}', "must hold a JSON object with the keys"),
+        ('{"positive": [], "negative": ["a"]}', "must hold a JSON object with the keys"),
+        ("[1]", "must hold a JSON object with the keys"),
+        ("{,", "cannot be read (not JSON: "),
+        (None, "cannot be read ([Errno 2] No such file"),
+    ],
+)
+def test_sentences_that_are_none(tmp_path, content, said):
+    path = tmp_path / "sentences.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(OptionError) as refused:
+        read_sentences(path)
+    assert str(refused.value).startswith(f"{path} {said}")

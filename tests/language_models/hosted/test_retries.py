@@ -148,6 +148,20 @@ def test_other_failures_are_counted(clock, status):
     assert usage.retries == 8 and clock.now < 40
 
 
+def test_a_judge_waits_for_what_its_busy_server_asks(clock):
+    judge = RetryPolicy(8, rate_limit_seconds=300)
+    assert persist(failing([TransientError("busy", 503, retry_after=40)] * 3), judge, Usage()) == "answer"
+    assert clock.slept == [40] * 3
+    with pytest.raises(TransientError, match="to wait for 400 s, and --max_outage allows 300 s in all"):
+        persist(failing([TransientError("busy", 503, retry_after=400)]), judge, Usage())
+
+
+def test_which_option_is_named():
+    gone = TransientError("gone", unreachable=True)
+    assert RetryPolicy(8, rate_limit_seconds=300).in_words(gone) == "up to 8 times (--max_retries)"
+    assert RetryPolicy(8, 300).in_words(gone) == "for at least 300 s (--max_outage)"
+
+
 def test_an_outage_is_waited_for_by_time(clock):
     with pytest.raises(TransientError):
         persist(failing([TransientError("gone", unreachable=True)] * 1000), POLICY, Usage())
