@@ -22,7 +22,9 @@ def is_ours(error: BaseException) -> bool:
 
     A NotImplementedError says what a line of ours does not do, which is none either.
     """
-    if isinstance(error, MemoryError | UserError | NotImplementedError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+    if isinstance(error, MemoryError | UserError | NotImplementedError):
+        return False
+    if isinstance(error, RuntimeError) and "memory" in str(error):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename) if frames else Path()
