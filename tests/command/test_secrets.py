@@ -49,7 +49,8 @@ def test_in_every_way_of_writing(secret, written):
     assert hide(f'refused: "{written(secret)}" is no key') == 'refused: "***" is no key'
 
 
-@given(SECRETS.filter(lambda secret: len(secret) >= 16 and "\\" not in secret), st.data())
+# Where a key itself has what looks like an escape, a cut through that is another text.
+@given(SECRETS.filter(lambda secret: len(secret) >= 16 and not set("\\%&") & set(secret)), st.data())
 def test_cut_off_at_the_end(secret, data):
     forget()
     register(secret)
