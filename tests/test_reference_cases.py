@@ -89,11 +89,11 @@ def test_same_text_as_the_published_program(name, form, calls, case_servers, tmp
     else:
         for model, published in case["published_program"].items():
             after, earlier = server.stats()[model], before.get(model, {})
-            # The probe's requests come on top: three, eight more where log-probabilities are needed, one more for a BOS, and one
-            # for each prompt that the model ends at once.
+            # The probe's requests come on top: three, eight more where log-probabilities are needed and one more where not, one for
+            # a BOS, and one for each prompt that the model ends at once.
             probing = 0
             for role, name in models_of(case).items():
                 needs_logprobs = case["exp"] == "baseline" or (case["exp"], role) == ("nudging", "base")
                 silent = ScriptedLM(case["seed"], name).ranked(PROBE_PROMPT, 1)[0][0] == EOS
-                probing += (name == model) * (3 + 8 * needs_logprobs + ("gemma" in name) + silent)
+                probing += (name == model) * (3 + (8 if needs_logprobs else 1) + ("gemma" in name) + silent)
             assert after["requests"] - earlier.get("requests", 0) == published["requests"] + probing
