@@ -47,7 +47,7 @@ def tiny_pair(tmp_path_factory):
 
 def test_local_nudging(tiny_pair):
     data = REPOSITORY / "tests/fixtures"
-    sizes = ("--data_dir", data, "--questions", 2, "--slow_questions", 1, "--threads", 2, "--max_token_total", 6)
+    sizes = ("--data_dir", data, "--questions", 1, "--slow_questions", 1, "--threads", 2, "--max_token_total", 6)
     printed = benchmark("local_nudging", "--base", tiny_pair[0], "--nudging", tiny_pair[1], *sizes)
     assert all(f"| {method} " in printed for method in ("base", "nudging", "published", "ensemble", "proxy_tuning"))
     assert benchmark("local_nudging", "--base", tiny_pair[0], "--nudging", tiny_pair[1], *sizes, "--identity")

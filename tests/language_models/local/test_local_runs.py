@@ -47,7 +47,7 @@ def start(folder, tmp_path, *options, rows=4, code=0) -> tuple[list[dict], str]:
 def test_nudging(folders, tmp_path):
     options = ["--exp", "nudging", "--base_model", folders["base"], "--nudging_model", folders["chat"]]
     options += ["--nudging_template", "plain"]  # so that these small models write words with spaces between them
-    records, messages = start(folders, tmp_path, *options, "--top_prob_thres", "0.6")
+    records, messages = start(folders, tmp_path, *options, "--top_prob_thres", "0.6", rows=2)
     assert all(record["raw_answer"] and record["usage"]["base"]["requests"] for record in records)
     assert f"loaded {folders['base']} on cpu in float32" in messages
     session = json.loads(one(tmp_path, "*.run.json").read_text())["sessions"][0]
@@ -58,7 +58,9 @@ def test_nudging(folders, tmp_path):
         assert computed["requests"] == sum(record["usage"][role]["requests"] for record in records)
     assert "forward passes" in messages and "of it cache" in messages
     # the published requests lead to the same answers, where a text is cut into the tokens that wrote it
-    again, _ = start(folders, tmp_path / "published", *options, "--top_prob_thres", "0.6", "--calls", "published")
+    again, _ = start(
+        folders, tmp_path / "published", *options, "--top_prob_thres", "0.6", "--calls", "published", rows=2
+    )
     assert [record["all_nudging_words"][0] for record in again] == [r["all_nudging_words"][0] for r in records]
 
 
@@ -122,7 +124,16 @@ def real_pair() -> list[str]:
 @pytest.mark.real_servers
 def test_nudging_with_real_models(real_pair, tmp_path):
     options = ["--exp", "nudging", "--base_model", real_pair[0], "--nudging_model", real_pair[1]]
-    options += ["--nudging_template", "chatml", "--top_prob_thres", "0.4", "--dtype", "float32"]
+    options += [
+        "--nudging_template",
+        "chatml",
+        "--top_prob_thres",
+        "0.4",
+        "--dtype",
+        "float32",
+        "--max_token_total",
+        14,
+    ]
     answers = {}
     for calls in ("streamed", "published"):
         records, messages = start(None, tmp_path / calls, *options, "--calls", calls, rows=2)
