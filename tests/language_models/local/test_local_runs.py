@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import needs
 import pytest
@@ -134,10 +135,15 @@ def test_nudging_with_real_models(real_pair, tmp_path):
         "--max_token_total",
         14,
     ]
-    answers = {}
-    for calls in ("streamed", "published"):
-        records, messages = start(None, tmp_path / calls, *options, "--calls", calls, rows=2)
-        answers[calls] = [record["raw_answer"] for record in records]
+    modes = ("streamed", "published")
+
+    def run(calls: str):
+        return start(None, tmp_path / calls, *options, "--calls", calls, rows=2)
+
+    with ThreadPoolExecutor() as pool:  # each of them computes with one thread
+        found = dict(zip(modes, pool.map(run, modes), strict=True))
+    answers = {calls: [record["raw_answer"] for record in records] for calls, (records, _) in found.items()}
+    for calls, (_, messages) in found.items():
         assert not [mark for mark in ("<|", "<bos>", "\ufffd", "▁") if mark in "".join([*answers[calls], messages])]
         assert sum(" " in answer for answer in answers[calls]) >= 1
     assert answers["streamed"] == answers["published"]
