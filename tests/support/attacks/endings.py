@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from attack import Attack, Outcome, run_command
@@ -24,7 +25,8 @@ RAISES = (
 )
 ENDS_IN = 10.0  # seconds after SIGTERM
 GGUF = all((demo_cache_dir() / DEMO_MODELS[name].file).is_file() for name in ("demo-base", "demo-aligned"))
-HOSTED, SERVED = "hosted", "GGUF"
+HOSTED, SERVED, LOADED = "hosted", "GGUF", "transformers"
+TORCH = find_spec("torch") is not None
 ROLES = {
     "base_only": ("base",),
     "nudging_only": ("nudging",),
@@ -42,14 +44,24 @@ def scripted(*options: str) -> Iterator[ScriptedServer]:
         server.stop()
 
 
-def models(exp: str, kind: str, host: str) -> list[str]:
-    names = {"base": ("base-lm", "demo-base")}
+def models(exp: str, kind: str, host: str, folder: Path) -> list[str]:
     words = ["--exp", exp]
     for role in ROLES[exp]:
-        hosted, served = names.get(role, ("llama-2-chat", "demo-aligned"))
+        aligned = role != "base"
+        if kind == LOADED:
+            words += [f"--{role}_model", str(tiny_model(folder / role, aligned))]
+            continue
+        hosted, served = ("llama-2-chat", "demo-aligned") if aligned else ("base-lm", "demo-base")
         words += [f"--{role}_model", hosted if kind == HOSTED else served]
         words += [f"--{role}_host", host] if kind == HOSTED else []
     return words
+
+
+def tiny_model(folder: Path, aligned: bool) -> Path:
+    """A small model with random weights, for this process."""
+    from tiny_models import make_model, save
+
+    return save(folder, make_model("llama", 1 + aligned, context=4096))
 
 
 def questions(folder: Path, *more: str, many: int = 2) -> list[str]:
@@ -64,7 +76,12 @@ def one_question_fails(question: str, *options: str, fails: bool = True, dry: bo
         template = folder / "model.gguf"
         template.write_bytes(gguf_bytes(tokenizer__chat_template=RAISES))
         with scripted("--seed", "2") as server:
-            words = [*models("nudging", HOSTED, server.host), *questions(folder, question), "--max_token_total", "40"]
+            words = [
+                *models("nudging", HOSTED, server.host, folder),
+                *questions(folder, question),
+                "--max_token_total",
+                "40",
+            ]
             outcome = run_command("run_api.py", *words, "--nudging_template", f"tokenizer:{template}", *options)
         if not dry:
             *others, odd = final_records(folder / "out")
@@ -102,7 +119,7 @@ def told_to_stop(
 
     def run(folder: Path) -> Outcome:
         with scripted("--seed", "2", "--latency_ms", "40") as server:
-            words = [*models(exp, kind, server.host), *questions(folder, many=200), "--max_token_total", "200"]
+            words = [*models(exp, kind, server.host, folder), *questions(folder, many=200), "--max_token_total", "200"]
             command = [sys.executable, str(REPOSITORY / "run_api.py"), *words, "--num_threads", "2", *options]
             with (folder / "err").open("wb") as err:
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
@@ -151,6 +168,10 @@ ATTACKS = [
     ),
     Attack("endings", "Ctrl-C twice, hosted", told_to_stop("nudging", HOSTED, number=signal.SIGINT, twice=True), 130),
 ]
+if TORCH:
+    ATTACKS += [
+        Attack("endings", f"SIGTERM, {LOADED}, {exp}", told_to_stop(exp, LOADED), 143, "told to stop") for exp in ROLES
+    ]
 if GGUF:  # the demo's models, where they have been fetched
     ATTACKS += [
         *(
