@@ -74,10 +74,10 @@ ATTACKS = [
         "a newline in a value",
         sbatch('time = "1:00\\n#SBATCH --uid=0"'),
         2,
-        "sbatch.time is a text of one line",
+        "sbatch.time must be a text of one line",
     ),
-    Attack("sweeps", "a carriage return in a value", sbatch('time = "1:00\\r"'), 2, "is a text of one line"),
-    Attack("sweeps", "NUL in a value", sbatch('time = "1\\u0000"'), 2, "is a text of one line"),
+    Attack("sweeps", "a carriage return in a value", sbatch('time = "1:00\\r"'), 2, "must be a text of one line"),
+    Attack("sweeps", "NUL in a value", sbatch('time = "1\\u0000"'), 2, "must be a text of one line"),
     Attack(
         "sweeps", "a newline in an option's name", sbatch('"time=1\\n#SBATCH --uid" = 1'), 2, "is no option of sbatch"
     ),
@@ -85,7 +85,9 @@ ATTACKS = [
         "sweeps", "quotes that end early", sbatch('comment = "\\"a\\" --uid=0 \\"b"'), 2, "holds quotes or backslashes"
     ),
     Attack("sweeps", "the array's own option", sbatch('array = "1-9"'), 2, "max_at_once"),
-    Attack("sweeps", "a newline in a model's name", sweep(base_model="a\nb"), 2, "base_model is a text of one line"),
+    Attack(
+        "sweeps", "a newline in a model's name", sweep(base_model="a\nb"), 2, "base_model must be a text of one line"
+    ),
     Attack(
         "sweeps",
         "an option behind an end token",
@@ -95,6 +97,10 @@ ATTACKS = [
     ),
     Attack("sweeps", "an option in a key", sweep('[options]\n"output_dir=x" = true'), 2, "is no option of run_api.py"),
     Attack(
-        "sweeps", "another line of a setup", sweep(end='[slurm]\nsetup = "a\\u0000b"\n'), 2, "setup is a text of lines"
+        "sweeps",
+        "another line of a setup",
+        sweep(end='[slurm]\nsetup = "a\\u0000b"\n'),
+        2,
+        "setup must be a text of lines",
     ),
 ]
