@@ -52,8 +52,6 @@ class OpenAIEndpoint:
         # Completions go through the connection pool itself: openai's own handling of a request takes longer than all the rest here.
         self.http = make_http(self.host, max_connections, request_timeout)
         self.client = make_client(self.host, api_key, self.http)
-        headers = self.client.default_headers | self.client.auth_headers
-        self.headers = {name: value for name, value in headers.items() if isinstance(value, str)}
         self.completions_url = f"{self.client.base_url}completions"
         self.reader = TokenReader(END_NAMES | set(end_names))
         self.neutral_sampling: dict[str, float] = NEUTRAL_SAMPLING[-1]
@@ -107,9 +105,7 @@ class OpenAIEndpoint:
         body = self._body(prompt, params)
 
         def call() -> httpx2.Response:
-            sent = self.http.build_request(
-                "POST", self.completions_url, json=body, headers=self.headers, timeout=self._timeout(timeout)
-            )
+            sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self._timeout(timeout))
             return checked(self.http.send(sent))
 
         return request(call, read, where=self.where, client=self.client, usage=usage)
@@ -151,9 +147,7 @@ class OpenAIEndpoint:
             body["timings_per_token"] = True
 
         def respond() -> httpx2.Response:
-            sent = self.http.build_request(
-                "POST", self.completions_url, json=body, headers=self.headers, timeout=self._timeout(timeout)
-            )
+            sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self._timeout(timeout))
             response = checked(self.http.send(sent, stream=True))
             told(response)
             return response
