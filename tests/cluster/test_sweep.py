@@ -1,6 +1,5 @@
 """Tests of scripts/sweep.py, its config, and scripts/paper_table.py."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -10,47 +9,16 @@ from pathlib import Path
 
 import pytest
 from runs import REPOSITORY, Running, gsm8k_rows, one, write_rows
+from sweeps import PAIR, write
 from waiting import HANG
 
-from cluster import paper_table, slurm, sweep
+from cluster import slurm, sweep
 from cluster.sweep_config import ConfigError, as_run, read_sweep, state
 from experiment.judgements import published_count
-from reporting.run_table import find_runs
-
-PAIR = """
-[[pairs]]
-name = "small"
-base_model = "base-lm"
-base_host = "{host}"
-nudging_model = "llama-2-chat"
-nudging_host = "{host}"
-"""
-
-
-def write(folder: Path, text: str, host: str = "http://localhost:1/v1") -> Path:
-    path = folder / "sweep.toml"
-    top = f'output_dir = "{folder}/out"\ndata_dir = "{folder}"\n'
-    path.write_text(top + (text if "[[pairs]]" in text else text + PAIR).replace("{host}", host))
-    return path
 
 
 def labels(path: Path, **more) -> list[str]:
     return [task.label for task in read_sweep(path, **more).tasks]
-
-
-@pytest.fixture
-def run_sweep(capfd, monkeypatch):
-    """Run the command in this process; the runs of the sweep are processes of their own."""
-
-    def run(path: Path, *options: str, env: dict | None = None) -> subprocess.CompletedProcess:
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            for name, value in (env or {}).items():
-                patch.setenv(name, value)
-            code = sweep.main([str(path), *options])
-        return subprocess.CompletedProcess(["sweep.py", path, *options], code, *capfd.readouterr())
-
-    return run
 
 
 class TestConfig:
@@ -391,57 +359,6 @@ class TestRunning:
         assert "other settings (max_token_total)" in run_sweep(path, "--dry_run").stdout
         finished = run_sweep(path)
         assert finished.returncode == 1 and "--max_token_total was 512, is 9" in finished.stderr
-
-
-class TestPaperTable:
-    def test_published_averages_are_those_of_the_cells(self):
-        """Each printed average is the mean of its row but for rounding: no cell was copied wrongly."""
-        for row, figures in paper_table.PUBLISHED.items():
-            assert sum(figures[:-1]) / 11 == pytest.approx(figures[-1], abs=0.11), row
-
-    def test_dry_run_and_an_empty_table(self, tmp_path, capsys):
-        assert paper_table.main(["--dry_run", "--only", "olmo"]) == 0
-        assert "44 runs, 44 to run" in capsys.readouterr().out
-        config = tmp_path / "p.toml"
-        config.write_text((REPOSITORY / "scripts/paper_table.toml").read_text().replace("outputs/", f"{tmp_path}/"))
-        assert paper_table.main(["--table_only", "--config", str(config)]) == 0
-        shown = capsys.readouterr().out
-        assert "| olmo     | nudging       | 24.2 / – " in shown and shown.count("\n| ") == 13
-
-    @pytest.mark.slow
-    def test_our_figures_beside_the_published_ones(self, run_sweep, server, tmp_path, capfd):
-        write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
-        text = 'experiments = ["nudging"]\n' + PAIR.replace("small", "llama-2") + "thresholds = [0.4]\n"
-        path = write(tmp_path, text, server.host)
-        assert run_sweep(path).returncode == 0
-        assert paper_table.main(["--table_only", "--config", str(path)]) == 0
-        shown = capfd.readouterr().out
-        (run,) = find_runs([tmp_path / "out"], print)
-        assert f"46.2 / {100 * run.figures['accuracy']:.1f} ± " in shown and "published figures lie inside" in shown
-        assert (tmp_path / "out/paper_table.csv").read_text().count("\n") == 2
-
-    @pytest.mark.slow
-    def test_a_figure_over_fewer_samples_says_so(self, run_sweep, server, tmp_path, capfd):
-        write_rows(tmp_path, "gsm8k", gsm8k_rows(4))
-        text = 'experiments = ["nudging"]\n' + PAIR.replace("small", "llama-2") + "thresholds = [0.4]\n"
-        path = write(tmp_path, text, server.host)
-        assert run_sweep(path).returncode == 0
-        (run,) = find_runs([tmp_path / "out"], print)
-        log, final = run.path, run.path.with_suffix(".json")
-        records = [json.loads(line) for line in log.read_text().splitlines()]
-        records[1] = {key: value for key, value in records[1].items() if key != "raw_answer"} | {"error": "no server"}
-        log.write_text("".join(json.dumps(record) + "\n" for record in records))
-        assert paper_table.main(["--table_only", "--config", str(path)]) == 0
-        assert " (3 of 4 scored)" in capfd.readouterr().out
-        final.unlink()
-        assert paper_table.main(["--table_only", "--config", str(path)]) == 0
-        assert " (3 of 4 scored, unfinished)" in capfd.readouterr().out
-        (row,) = csv.DictReader((tmp_path / "out/paper_table.csv").read_text().splitlines())
-        assert (row["n"], row["samples"], row["finished"]) == ("3", "4", "False")
-
-    def test_a_config_of_other_pairs(self, tmp_path, capsys):
-        assert paper_table.main(["--table_only", "--config", str(write(tmp_path, ""))]) == 2
-        assert "none of the config's runs is in the paper's table" in capsys.readouterr().err
 
 
 def test_no_config(tmp_path):
