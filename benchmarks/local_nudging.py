@@ -34,7 +34,7 @@ sys.path.insert(0, str(REPOSITORY))
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, load_examples  # noqa: E402
 from language_models.interface import SamplingParams  # noqa: E402
-from language_models.local.attention import PACKED_ATTENTION  # noqa: E402
+from language_models.local.attention import OWN_ATTENTION  # noqa: E402
 from language_models.local.loading import load_causal_lm  # noqa: E402
 from language_models.local.model import LocalModel  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
@@ -150,7 +150,7 @@ class Pair:
             answers += tokenizer.batch_decode(new, skip_special_tokens=True)
         seconds = time.perf_counter() - started, time.process_time() - began
         if model is engine.model:
-            model.set_attn_implementation(PACKED_ATTENTION)
+            model.set_attn_implementation(OWN_ATTENTION)
         return Measured(answers, *seconds, passes)
 
     def tokens(self, answers: list[str]) -> int:
@@ -282,7 +282,7 @@ def main() -> None:
     for model in (pair.base, pair.nudging):
         print(model.cost_in_words)
         rates = {name: f"{rate.rate:.2f}" for name, rate in model.draft_rates.items()}
-        costs = ", ".join(f"{size}: {1000 * seconds:.0f}" for size, seconds in sorted(model.engine._costs.items()))
+        costs = ", ".join(f"{size}: {1000 * seconds:.0f}" for size, seconds in model.engine.costs.table)
         print(f"  drafted tokens that were of use: {rates}; ms of a pass by its new tokens: {costs}")
 
 

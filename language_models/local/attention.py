@@ -1,109 +1,34 @@
-"""Attention over the new tokens of several samples that stand in one row, each sample with its own keys and values.
+"""Attention over the new tokens of several samples, as transformers' layers ask for it; a pass says how it is computed."""
 
-The linear layers, where the time goes, see one long matrix without padding; only the attention looks at each sample by itself.
-A sample's keys and values lie in a slot of a cache that is allocated once, so that a text is cut back by a number and extended
-by what is new; nothing is copied from pass to pass.
-"""
+from typing import Protocol
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-PACKED_ATTENTION = "packed_samples"
-FIRST_CAPACITY = 256
-LONG_SEGMENT = 64
+OWN_ATTENTION = "packed_samples"
 # What some architectures hand to their attention (sinks, relative positions); it would be left out without a word.
 ADDED_TO_SCORES = ("s_aux", "position_bias")
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is drawn: temperature above 0, nucleus of probability top_p, and the source of chance."""
-
-    temperature: float
-    top_p: float
-    generator: torch.Generator
-
-
-@dataclass(slots=True)
-class Segment:
-    """New tokens of one sample: they stand at positions `start`, `start` + 1, ... of a slot of the cache.
-
-    Wanted is what follows each of the last `wanted` tokens, with the `top` most probable ones of each position.
-    """
-
-    slot: int
-    start: int
-    tokens: Sequence[int]
-    wanted: int
-    top: int = 0
-    sampling: Sampling | None = None
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.tokens)
-
-
-@dataclass
-class KeyValueCache:
-    """Keys and values of all layers, [slots, heads, capacity, head size] each; the capacity grows by doubling."""
-
-    slots: int
-    longest: int
-    layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-
-    def room_for(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor, length: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer's tensors, with room for `length` tokens in each slot; `key` and `value` are [1, heads, tokens, size]."""
-        there = self.layers.get(layer)
-        if there is not None and there[0].shape[2] >= length:
-            return there
-        capacity = FIRST_CAPACITY
-        while capacity < length:
-            capacity *= 2
-        capacity = min(capacity, max(length, self.longest))
-        grown = tuple(new.new_empty(self.slots, new.shape[1], capacity, new.shape[3]) for new in (key, value))
-        if there is not None:
-            for old, new in zip(there, grown, strict=True):
-                new[:, :, : old.shape[2]] = old
-        self.layers[layer] = grown
-        return grown
-
-    @property
-    def bytes(self) -> int:
-        """What the tensors take; on a CPU, pages that were never written to take nothing."""
-        return sum(tensor.numel() * tensor.element_size() for pair in self.layers.values() for tensor in pair)
-
-
-class PackedPass:
+class Pass(Protocol):
     """One forward pass, as the attention of each layer sees it."""
 
-    def __init__(self, segments: list[Segment], cache: KeyValueCache, device: torch.device):
-        self.segments, self.cache, self.device = segments, cache, device
-        self.longest = max(segment.end for segment in segments)
-        self._masks: dict[tuple, torch.Tensor | None] = {}
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, cap: float | None
+    ) -> Tensor:
+        """The attention of one layer, whose new keys and values are stored in the cache.
 
-    def mask(self, segment: Segment, first: int, window: int | None, repeats: int) -> torch.Tensor | None:
-        """Which keys, from position `first` on, each new token sees; None where it sees all of them.
+        Args:
+            layer: its number.
+            query: [1, heads, tokens, size].
+            key, value: [1, key-value heads, tokens, size]; the sizes of keys and values may differ.
+            scale: factor of the scores.
+            window: how many tokens back a token sees, itself included; None: all.
+            cap: scores are kept between -cap and cap, as in Gemma 2 (arXiv 2408.00118, section 2).
 
-        Shape [repeats * new tokens, keys]. The same for all layers of a kind, so it is made once per pass.
+        Returns:
+            [1, tokens, heads, size of a value].
         """
-        name = (id(segment), first, window, repeats)
-        if name not in self._masks:
-            mask = None
-            if len(segment.tokens) > 1:
-                queries = torch.arange(segment.start, segment.end, device=self.device)[:, None]
-                keys = torch.arange(first, segment.end, device=self.device)[None]
-                mask = keys <= queries
-                if window:
-                    mask &= keys > queries - window
-                mask = mask.repeat(repeats, 1)
-            self._masks[name] = mask
-        return self._masks[name]
 
 
 def _attend(
@@ -112,15 +37,13 @@ def _attend(
     key,
     value,
     attention_mask,
-    scaling=None,
-    sliding_window=None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
     softcap: float | None = None,
-    packed: PackedPass | None = None,
+    packed: Pass | None = None,
     **more,
 ):
-    """The attention of one layer over packed segments, in the form that transformers' AttentionInterface asks for.
-
-    `query` is [1, heads, tokens, size], `key` and `value` have the key-value heads; returns [1, tokens, heads, size].
+    """The attention of one layer, in the form that transformers' AttentionInterface asks for.
 
     Raises:
         NotImplementedError: the layer adds something to its scores that is not known here.
@@ -128,50 +51,9 @@ def _attend(
     if unknown := [name for name in ADDED_TO_SCORES if more.get(name) is not None]:
         raise NotImplementedError(f"attention with {unknown[0]}")
     window = sliding_window if sliding_window is not None else getattr(module, "sliding_window", None)
-    keys, values = packed.cache.room_for(module.layer_idx, key, value, packed.longest)
-    heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[3]
-    repeats = heads // kv_heads
-    output = query.new_empty(query.shape[2], heads, value.shape[3])
-    at = 0
-    for segment in packed.segments:
-        n = len(segment.tokens)
-        new, old = slice(at, at + n), slice(segment.start, segment.end)
-        keys[segment.slot, :, old] = key[0, :, new]
-        values[segment.slot, :, old] = value[0, :, new]
-        first = max(0, segment.start - window + 1) if window else 0
-        seen = slice(first, segment.end)
-        k, v, q = keys[segment.slot, None, :, seen], values[segment.slot, None, :, seen], query[:, :, new]
-        if n <= LONG_SEGMENT:
-            # Heads that share keys stand below one another as further queries, so that no keys are repeated in memory.
-            q = q.reshape(1, kv_heads, repeats * n, size)
-            mask = packed.mask(segment, first, window, repeats)
-        else:
-            k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
-            mask = packed.mask(segment, first, window, 1)
-        if softcap is None:
-            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-        else:
-            out = _softcapped(q, k, v, mask, scaling, softcap)
-        output[new] = out.reshape(heads, n, -1).transpose(0, 1)
-        at += n
-    return output[None], None
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    return packed.attend(module.layer_idx, query, key, value, scale, window, softcap), None
 
 
-def _softcapped(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float,
-) -> torch.Tensor:
-    """Attention whose scores are kept between -softcap and softcap, as in Gemma 2 (arXiv 2408.00118, section 2)."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scale / softcap))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-
-
-AttentionInterface.register(PACKED_ATTENTION, _attend)
-AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)
+AttentionInterface.register(OWN_ATTENTION, _attend)
+AttentionMaskInterface.register(OWN_ATTENTION, lambda *_, **__: None)

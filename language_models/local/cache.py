@@ -4,9 +4,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from language_models.local.attention import Sampling, Segment
 from language_models.local.drafts import DraftRate
-from language_models.local.engine import Engine, NextToken
+from language_models.local.engine import Engine
+from language_models.local.segments import NextToken, Sampling, Segment
 from language_models.local.worker import Worker
 
 
@@ -80,8 +80,11 @@ class CachedSample:
         top: int,
         sampling: Sampling | None = None,
         draft: Callable[[], tuple[DraftRate | None, list[int]]] = lambda: (None, []),
+        ahead: int = 0,
     ) -> NextToken:
         """What follows a text, known or from a pass over what of the text is new and over a draft of what may follow it.
+
+        `ahead`: how many tokens after that one are wanted whatever they are, of an engine that writes ahead; no draft then.
 
         Raises:
             ModelError: the pass failed.
@@ -91,7 +94,9 @@ class CachedSample:
             if not sampling and (found := self._known(ids, top)):
                 return found
             self._judge_draft()
-            rate, drafted = (None, []) if sampling else draft()
+            if sampling or top > 1 or not self.slots.engine.writes_ahead:
+                ahead = 0
+            rate, drafted = (None, []) if sampling or ahead else draft()
             slot = self.slots.take(self)
             try:
                 same = _common(self.tokens, ids)
@@ -101,9 +106,9 @@ class CachedSample:
                 self._cut(start)
                 new = ids[start:] + drafted
                 found = self.slots.worker.run(
-                    self.slots.engine, Segment(slot, start, new, len(drafted) + 1, top, sampling)
+                    self.slots.engine, Segment(slot, start, new, len(drafted) + 1, top, sampling, ahead)
                 )
-                self.tokens = ids + drafted
+                self.tokens = ids + drafted + [token.token for token in found[len(drafted) : -1]]
                 if sampling:
                     return found[0]
                 self.known.update(zip(range(n, n + len(found)), found, strict=True))

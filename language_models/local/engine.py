@@ -1,16 +1,20 @@
-"""Forward passes of a transformers model over the new tokens of several samples at once, and what they cost."""
+"""A model whose forward passes go over the new tokens of several samples at once: what its two forms have in common.
 
-import itertools
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+`packed_engine.PackedEngine` runs on all devices, `graph_engine.GraphEngine` replays passes of fixed sizes from CUDA graphs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from command.unexpected import is_ours, told_with
 from language_models.interface import ModelError
-from language_models.local.attention import PACKED_ATTENTION, KeyValueCache, PackedPass, Segment
+from language_models.local.attention import OWN_ATTENTION
 from language_models.local.blocked_weights import block_weights
+from language_models.local.costs import PassCosts
+from language_models.local.segments import NextToken, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,87 +22,95 @@ if TYPE_CHECKING:
 # Of a logit that another kernel computed: float32 differs by 1e-5 or less, bfloat16 by a few hundredths.
 LOOSE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 CHECK_TOKENS = 24
-# Passes of up to that many new tokens are told apart in what they cost; the first estimates come from some of them.
-SIZES = (1, 2, 4, 8, 16, 32, 64)
-MEASURED_SIZES = (1, 4, 16)
 
 
-@dataclass(frozen=True, slots=True)
-class NextToken:
-    """What a model says about one position: its token (greedy, or drawn), and the `top` as (id, natural log-probability)."""
+class Cache(Protocol):
+    """Keys and values of all layers for a number of samples, each in a slot."""
 
-    token: int
-    top: tuple[tuple[int, float], ...]
+    slots: int
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take."""
 
 
-class Engine:
+class Engine(ABC):
     """A model, its cache, and what its passes cost. Passes are run one after another, by the device's worker.
 
-    `passes` counts forward passes, `sample_passes` how many samples took part in each, `tokens` the tokens that went in.
+    `passes` counts forward passes (each chunk of a long text is one, and each token that is written ahead), `sample_passes` how
+    many samples took part in each, `tokens` the tokens that went in. `kind` is the engine's name in options and results.
     """
 
+    kind: str
+    writes_ahead = False  # whether a segment may ask for greedy tokens after its own, see Segment.ahead
+    slice = 1  # that many tokens are written ahead at a time, before other samples may join
+    sizes: tuple[int, ...]  # of passes, in new tokens, that are told apart in what they cost
+
     def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int):
+        """
+        Args:
+            model: on its device, in evaluation mode; its attention becomes the engine's.
+            slots: how many samples the cache has room for.
+            longest: tokens of the longest text.
+
+        Raises:
+            ModelError: the engine does not compute what the model computes by itself.
+        """
         self.model, self.device = model, model.device
         self.name = type(model).__name__
-        self.cache = KeyValueCache(slots, longest)
+        self.longest = longest
+        self.cache = self.make_cache(slots, longest)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
+        self.costs = PassCosts(self.sizes)
+        self.reset_counts()
+        self._adopt()
+
+    @abstractmethod
+    def make_cache(self, slots: int, longest: int) -> Cache:
+        """An empty cache; its tensors are made by the passes."""
+
+    @abstractmethod
+    def run(self, segments: list[Segment]) -> list[list[NextToken]]:
+        """Compute what is new; for each segment what follows each of its last `wanted` tokens, and the tokens written ahead."""
+
+    @abstractmethod
+    def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
+        """Compute what is new, in one pass and without counting it; the logits at each segment's wanted tokens, float32."""
+
+    @abstractmethod
+    def measure(self) -> None:
+        """Time passes of some sizes, for the estimates of what drafting is worth; what they were is not counted."""
+
+    def reset_counts(self) -> None:
+        """Count from 0 again."""
         self.passes = self.sample_passes = self.tokens = 0
         self.seconds = 0.0
         self.samples_per_pass = 1.0  # running mean
-        self._costs: dict[int, float] = {}
-        self._adopt()
 
-    @torch.inference_mode()
-    def run(self, segments: list[Segment]) -> list[list[NextToken]]:
-        """One forward pass; for each segment what follows each of its last `wanted` tokens."""
-        started = time.perf_counter()
-        ids = [token for segment in segments for token in segment.tokens]
-        positions = [at for segment in segments for at in range(segment.start, segment.end)]
-        ends = torch.tensor([len(segment.tokens) for segment in segments]).cumsum(0).tolist()
-        kept = [at for end, segment in zip(ends, segments, strict=True) for at in range(end - segment.wanted, end)]
-        logits = self._logits(ids, positions, kept, PackedPass(segments, self.cache, self.device))
-        found, at = [], 0
-        greedy = logits.argmax(-1).tolist()
-        total = logits.logsumexp(-1)
-        most = max(segment.top for segment in segments)
-        if most > 1:
-            values, indices = logits.topk(min(most, logits.shape[-1]), dim=-1)
-            tops = (values - total[:, None]).tolist(), indices.tolist()
-        elif most:
-            tops = [[x] for x in (logits.max(-1).values - total).tolist()], [[x] for x in greedy]
-        for segment in segments:
-            rows = range(at, at + segment.wanted)
-            at += segment.wanted
-            if segment.sampling:
-                found.append([self._drawn(logits[row], total[row], segment) for row in rows])
-                continue
-            n = segment.top
-            found.append(
-                [
-                    NextToken(greedy[i], tuple(zip(tops[1][i][:n], tops[0][i][:n], strict=True)) if n else ())
-                    for i in rows
-                ]
-            )
-        self._count(len(segments), len(ids), time.perf_counter() - started)
-        return found
+    def count(self, passes: int, sample_passes: int, tokens: int, seconds: float) -> None:
+        """Add what was computed."""
+        self.passes += passes
+        self.sample_passes += sample_passes
+        self.tokens += tokens
+        self.seconds += seconds
+        self.samples_per_pass += 0.1 * (sample_passes / max(1, passes) - self.samples_per_pass)
 
-    def _logits(self, ids: list[int], positions: list[int], kept: list[int], packed: PackedPass) -> torch.Tensor:
-        """Logits in float32 at the kept indices: [kept, vocabulary]."""
+    def cost(self, tokens: float) -> float:
+        """Seconds of a pass over that many new tokens, from those that were measured."""
+        return self.costs.of(tokens)
 
-        def tensor(numbers):
-            return torch.tensor(numbers, device=self.device)
+    def step_cost(self, samples: float) -> float:
+        """Seconds for one greedy token more of each of some samples."""
+        return self.cost(samples)
 
-        output = self.model(
-            input_ids=tensor([ids]),
-            position_ids=tensor([positions]),
-            logits_to_keep=tensor(kept),
-            use_cache=False,
-            packed=packed,
-        )
-        return output.logits[0].float()
+    def request_cost(self, segments: Sequence[Segment]) -> float:
+        """Seconds of what these segments ask for."""
+        ahead = max(segment.ahead for segment in segments)
+        return self.cost(sum(len(s.tokens) for s in segments)) + (ahead and ahead * self.step_cost(len(segments)))
 
-    def _drawn(self, logits: torch.Tensor, total: torch.Tensor, segment: Segment) -> NextToken:
+    def drawn(self, logits: torch.Tensor, total: torch.Tensor, segment: Segment) -> NextToken:
+        """A token drawn as a segment asks for: `logits` [vocabulary], `total` their logsumexp."""
         sampling = segment.sampling
         values, indices = (logits / sampling.temperature).softmax(-1).sort(descending=True)
         # A token is in the nucleus where those before it have less than top_p together.
@@ -110,26 +122,8 @@ class Engine:
             top.append((chosen, float(logits[chosen] - total)))
         return NextToken(chosen, tuple(top))
 
-    def _count(self, samples: int, tokens: int, seconds: float) -> None:
-        self.passes += 1
-        self.sample_passes += samples
-        self.tokens += tokens
-        self.seconds += seconds
-        self.samples_per_pass += 0.1 * (samples - self.samples_per_pass)
-        size = next((size for size in SIZES if size >= tokens), 0)
-        if size:
-            before = self._costs.get(size, seconds)
-            self._costs[size] = before + 0.1 * (seconds - before)
-
-    def cost(self, tokens: float) -> float:
-        """Seconds of a pass over that many new tokens, from those that were measured."""
-        known = sorted(self._costs.items())
-        if tokens >= known[-1][0]:
-            return known[-1][1] * tokens / known[-1][0]
-        for (a, cost_a), (b, cost_b) in itertools.pairwise(known):
-            if a <= tokens <= b:
-                return cost_a + (cost_b - cost_a) * (tokens - a) / (b - a)
-        return known[0][1]
+    def _prepare(self) -> None:  # noqa: B027
+        """What else is done to the model before its first pass here."""
 
     def _adopt(self) -> None:
         """Give the model the attention over packed segments, and see that it computes what the model computes by itself.
@@ -145,8 +139,9 @@ class Engine:
         try:
             with torch.inference_mode():
                 expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0].float()
-            self.model.set_attn_implementation(PACKED_ATTENTION)
+            self.model.set_attn_implementation(OWN_ATTENTION)
             block_weights(self.model)
+            self._prepare()
             found = self._in_pieces(tokens)
         except NotImplementedError:
             raise refusal from None
@@ -165,16 +160,5 @@ class Engine:
             [Segment(last, 0, tokens[:half], half)] + ([Segment(0, 0, tokens[3:9], 0)] if last else []),
             [Segment(last, half, tokens[half:], len(tokens) - half)],
         ):
-            ids = [token for segment in segments for token in segment.tokens]
-            positions = [at for segment in segments for at in range(segment.start, segment.end)]
-            kept = list(range(len(segments[0].tokens)))
-            pieces.append(self._logits(ids, positions, kept, PackedPass(segments, self.cache, self.device)))
+            pieces.append(self.logits(segments)[0])
         return torch.cat(pieces)
-
-    def measure(self) -> None:
-        """Time passes of some sizes, for the estimates of what drafting is worth; what they were is not counted."""
-        for size in (MEASURED_SIZES[-1], *MEASURED_SIZES):  # the first one warms up
-            self._costs.pop(size, None)
-            self.run([Segment(0, 0, [11] * size, 1)])
-        self.passes = self.sample_passes = self.tokens = 0
-        self.seconds, self.samples_per_pass = 0.0, 1.0

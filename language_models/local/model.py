@@ -19,7 +19,7 @@ from language_models.interface import Completion, LanguageModel, ModelError, Sam
 from language_models.local.blocked_weights import weight_bytes
 from language_models.local.cache import CacheSlots
 from language_models.local.drafts import DraftRate
-from language_models.local.engine import Engine
+from language_models.local.engines import make_engine
 from language_models.local.loading import (
     context_length,
     eos_token_ids,
@@ -59,6 +59,7 @@ class LocalModel:
         samples: how many samples are answered at the same time; each has a slot of the cache.
         draft_ahead: look ahead of the text where nobody names a draft, by what stood in it before and by the `drafter`.
         drafter: a small model that drafts for this one, where that pays.
+        engine: how its passes are computed: auto, graphs or packed; see engines.make_engine.
     """
 
     runs_ahead = False
@@ -74,12 +75,13 @@ class LocalModel:
         samples: int = 1,
         draft_ahead: bool = True,
         drafter: "LocalModel | None" = None,
+        engine: str = "auto",
     ):
         self.name = name
         self.vocabulary = Vocabulary(tokenizer, end_ids)
         self.context_length = context_length
         worker = _worker_of(model.device)
-        self.engine = worker.call(lambda: Engine(model, slots=samples, longest=context_length))
+        self.engine = worker.call(lambda: make_engine(model, slots=samples, longest=context_length, kind=engine))
         self.slots = CacheSlots(self.engine, worker)
         self.usage = Usage()
         self.draft_ahead, self.drafter = draft_ahead, drafter

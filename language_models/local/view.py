@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from language_models.interface import Completion, ContextLengthError, ModelError, SamplingParams, Token, Usage
-from language_models.local.attention import Sampling
 from language_models.local.cache import CachedSample
 from language_models.local.drafts import CERTAIN, DraftRate, look_up
+from language_models.local.segments import Sampling
 from language_models.local.vocabulary import GrowingText
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class LocalStream:
         if self._closed or self.finish_reason:
             raise StopIteration
         vocabulary = self._view.model.vocabulary
-        found = self._view.sample.next_token(self._ids, self._top, self._sampling, self._draft)
+        found = self._view.sample.next_token(self._ids, self._top, self._sampling, self._draft, self._ahead)
         self._drafted = self._drafted[1:] if self._drafted[:1] == [found.token] else []
         self._ids.append(found.token)
         self._left -= 1
@@ -81,6 +81,12 @@ class LocalStream:
         self._view.model.count(Usage(**{name: now[name] - before[name] for name in now}))
         self._counted = Usage(**now)
 
+    @property
+    def _ahead(self) -> int:
+        """Tokens that will be read whatever they are: those of a stream whose probabilities nobody looks at."""
+        drafting = self._drafted or (self._view.drafting and self._view.model.draft_ahead)
+        return min(self._left, LONGEST_DRAFT) - 1 if self._logprobs is None and not drafting else 0
+
     def _draft(self) -> tuple[DraftRate | None, list[int]]:
         """Tokens that may follow, as many as it pays to look at, and where they come from."""
         model = self._view.model
@@ -98,7 +104,7 @@ class LocalStream:
         if self._view.drafting:
             rate, small = rates["drafter"], model.drafter.engine
             # The draft model's passes are shared by fewer samples than this model's, so that a token for all takes several.
-            each = small.cost(small.samples_per_pass) * engine.samples_per_pass / small.samples_per_pass
+            each = small.step_cost(small.samples_per_pass) * engine.samples_per_pass / small.samples_per_pass
             if length := rate.length(most, engine.cost, engine.samples_per_pass, each):
                 return rate, self._guess(length)
         return None, []
@@ -113,7 +119,8 @@ class LocalStream:
         if max(ids) >= model.drafter.engine.vocabulary_size:
             return []
         while len(ids) - begin < length and len(ids) < model.drafter.context_length:
-            found = sample.next_token(ids, 1)
+            ahead = min(length - (len(ids) - begin), model.drafter.context_length - len(ids)) - 1
+            found = sample.next_token(ids, 1, ahead=max(0, ahead))
             if found.token in words.end_ids or found.top[0][1] < CERTAIN_LOGPROB:
                 break
             ids.append(found.token)

@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from command.unexpected import is_ours, told_with
 from language_models.interface import ModelError
-from language_models.local.attention import Segment
-from language_models.local.engine import Engine, NextToken
+from language_models.local.engine import Engine
 from language_models.local.loading import reason_of
+from language_models.local.segments import NextToken, Segment
 
 T = TypeVar("T")
 
@@ -22,6 +22,29 @@ class _Request:
     answered: threading.Event = field(default_factory=threading.Event)
     found: list[NextToken] | None = None
     error: ModelError | None = None
+    before: list[NextToken] = field(default_factory=list)  # what has been written of a long continuation
+    left: int = 0  # tokens of a continuation that are written later
+
+    def cut(self, most: int) -> None:
+        """Write that many tokens at most for now, and the rest later."""
+        if self.segment.ahead >= most:
+            self.left = self.segment.ahead - most + 1
+            self.segment = replace(self.segment, ahead=most - 1)
+
+    def goes_on(self) -> bool:
+        """Whether something of a continuation is left; if so, that is what the request asks for now."""
+        if self.error or not self.left:
+            if self.before and not self.error:
+                self.found = self.before + self.found
+            return False
+        self.before += self.found
+        segment, written = self.segment, len(self.found) - self.segment.wanted
+        last = self.found[-1].token
+        self.segment = Segment(segment.slot, segment.end + written, [last], 1, segment.top, None, self.left - 1)
+        self.left = 0
+        self.found = None
+        self.cut(self.engine.slice)
+        return True
 
 
 class Worker:
@@ -47,6 +70,8 @@ class Worker:
             ModelError: the pass failed, for lack of memory say.
         """
         request = _Request(engine, segment)
+        if segment.ahead:
+            request.cut(engine.slice)
         with self._changed:
             self._waiting.setdefault(engine, []).append(request)
             self._expected = max(0, self._expected - 1)
@@ -88,9 +113,12 @@ class Worker:
 
     def _run_batch(self) -> None:
         batch: list[_Request] = []
+        going_on: list[_Request] = []
         try:
             batch = self._next_batch()
             _answer(batch)
+            # Long continuations are written in slices, so that those of other samples join in.
+            going_on = [request for request in batch if request.goes_on()]
         except BaseException as error:  # whatever happens, nobody may wait for ever
             if not batch:
                 with self._changed:
@@ -98,6 +126,9 @@ class Worker:
                     self._waiting.clear()
             _refuse(batch, error)
         with self._changed:
+            for request in going_on:
+                self._waiting.setdefault(request.engine, []).append(request)
+            batch = [request for request in batch if request not in going_on]
             self._expected = len(batch)
         for request in batch:
             request.answered.set()
@@ -112,7 +143,7 @@ class Worker:
         return max(self._waiting, key=lambda engine: len(self._waiting[engine]) / self._cost(engine))
 
     def _cost(self, engine: Engine) -> float:
-        return engine.cost(sum(len(request.segment.tokens) for request in self._waiting[engine]))
+        return engine.request_cost([request.segment for request in self._waiting[engine]])
 
 
 def _do(call: tuple[Callable, Future]) -> None:

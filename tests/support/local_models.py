@@ -15,6 +15,8 @@ from language_models.interface import Completion, SamplingParams, Token, Usage
 from language_models.local.model import LocalModel
 from language_models.local.vocabulary import Vocabulary
 
+# The engine of the tests that do not name one.
+ENGINE = "auto"
 PROMPT = "How do I bake bread without an oven?"
 DRAFT = " Use a pan with a lid, and turn the loaf 😀 after twenty minutes."
 
@@ -122,7 +124,7 @@ class Reading:
 
 
 def local(kind="llama", seed=1, tokenizer=BYTE_LEVEL, **options) -> LocalModel:
-    options = {"end_ids": frozenset(), "context_length": 512, "draft_ahead": False} | options
+    options = {"end_ids": frozenset(), "context_length": 512, "draft_ahead": False, "engine": ENGINE} | options
     return LocalModel(f"{kind} {seed}", KINDS[kind](seed), tokenizer, **options)
 
 

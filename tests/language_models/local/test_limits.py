@@ -70,7 +70,7 @@ def test_no_memory_for_the_first_passes(monkeypatch, tmp_path):
     def short_of_memory(engine):
         raise torch.OutOfMemoryError("not enough memory\nand more")
 
-    monkeypatch.setattr("language_models.local.engine.Engine.measure", short_of_memory)
+    monkeypatch.setattr("language_models.local.packed_engine.PackedEngine.measure", short_of_memory)
     with pytest.raises(ModelError, match=r"on cpu failed \(not enough memory\); if memory is short, lower --num_thr"):
         LocalModel.load(str(save(tmp_path / "llama", make_model("llama", 1))), device="cpu")
 

@@ -15,7 +15,7 @@ from waiting import in_threads, wait_until
 needs.module("torch")
 
 from language_models.interface import ModelError  # noqa: E402
-from language_models.local.attention import Segment  # noqa: E402
+from language_models.local.segments import Segment  # noqa: E402
 from language_models.local.worker import Worker, _answer, _Request  # noqa: E402
 
 
@@ -27,7 +27,7 @@ class Model:
     def __init__(self, seconds: float, fails: frozenset[int] = frozenset()):
         self.seconds, self.fails, self.batches = seconds, fails, []
 
-    def cost(self, tokens: float) -> float:
+    def request_cost(self, segments: list[Segment]) -> float:
         return self.seconds
 
     def run(self, segments: list[Segment]) -> list[int]:
@@ -126,10 +126,10 @@ class Panics(Model):
         super().__init__(0.01)
         self.at = at
 
-    def cost(self, tokens: float) -> float:
+    def request_cost(self, segments) -> float:
         if self.at == "cost":
             raise BaseException("a panic")
-        return super().cost(tokens)
+        return super().request_cost(segments)
 
     def run(self, segments):
         if self.at == "run":
