@@ -75,6 +75,14 @@ class Engine(ABC):
         """Compute what is new; for each segment what follows each of its last `wanted` tokens, and the tokens written ahead."""
 
     @abstractmethod
+    def outputs(self, segments: list[Segment]) -> list[torch.Tensor]:
+        """Compute what is new, and count it; the model's own output at each segment's wanted tokens, on its device.
+
+        Logits [wanted, vocabulary] of a model with a language-modelling head, hidden states [wanted, hidden size] of one without,
+        in the model's number format; they are good until the next pass.
+        """
+
+    @abstractmethod
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
         """Compute what is new, in one pass and without counting it; the logits at each segment's wanted tokens, float32."""
 

@@ -259,6 +259,11 @@ class GraphEngine(Engine):
         return median(self._step_seconds) if self._step_seconds else self.cost(samples)
 
     @torch.inference_mode()
+    def outputs(self, segments: list[Segment]) -> list[torch.Tensor]:
+        """See Engine."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
         """See Engine."""
         with self._on_stream():

@@ -56,6 +56,11 @@ class PackedEngine(Engine):
         return found
 
     @torch.inference_mode()
+    def outputs(self, segments: list[Segment]) -> list[torch.Tensor]:
+        """See Engine."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
         """See Engine."""
         return list(self._logits(segments).split([segment.wanted for segment in segments]))
