@@ -60,11 +60,45 @@ class Engine(ABC):
         self.name = type(model).__name__
         self.longest = longest
         self.cache = self.make_cache(slots, longest)
+        self.grown = 0
+        self._capacity_before = 0
         self.parameters = sum(p.numel() for p in model.parameters())
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.costs = PassCosts(self.sizes)
         self.reset_counts()
+        self.fallbacks: list[str] = []  # what did not go as it should have, and what was done instead: a line each
         self._adopt()
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that each slot of the cache has room for; 0 before the first pass."""
+        return max((keys.shape[2] for keys, _ in self.cache.layers.values()), default=0)
+
+    @property
+    def report(self) -> dict:
+        """How passes are computed, as JSON has it.
+
+        `graphs` is how many sizes are replayed from CUDA graphs, `uncaptured` has those that could not be captured with the
+        reason, `capture_seconds` is what captures took. `kernels` are the Triton kernels of the attention (`why_no_kernels`: ""
+        where they are used), `kernel_seconds` what their first runs took, which compile them where Triton's own cache between
+        runs (~/.triton) has none. `fused_layers` says how many layers of which kind are put together (`why_not_fused`).
+        `cache_tokens` is the room of each slot, `cache_grown` how often that grew, and `fallbacks` has a line for everything
+        that did not go as it should have, with what was done instead.
+        """
+        return {
+            "kind": self.kind,
+            "graphs": 0,
+            "uncaptured": {},
+            "capture_seconds": 0.0,
+            "kernels": False,
+            "why_no_kernels": "packed passes compute with torch's own operations",
+            "kernel_seconds": 0.0,
+            "fused_layers": {},
+            "why_not_fused": "packed passes compute the model's own layers",
+            "cache_tokens": self.capacity,
+            "cache_grown": self.grown,
+            "fallbacks": list(self.fallbacks),
+        }
 
     @abstractmethod
     def make_cache(self, slots: int, longest: int) -> Cache:
@@ -98,6 +132,9 @@ class Engine(ABC):
 
     def count(self, passes: int, sample_passes: int, tokens: int, seconds: float) -> None:
         """Add what was computed."""
+        if (capacity := self.capacity) != self._capacity_before:
+            self.grown += self._capacity_before > 0
+            self._capacity_before = capacity
         self.passes += passes
         self.sample_passes += sample_passes
         self.tokens += tokens

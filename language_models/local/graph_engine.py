@@ -55,7 +55,9 @@ class GraphEngine(Engine):
     def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int):
         cuda = model.device.type == "cuda"
         self.graphs = cuda
-        self.kernels = cuda and not kernels_work(model.device, model.dtype)
+        began = time.perf_counter()
+        self.why_no_kernels = kernels_work(model.device, model.dtype) if cuda else "they need a CUDA device"
+        self.kernels, self.kernel_seconds = not self.why_no_kernels, time.perf_counter() - began
         self._shapes: dict[Shape, FixedSize] = {}
         self.captures, self.uncaptured, self.capture_seconds = 0, {}, 0.0
         self.stream = torch.cuda.Stream(model.device) if cuda else None
@@ -78,6 +80,20 @@ class GraphEngine(Engine):
 
     def make_cache(self, slots: int, longest: int) -> SlotCache:
         return SlotCache(slots, longest)
+
+    @property
+    def report(self) -> dict:
+        """See Engine."""
+        return super().report | {
+            "graphs": self.captures,
+            "uncaptured": {str(shape): reason for shape, reason in self.uncaptured.items()},
+            "capture_seconds": round(self.capture_seconds, 3),
+            "kernels": self.kernels,
+            "why_no_kernels": self.why_no_kernels,
+            "kernel_seconds": round(self.kernel_seconds, 3) if self.device.type == "cuda" else 0.0,
+            "fused_layers": {kind: number for kind, number in self.fused.items() if number},
+            "why_not_fused": "" if any(self.fused.values()) else "no layer here is put together",
+        }
 
     def _on_stream(self) -> ExitStack:
         stack = ExitStack()
