@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from language_models.local.loading import reason_of
+from language_models.local.segments import MOST_IN_TREE
 
 try:
     import triton
@@ -155,6 +156,10 @@ class FixedPass:
     and stands in the slot `slots[s]` from `starts[s]` on. All of these are int64 tensors on the device, [tokens] or [segments].
 
     `longest` is how many tokens a segment has at most, `span` how many cached ones are looked at where there are no `kernels`.
+
+    `seen`, int64 [tokens]: for tokens of a tree the bits of Segment.seen (never 0, since a token sees itself), by which it sees
+    its ancestors among the new tokens beside what is cached before `starts`; 0 for all others, and for what pads the pass: these
+    see every token before them. `places` are then where tokens stand in the cache, not their positions in the text.
     """
 
     cache: SlotCache
@@ -167,6 +172,7 @@ class FixedPass:
     longest: int
     span: int
     kernels: bool
+    seen: Tensor | None = None
     _made: dict[tuple, Tensor] = field(default_factory=dict)
 
     def attend(
@@ -174,7 +180,11 @@ class FixedPass:
     ) -> Tensor:
         """See attention.Pass; all segments at once."""
         keys, values = self.cache.of_layer(layer, key, value)
-        way = self._by_kernels if self.kernels and usable(key.shape[3], value.shape[3]) else self._by_torch
+        way = (
+            self._by_kernels
+            if self.kernels and self.seen is None and usable(key.shape[3], value.shape[3])
+            else self._by_torch
+        )
         return way(query, key, value, keys, values, scale, window, cap)
 
     def _by_kernels(self, query, key, value, keys, values, scale, window, cap):
@@ -216,10 +226,19 @@ class FixedPass:
         name = ("bias", window)
         if name not in self._made:
             span = torch.arange(self.span, device=query.device)
-            places = (self.starts[:, None] + i)[:, None, :, None]
-            unseen = span > places
+            starts = self.starts[:, None, None, None]
+            places = starts + i[:, None]
+            seen = span <= places
             if window:
-                unseen |= span <= places - window
+                seen &= span > places - window
+            if self.seen is not None:
+                bits, depths = self._tree(window)
+                bits, depths = (x[index][:, None, :, None] for x in (bits, depths))
+                new = span - starts
+                among = (new < MOST_IN_TREE) & ((bits >> new.clamp(0, MOST_IN_TREE - 1)) & 1).bool()
+                before = span > starts + depths - window if window else True
+                seen = torch.where(bits != 0, torch.where(new >= 0, among, before), seen)
+            unseen = ~seen
             # A token that is none may see nothing at all.
             unseen &= i[:, None] < self.counts[:, None, None, None]
             bias = torch.zeros(unseen.shape, dtype=query.dtype, device=query.device).masked_fill_(unseen, -torch.inf)
@@ -234,6 +253,18 @@ class FixedPass:
         flat = out.new_zeros(tokens + 1, heads, out.shape[-1])
         flat[torch.where(i < self.counts[:, None], index, tokens)] = out
         return flat[None, :tokens]
+
+    def _tree(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """Which new tokens each token of a tree sees within the window, as bits, and how far down it stands: [tokens] both."""
+        name = ("tree", window)
+        if name not in self._made:
+            order = torch.arange(MOST_IN_TREE, device=self.seen.device)
+            bits = (self.seen[:, None] >> order) & 1
+            # Ancestors come earlier the higher up they are, so the window keeps the last ones.
+            upwards = bits.flip(1).cumsum(1).flip(1)
+            kept = bits if window is None else bits * (upwards <= window)
+            self._made[name] = (kept << order).sum(1), upwards[:, 0] - 1
+        return self._made[name]
 
 
 @functools.lru_cache
