@@ -120,19 +120,29 @@ class SlotCache:
             self.layers[layer] = there
         return there
 
-    def make_room(self, length: int) -> bool:
-        """Have room for `length` tokens per slot; whether the tensors are other ones now."""
+    def make_room(self, length: int, exactly: bool = False) -> bool:
+        """Have room for `length` tokens per slot; whether the tensors are other ones now.
+
+        Raises:
+            torch.OutOfMemoryError: there is none. What was cached is there still, and the capacity what it was, but some tensors
+                are other ones, so graphs that use them are to be thrown away.
+        """
         if length <= self.capacity:
             return False
         capacity = max(FIRST_CAPACITY, self.capacity)
-        while capacity < length:
+        while capacity < length and not exactly:
             capacity *= 2
-        self.capacity = min(capacity, max(self.longest, -(-length // 64) * 64))
+        capacity = (
+            max(capacity, -(-length // 64) * 64) if exactly else min(capacity, max(self.longest, -(-length // 64) * 64))
+        )
         for layer, pair in self.layers.items():
-            grown = tuple(old.new_zeros(*old.shape[:2], self.capacity, old.shape[3]) for old in pair)
+            if pair[0].shape[2] >= capacity:  # grown before memory ran out, the last time
+                continue
+            grown = tuple(old.new_zeros(*old.shape[:2], capacity, old.shape[3]) for old in pair)
             for old, new in zip(pair, grown, strict=True):
                 new[:, :, : old.shape[2]] = old
             self.layers[layer] = grown
+        self.capacity = capacity
         return True
 
     def span(self, length: int) -> int:
