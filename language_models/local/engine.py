@@ -46,12 +46,13 @@ class Engine(ABC):
     slice = 1  # that many tokens are written ahead at a time, before other samples may join
     sizes: tuple[int, ...]  # of passes, in new tokens, that are told apart in what they cost
 
-    def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int):
+    def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int, expected_tokens: int | None = None):
         """
         Args:
             model: on its device, in evaluation mode; its attention becomes the engine's.
             slots: how many samples the cache has room for.
             longest: tokens of the longest text.
+            expected_tokens: of the longest text that will come, where that is known, for caches that grow at a price.
 
         Raises:
             ModelError: the engine does not compute what the model computes by itself.

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 ENGINES: dict[str, type[Engine]] = {kind.kind: kind for kind in (GraphEngine, PackedEngine)}
 
 
-def make_engine(model: "PreTrainedModel", *, slots: int, longest: int, kind: str = "auto") -> Engine:
+def make_engine(
+    model: "PreTrainedModel", *, slots: int, longest: int, kind: str = "auto", expected_tokens: int | None = None
+) -> Engine:
     """The engine of a name for a model; "auto" is graphs on CUDA devices and packed elsewhere. See Engine.
 
     Raises:
@@ -20,4 +22,4 @@ def make_engine(model: "PreTrainedModel", *, slots: int, longest: int, kind: str
     """
     if kind == "auto":
         kind = "graphs" if model.device.type == "cuda" else "packed"
-    return ENGINES[kind](model, slots=slots, longest=longest)
+    return ENGINES[kind](model, slots=slots, longest=longest, expected_tokens=expected_tokens)

@@ -52,7 +52,7 @@ class GraphEngine(Engine):
     sizes = TOKENS
     cache: SlotCache
 
-    def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int):
+    def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int, expected_tokens: int | None = None):
         cuda = model.device.type == "cuda"
         self.graphs = cuda
         began = time.perf_counter()
@@ -70,7 +70,9 @@ class GraphEngine(Engine):
         self._step_seconds: deque[float] = deque(maxlen=KEPT)
         super().__init__(model, slots=slots, longest=longest)
         with torch.inference_mode():
-            self._make_room(min(512, longest))  # most texts of a run go beyond 256, and growing throws graphs away
+            self._make_room(
+                min(expected_tokens or 512, longest)
+            )  # most texts of a run go beyond 256, and growing throws graphs away
 
     def _prepare(self) -> None:
         self.fused = {}
