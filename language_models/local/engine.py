@@ -55,7 +55,7 @@ class Engine(ABC):
             model: on its device, in evaluation mode; its attention becomes the engine's.
             slots: how many samples the cache has room for.
             longest: tokens of the longest text.
-            expected_tokens: how long texts will be, where that is known.
+            expected_tokens: of the longest text that will come, where that is known, for caches that grow at a price.
 
         Raises:
             ModelError: the engine does not compute what the model computes by itself. The model is as it was then.
