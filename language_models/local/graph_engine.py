@@ -16,10 +16,12 @@ import torch
 
 from language_models.local.costs import KEPT
 from language_models.local.engine import Engine
-from language_models.local.fixed_attention import FixedPass, SlotCache, kernels_work
+from language_models.local.fixed_attention import FixedPass
 from language_models.local.fixed_sizes import STEPS, FixedSize, Shape
 from language_models.local.fused_layers import fuse
+from language_models.local.kernel_check import kernels_work, kinds_of
 from language_models.local.segments import NextToken, Segment
+from language_models.local.slot_cache import SlotCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +57,7 @@ class GraphEngine(Engine):
     def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int):
         cuda = model.device.type == "cuda"
         self.graphs = cuda
-        self.kernels = cuda and not kernels_work(model.device, model.dtype)
+        self.kernels, self.kernel_fault = False, ""  # set by _prepare
         self._shapes: dict[Shape, FixedSize] = {}
         self.captures, self.uncaptured, self.capture_seconds = 0, {}, 0.0
         self.stream = torch.cuda.Stream(model.device) if cuda else None
@@ -71,6 +73,9 @@ class GraphEngine(Engine):
             self._make_room(min(512, longest))  # most texts of a run go beyond 256, and growing throws graphs away
 
     def _prepare(self) -> None:
+        if self.device.type == "cuda":
+            self.kernel_fault = kernels_work(self.device, kinds_of(self.model))
+            self.kernels = not self.kernel_fault
         self.fused = {}
         if self.device.type == "cuda":
             with torch.inference_mode(False):
