@@ -21,12 +21,14 @@ from language_models.local.costs import PassCosts
 from language_models.local.devices import free_memory, out_of_memory
 from language_models.local.engine import Engine
 from language_models.local.faults import failure_of
-from language_models.local.fixed_attention import FixedPass, SlotCache, kernels_work
+from language_models.local.fixed_attention import FixedPass
 from language_models.local.fixed_sizes import STEPS, FixedSize, Shape
 from language_models.local.fused_layers import fuse
+from language_models.local.kernel_check import kernels_work, kinds_of
 from language_models.local.loading import reason_of
 from language_models.local.pieces import Piece, check, parts
 from language_models.local.segments import NextToken, Segment
+from language_models.local.slot_cache import SlotCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +114,7 @@ class GraphEngine(Engine):
         if self.device.type != "cuda":
             return
         began = time.perf_counter()
-        self.why_no_kernels = kernels_work(self.device, self.model.dtype)
+        self.why_no_kernels = kernels_work(self.device, kinds_of(self.model))
         self.kernels, self.kernel_seconds = not self.why_no_kernels, time.perf_counter() - began
         if not self.kernels:
             self.tell(f"{self.name}: attention without Triton kernels ({self.why_no_kernels})")
