@@ -29,6 +29,7 @@ from language_models.local.loading import reason_of
 from language_models.local.pieces import Piece, check, parts
 from language_models.local.segments import NextToken, Segment
 from language_models.local.slot_cache import SlotCache
+from language_models.local.triton_attention import usable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,6 +66,7 @@ class GraphEngine(Engine):
         self.device, self.name = model.device, type(model).__name__
         cuda = self.device.type == "cuda"
         self.kernels, self.why_no_kernels, self.kernel_seconds = False, "they need a CUDA device", 0.0
+        self.by_span = True  # plain torch looks at so many cached tokens as the shape says
         self.fused: dict[str, int] = {}
         self.sizes_made = FixedSizes(self, cuda, self.tell)
         self.most = TOKENS[-1]
@@ -79,6 +81,7 @@ class GraphEngine(Engine):
         super().__init__(model, slots=slots, longest=longest, expected_tokens=expected_tokens)
         with torch.inference_mode(), self._on_stream():
             self._make_first_room()
+            self._capacity_before = self.capacity
             if self.sizes_made.wanted:
                 self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
         if not self.kernels and (reasons := list(self.sizes_made.uncaptured.values())):
@@ -113,9 +116,11 @@ class GraphEngine(Engine):
     def _prepare(self) -> None:
         if self.device.type != "cuda":
             return
-        began = time.perf_counter()
-        self.why_no_kernels = kernels_work(self.device, kinds_of(self.model))
+        began, kinds = time.perf_counter(), kinds_of(self.model)
+        self.why_no_kernels = kernels_work(self.device, kinds)
         self.kernels, self.kernel_seconds = not self.why_no_kernels, time.perf_counter() - began
+        # Heads too large for the kernels are computed by plain torch beside them.
+        self.by_span = not self.kernels or not all(usable(kind.size, kind.value_size) for kind in kinds)
         if not self.kernels:
             self.tell(f"{self.name}: attention without Triton kernels ({self.why_no_kernels})")
         with torch.inference_mode(False):
@@ -132,7 +137,7 @@ class GraphEngine(Engine):
                 # Whoever asks may still be reading what the pass before gave.
                 self.stream.wait_stream(torch.cuda.current_stream(self.device))
                 stack.enter_context(torch.cuda.stream(self.stream))
-                if not self.kernels:
+                if self.by_span:
                     stack.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
             yield
 
@@ -294,7 +299,7 @@ class GraphEngine(Engine):
         number = sum(piece.end - piece.begin for piece in part)
         tokens = next(n for n in TOKENS if n >= number)
         longest = SHORT if tokens > 32 and all(piece.end - piece.begin <= SHORT for piece in part) else tokens
-        span = 0 if self.kernels else self.cache.span(max(piece.segment.start + piece.end for piece in part))
+        span = self.cache.span(max(piece.segment.start + piece.end for piece in part)) if self.by_span else 0
         kept = ALL_PLACES if tokens > ALL_PLACES >= sum(piece.wanted for piece in part) else 0
         return Shape(tokens, longest, span, kept, tree=any(piece.segment.parents is not None for piece in part))
 
@@ -316,7 +321,7 @@ class GraphEngine(Engine):
         rows, most = list(limits), min(self.most, self.steps_of[-1])
         groups = [{i: limits[i] for i in rows[at : at + most]} for at in range(0, len(rows), most)]
         for group in groups:
-            span = 0 if self.kernels else self.cache.span(max(segments[i].end + n for i, n in group.items()))
+            span = self.cache.span(max(segments[i].end + n for i, n in group.items())) if self.by_span else 0
             fixed = self.sizes_made.of(Shape(next(n for n in self.steps_of if n >= len(group)), 1, span, step=True))
             fixed.fill_steps((segments[i], n) for i, n in group.items())
             fixed.run(most := max(group.values()))
