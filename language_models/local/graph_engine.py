@@ -18,7 +18,7 @@ from language_models.local.costs import KEPT
 from language_models.local.engine import Engine
 from language_models.local.fixed_attention import FixedPass
 from language_models.local.fixed_sizes import STEPS, FixedSize, Shape
-from language_models.local.fused_layers import fuse
+from language_models.local.fused_layers import Fusion, fuse_where_it_pays
 from language_models.local.kernel_check import kernels_work, kinds_of
 from language_models.local.segments import NextToken, Segment
 from language_models.local.slot_cache import SlotCache
@@ -76,10 +76,23 @@ class GraphEngine(Engine):
         if self.device.type == "cuda":
             self.kernel_fault = kernels_work(self.device, kinds_of(self.model))
             self.kernels = not self.kernel_fault
-        self.fused = {}
-        if self.device.type == "cuda":
-            with torch.inference_mode(False):
-                self.fused = fuse(self.model)
+        self.fusion: Fusion = fuse_where_it_pays(self.model, self._some_logits, self._pass_seconds)
+
+    def _some_logits(self) -> torch.Tensor:
+        tokens = [(5 * i + 3) % self.model.config.get_text_config().vocab_size for i in range(24)]
+        return self._in_pieces(tokens)
+
+    def _pass_seconds(self) -> float:
+        """What a pass over few tokens takes with the layers as they are, as a median; its graph is not kept."""
+        segments, took = [Segment(0, 0, [11] * 8, 1)], []
+        for _ in range(1 + KEPT):  # the first one captures
+            started = time.perf_counter()
+            self.run(segments)
+            took.append(time.perf_counter() - started)
+        self._shapes.clear()
+        self.costs.forget()
+        self.reset_counts()
+        return median(took[1:])
 
     def make_cache(self, slots: int, longest: int) -> SlotCache:
         return SlotCache(slots, longest)
