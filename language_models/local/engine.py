@@ -3,6 +3,7 @@
 `packed_engine.PackedEngine` runs on all devices, `graph_engine.GraphEngine` replays passes of fixed sizes from CUDA graphs.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +59,7 @@ class Engine(ABC):
         """
         self.model, self.device = model, model.device
         self.name = type(model).__name__
+        self.headless = "logits_to_keep" not in inspect.signature(model.forward).parameters  # gives hidden states
         self.longest = longest
         self.cache = self.make_cache(slots, longest)
         self.parameters = sum(p.numel() for p in model.parameters())
@@ -84,7 +86,7 @@ class Engine(ABC):
 
     @abstractmethod
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
-        """Compute what is new, in one pass and without counting it; the logits at each segment's wanted tokens, float32."""
+        """`outputs` in one pass, without counting it, in float32."""
 
     @abstractmethod
     def measure(self) -> None:
@@ -146,7 +148,7 @@ class Engine(ABC):
         tokens = [(7 * i + 11) % self.model.config.get_text_config().vocab_size for i in range(CHECK_TOKENS)]
         try:
             with torch.inference_mode():
-                expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0].float()
+                expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False)[0][0].float()
             self.model.set_attn_implementation(OWN_ATTENTION)
             block_weights(self.model)
             self._prepare()
