@@ -124,7 +124,7 @@ class Engine(ABC):
 
     @abstractmethod
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
-        """Compute what is new, in one pass and without counting it; the logits at each segment's wanted tokens, float32."""
+        """`outputs` in one pass, without counting it, in float32."""
 
     @abstractmethod
     def measure(self) -> None:
