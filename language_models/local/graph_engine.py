@@ -9,7 +9,7 @@ passes then, see engines.make_engine.
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
@@ -81,9 +81,10 @@ class GraphEngine(Engine):
             self._capacity_before = self.capacity
             if self.sizes_made.wanted:
                 self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
-        if not self.kernels and (reasons := list(self.sizes_made.uncaptured.values())):
+        refused = list(self.sizes_made.uncaptured.values())
+        if refused and not (self.kernels or self.sizes_made.captured):
             self.give_up()
-            raise GraphsRefusedError(reasons[0])
+            raise GraphsRefusedError(refused[0])
 
     @property
     def capacity(self) -> int:
@@ -139,8 +140,10 @@ class GraphEngine(Engine):
 
     def give_up(self) -> None:
         """See Engine."""
-        self.sizes_made.drop()
-        self.fusion.undo()
+        with suppress(Exception):  # of a device that has stopped; the error under way says so
+            self.wait()
+            self.sizes_made.drop()
+            self.fusion.undo()
         super().give_up()
 
     @contextmanager
