@@ -67,12 +67,12 @@ class Engine(ABC):
         self.fallbacks: list[str] = []
         self.cache = self.make_cache(slots, longest)
         self.grown = 0
-        self._capacity_before = 0
         self.parameters = sum(p.numel() for p in model.parameters())
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.costs = PassCosts(self.sizes)
         self.reset_counts()
         self._adopt()
+        self._capacity_before = self.capacity
 
     @property
     def capacity(self) -> int:
@@ -124,7 +124,7 @@ class Engine(ABC):
 
     @abstractmethod
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
-        """Compute what is new, in one pass and without counting it; the logits at each segment's wanted tokens, float32."""
+        """`outputs` in one pass, without counting it, in float32."""
 
     @abstractmethod
     def measure(self) -> None:
@@ -139,8 +139,8 @@ class Engine(ABC):
     def count(self, passes: int, sample_passes: int, tokens: int, seconds: float) -> None:
         """Add what was computed."""
         if (capacity := self.capacity) != self._capacity_before:
-            self.grown += self._capacity_before > 0
             self._capacity_before = capacity
+            self.grown += 1
         self.passes += passes
         self.sample_passes += sample_passes
         self.tokens += tokens

@@ -10,25 +10,26 @@ passes then, see engines.make_engine.
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from language_models.interface import ModelError
 from language_models.local.captures import FixedSizes
 from language_models.local.choices import Choices, chance_kept
-from language_models.local.costs import PassCosts
-from language_models.local.devices import free_memory, out_of_memory
-from language_models.local.engine import Engine
+from language_models.local.costs import KEPT, PassCosts
+from language_models.local.devices import out_of_memory
+from language_models.local.engine import CHECK_TOKENS, Engine
 from language_models.local.faults import failure_of
 from language_models.local.fixed_attention import FixedPass
 from language_models.local.fixed_sizes import STEPS, FixedSize, Shape
-from language_models.local.fused_layers import fuse
+from language_models.local.fused_layers import Fusion, fuse_where_it_pays
 from language_models.local.kernel_check import kernels_work, kinds_of
-from language_models.local.loading import reason_of
 from language_models.local.pieces import Piece, check, parts
+from language_models.local.room import Room
 from language_models.local.segments import NextToken, Segment
 from language_models.local.slot_cache import SlotCache
+from language_models.local.triton_attention import usable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,9 +41,6 @@ TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024)  # new tokens of a pass
 SHORT = 20  # of one sample: a proposal of 16 words and what precedes it
 ALL_PLACES = 256  # up to so many tokens, all places are looked at
 REPEATS = 3
-# Of the cache at first, in tokens of each slot: at least, and at most where nobody says how long texts will be.
-FIRST_ROOM, EXPECTED = 512, 4096
-SHARE_OF_FREE = 0.25  # of the free memory, for the cache at first: other models may follow
 
 
 class GraphsRefusedError(Exception):
@@ -65,10 +63,11 @@ class GraphEngine(Engine):
         self.device, self.name = model.device, type(model).__name__
         cuda = self.device.type == "cuda"
         self.kernels, self.why_no_kernels, self.kernel_seconds = False, "they need a CUDA device", 0.0
-        self.fused: dict[str, int] = {}
+        self.by_span = True  # plain torch looks at so many cached tokens as the shape says
+        self.fusion = Fusion()
         self.sizes_made = FixedSizes(self, cuda, self.tell)
         self.most = TOKENS[-1]
-        self._too_long: int | None = None  # tokens of the shortest text for whose cache there was no memory
+        self.room = Room(self)
         self.stream = torch.cuda.Stream(self.device) if cuda else None
         # Long proposals are written in parts, so that other samples' join in; see worker.
         self.slice = SLICE if slots > 2 else STEPS
@@ -78,7 +77,8 @@ class GraphEngine(Engine):
             self.latest = torch.zeros(slots + 1, dtype=torch.long, device=self.device)
         super().__init__(model, slots=slots, longest=longest, expected_tokens=expected_tokens)
         with torch.inference_mode(), self._on_stream():
-            self._make_first_room()
+            self.room.begin(expected_tokens)
+            self._capacity_before = self.capacity
             if self.sizes_made.wanted:
                 self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
         if not self.kernels and (reasons := list(self.sizes_made.uncaptured.values())):
@@ -102,8 +102,8 @@ class GraphEngine(Engine):
             "kernels": self.kernels,
             "why_no_kernels": self.why_no_kernels,
             "kernel_seconds": round(self.kernel_seconds, 3),
-            "fused_layers": {kind: number for kind, number in self.fused.items() if number},
-            "why_not_fused": "" if any(self.fused.values()) else "no layer here is put together",
+            "fused_layers": {kind: number for kind, number in self.fusion.counts.items() if number},
+            "why_not_fused": self.fusion.refusal,
         }
 
     def make_cache(self, slots: int, longest: int) -> SlotCache:
@@ -111,15 +111,37 @@ class GraphEngine(Engine):
         return SlotCache(slots, longest)
 
     def _prepare(self) -> None:
-        if self.device.type != "cuda":
-            return
-        began = time.perf_counter()
-        self.why_no_kernels = kernels_work(self.device, kinds_of(self.model))
-        self.kernels, self.kernel_seconds = not self.why_no_kernels, time.perf_counter() - began
-        if not self.kernels:
-            self.tell(f"{self.name}: attention without Triton kernels ({self.why_no_kernels})")
-        with torch.inference_mode(False):
-            self.fused = fuse(self.model)
+        if self.device.type == "cuda":
+            began, kinds = time.perf_counter(), kinds_of(self.model)
+            self.why_no_kernels = kernels_work(self.device, kinds)
+            self.kernels, self.kernel_seconds = not self.why_no_kernels, time.perf_counter() - began
+            # Heads too large for the kernels are computed by plain torch beside them.
+            self.by_span = not self.kernels or not all(usable(kind.size, kind.value_size) for kind in kinds)
+            if not self.kernels:
+                self.tell(f"{self.name}: attention without Triton kernels ({self.why_no_kernels})")
+        self.fusion = fuse_where_it_pays(self.model, self._some_logits, self._pass_seconds)
+
+    def _some_logits(self) -> torch.Tensor:
+        tokens = [(5 * i + 3) % self.model.config.get_text_config().vocab_size for i in range(CHECK_TOKENS)]
+        return self._in_pieces(tokens)
+
+    def _pass_seconds(self) -> float:
+        """What a pass over few tokens takes with the layers as they are, as a median; its graph is not kept."""
+        segments, took = [Segment(0, 0, [11] * min(8, self.longest), 1)], []
+        for _ in range(1 + KEPT):  # the first one captures
+            started = time.perf_counter()
+            self.outputs(segments)
+            took.append(time.perf_counter() - started)
+        self.sizes_made.drop()
+        self.costs.forget()
+        self.reset_counts()
+        return median(took[1:])
+
+    def give_up(self) -> None:
+        """See Engine."""
+        self.sizes_made.drop()
+        self.fusion.undo()
+        super().give_up()
 
     @contextmanager
     def _on_stream(self):
@@ -132,11 +154,12 @@ class GraphEngine(Engine):
                 # Whoever asks may still be reading what the pass before gave.
                 self.stream.wait_stream(torch.cuda.current_stream(self.device))
                 stack.enter_context(torch.cuda.stream(self.stream))
-                if not self.kernels:
+                if self.by_span:
                     stack.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
             yield
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until all passes are over."""
         if self.stream is not None:
             self.stream.synchronize()
 
@@ -171,7 +194,7 @@ class GraphEngine(Engine):
         if not segments:
             return []
         with self._on_stream():
-            self._make_room(max(s.end + min(s.ahead, self.longest - s.end) for s in segments))
+            self.room.make(max(s.end + min(s.ahead, self.longest - s.end) for s in segments))
             before = self.most
             while True:
                 try:
@@ -192,7 +215,7 @@ class GraphEngine(Engine):
         if padded == TOKENS[0]:
             return False
         self.most = max(n for n in TOKENS if n < padded)
-        self._wait()
+        self.wait()
         self.sizes_made.drop(above=self.most)
         self.tell(f"{self.name}: memory is short, so passes are over at most {self.most} tokens from now on")
         return True
@@ -229,7 +252,7 @@ class GraphEngine(Engine):
             for piece, at in zip(part, places, strict=True):
                 if at:
                     found[piece.index].append(values[at.start : at.stop])
-        self._wait()
+        self.wait()
         seconds = time.perf_counter() - started
         self.count(len(together), sum(map(len, together)), sum(len(segment.tokens) for segment in segments), seconds)
         if made == self.sizes_made.made and len(together) == 1:
@@ -237,64 +260,11 @@ class GraphEngine(Engine):
         none = torch.empty(0, self.width, dtype=self.model.dtype, device=self.device)
         return [torch.cat(one) if len(one) > 1 else one[0] if one else none for one in found]
 
-    def _make_room(self, length: int) -> None:
-        """Have room for texts of so many tokens. Graphs have the addresses of the cache, so they are captured again where it grows.
-
-        Raises:
-            ModelError: there is no memory for it. What is cached stays as it is.
-        """
-        if length <= self.capacity:
-            return
-        if not self._plainly_too_large(length):
-            self._wait()
-            self.sizes_made.drop()  # first: their memory is given back
-            for exactly in (False, True):
-                try:
-                    self.cache.make_room(length, exactly)
-                    return
-                except Exception as error:
-                    if not out_of_memory(error):
-                        raise
-            self._too_long = min(length, self._too_long or length)
-        size = self.cache.bytes * length / self.capacity / 1e9
-        raise ModelError(
-            f"{self.name}: there is no memory on {self.device} for the cache of a text of {length} tokens ({size:.1f} GB for "
-            f"{self.cache.slots} samples); lower --num_threads, or take another --dtype"
-        )
-
-    def _plainly_too_large(self, length: int) -> bool:
-        """Whether there is no use in throwing graphs away for more room."""
-        if self._too_long is not None and length >= self._too_long:
-            return True
-        free = free_memory(self.device) if self.device.type == "cuda" and self.capacity else None
-        layers = max(1, len(self.cache.layers))
-        # A layer's old tensors go when its new ones are filled.
-        needed = self.cache.bytes * ((1 + 1 / layers) * length / max(1, self.capacity) - 1)
-        return free is not None and needed > free + self.sizes_made.pool_bytes
-
-    def _make_first_room(self) -> None:
-        """Make the cache as large at once as texts are expected to become, since to grow later throws all graphs away.
-
-        That is `expected_tokens`, or else the context window up to EXPECTED tokens, or half of that, or a quarter, ... where it
-        takes more than SHARE_OF_FREE of the GPU's free memory; FIRST_ROOM tokens at least, and on a CPU.
-        """
-        least = min(FIRST_ROOM, self.longest)
-        room = min(self.longest, self.expected_tokens or EXPECTED) if self.device.type == "cuda" else least
-        most = (free_memory(self.device) or 0) * SHARE_OF_FREE
-        while room > least and self.cache.bytes * room / self.capacity > most:
-            room //= 2
-        try:
-            self.cache.make_room(max(room, least), exactly=True)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            self.tell(f"{self.name}: memory is short, so the cache begins small ({reason_of(error)})")
-
     def _shape_of(self, part: list[Piece]) -> Shape:
         number = sum(piece.end - piece.begin for piece in part)
         tokens = next(n for n in TOKENS if n >= number)
         longest = SHORT if tokens > 32 and all(piece.end - piece.begin <= SHORT for piece in part) else tokens
-        span = 0 if self.kernels else self.cache.span(max(piece.segment.start + piece.end for piece in part))
+        span = self.cache.span(max(piece.segment.start + piece.end for piece in part)) if self.by_span else 0
         kept = ALL_PLACES if tokens > ALL_PLACES >= sum(piece.wanted for piece in part) else 0
         return Shape(tokens, longest, span, kept, tree=any(piece.segment.parents is not None for piece in part))
 
@@ -316,7 +286,7 @@ class GraphEngine(Engine):
         rows, most = list(limits), min(self.most, self.steps_of[-1])
         groups = [{i: limits[i] for i in rows[at : at + most]} for at in range(0, len(rows), most)]
         for group in groups:
-            span = 0 if self.kernels else self.cache.span(max(segments[i].end + n for i, n in group.items()))
+            span = self.cache.span(max(segments[i].end + n for i, n in group.items())) if self.by_span else 0
             fixed = self.sizes_made.of(Shape(next(n for n in self.steps_of if n >= len(group)), 1, span, step=True))
             fixed.fill_steps((segments[i], n) for i, n in group.items())
             fixed.run(most := max(group.values()))
@@ -330,12 +300,12 @@ class GraphEngine(Engine):
     @torch.inference_mode()
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
         """See Engine."""
-        check(segments, self.cache.slots, self.longest)
+        check(segments, self.cache.slots, max(self.longest, CHECK_TOKENS))
         with self._on_stream():
-            self._make_room(max(segment.end for segment in segments))
+            self.room.make(max(segment.end for segment in segments))
             fixed, places = self._launch([Piece(i, s, 0, len(s.tokens)) for i, s in enumerate(segments)], graph=False)
             found = [fixed.logits[at.start : at.stop].float() for at in places]
-            self._wait()
+            self.wait()
         return found
 
     def measure(self) -> None:

@@ -28,8 +28,8 @@ class SlotCache:
         """Have room for `length` tokens per slot, and for more to come if not `exactly`; whether the tensors are other ones now.
 
         Raises:
-            torch.OutOfMemoryError: there is none. What was cached is there still, and the capacity what it was, but some tensors are
-                other ones, so graphs that use them are to be thrown away.
+            torch.OutOfMemoryError: there is none. What was cached is there still, and the capacity what it was, but some tensors
+                are other ones, so graphs that use them are to be thrown away.
         """
         if length <= self.capacity:
             return False

@@ -33,12 +33,14 @@ class _Request:
 
     def goes_on(self) -> bool:
         """Whether something of a continuation is left; if so, that is what the request asks for now."""
-        if self.error or not self.left:
+        segment = self.segment
+        # An engine that has written less than it was asked for has no room for more.
+        written = 0 if self.error else len(self.found) - segment.wanted
+        if self.error or not self.left or written < segment.ahead:
             if self.before and not self.error:
                 self.found = self.before + self.found
             return False
         self.before += self.found
-        segment, written = self.segment, len(self.found) - self.segment.wanted
         last = self.found[-1].token
         self.segment = Segment(segment.slot, segment.end + written, [last], 1, segment.top, None, self.left - 1)
         self.left = 0
