@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from command.errors import UserError
@@ -100,8 +100,10 @@ class Usage:
 
     def add(self, other: "Usage") -> None:
         """Add another count to this one."""
-        for name, number in asdict(other).items():
-            setattr(self, name, getattr(self, name) + number)
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.retries += other.retries
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ import math
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from language_models.local.model import LocalModel
 
 LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
+ONE_TOKEN = Usage(completion_tokens=1)
 CERTAIN_LOGPROB = math.log(CERTAIN)
 
 
@@ -41,9 +41,8 @@ class LocalStream:
         self._top = 0 if params.logprobs is None else max(1, params.logprobs)
         self._sampling = Sampling(params.temperature, params.top_p, view.chance) if params.temperature else None
         self._growing = GrowingText(view.model.vocabulary, ids)
-        self._counted = Usage()
         self._closed = False
-        self._count()
+        view.model.count(self.usage)
 
     def __iter__(self) -> Iterator[Token]:
         return self
@@ -57,7 +56,7 @@ class LocalStream:
         self._ids.append(found.token)
         self._left -= 1
         self.usage.completion_tokens += 1
-        self._count()
+        self._view.model.count(ONE_TOKEN)
         if found.token in vocabulary.end_ids:
             self.finish_reason = "stop"
         elif not self._left:
@@ -74,12 +73,6 @@ class LocalStream:
     def close(self) -> None:
         """See TokenStream."""
         self._closed = True
-
-    def _count(self) -> None:
-        """Hand what is new in `usage` on to the model's."""
-        now, before = asdict(self.usage), asdict(self._counted)
-        self._view.model.count(Usage(**{name: now[name] - before[name] for name in now}))
-        self._counted = Usage(**now)
 
     @property
     def _ahead(self) -> int:
