@@ -36,6 +36,7 @@ from language_models.local.costs import PassCosts  # noqa: E402
 from language_models.local.engine import Engine  # noqa: E402
 from language_models.local.model import LocalModel  # noqa: E402
 from language_models.local.segments import NextToken, Segment  # noqa: E402
+from language_models.local.worker import Worker  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
 
 SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
@@ -66,6 +67,7 @@ class TableEngine(Engine):
 
     kind = "table"
     writes_ahead = True
+    sleeps = True
     sizes = SIZES
 
     def __init__(self, name: str, following: list[int], probability: list[float], prices, *, slots: int, longest: int):
@@ -116,7 +118,7 @@ class TableEngine(Engine):
         if ahead:
             samples = STEP_SAMPLES[min(bisect_left(STEP_SAMPLES, stepping), len(STEP_SAMPLES) - 1)]
             ms += ahead * self.steps_ms[STEP_SAMPLES.index(samples)]
-        if ms:
+        if ms and self.sleeps:
             time.sleep(ms / 1000)
         self.launches, self.steps, self.priced = self.launches + 1, self.steps + ahead, self.priced + ms / 1000
         wanted_ahead = sum(s.ahead for s in segments)
@@ -192,7 +194,7 @@ class Pair:
             local_model.make_engine = engine
             made[role] = LocalModel(
                 role,
-                torch.nn.Identity().requires_grad_(False) if False else _Nowhere(),
+                _Nowhere(),
                 tokenizer,
                 end_ids=frozenset({1}),
                 context_length=4096,
@@ -217,7 +219,11 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=6, help="of the nudging model, for each answer at a time")
     parser.add_argument("--methods", nargs="+", default=["base alone", "nudging"], choices=["base alone", "nudging"])
     parser.add_argument("--profile", action="store_true", help="print where the time goes, of the last row")
+    parser.add_argument("--own_thread", action="store_true", help="passes on a thread of their own, as on a CPU")
+    parser.add_argument("--awake", action="store_true", help="add up prices only; of use for one answer at a time")
     options = parser.parse_args()
+    TableEngine.sleeps = not options.awake
+    local_model._workers[_Nowhere.device] = Worker(own_thread=options.own_thread)
     chance = random.Random(3)
     words = make_words(chance)
     tokenizer = make_tokenizer(words)
@@ -262,7 +268,7 @@ def main() -> None:
                 f"{tokens / priced:.0f}" if priced else "",
                 f"{1e6 * (seconds - passed) / tokens:.0f}", f"{1e6 * processor / tokens:.0f}",
                 *(f"{x:.3f}" for e in engines for x in (e.launches / tokens, e.steps / tokens)),
-                f"{hash(tuple(found)) & 0xFFFF:04x}" if False else _mark(found),
+                _mark(found),
             ])  # fmt: skip
             print("  ".join(map(str, rows[-1])), flush=True)
     names = ["method", "at a time", "tokens", "tokens/s", "passes only", "us/token outside", "processor us/token",

@@ -186,6 +186,14 @@ class LanguageModel(Protocol):
         ...
 
 
+def rides_along(model: LanguageModel) -> bool:
+    """Whether the rest of a stream without log-probabilities is written beside the model's other work once its beginning is read.
+
+    Such a stream says whether something of it is `at_hand`, to be read without waiting. Not so of most models.
+    """
+    return getattr(model, "rides_along", False)
+
+
 class ChatModel(Protocol):
     """A model that replies to instructions and a question. `num_threads`: how many threads may ask at once."""
 
@@ -244,6 +252,10 @@ class Metered:
     def runs_ahead(self) -> bool:
         return self.model.runs_ahead
 
+    @property
+    def rides_along(self) -> bool:
+        return rides_along(self.model)
+
     def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> "MeteredStream":
         """As the model's own `stream`, counted when it ends or is closed."""
         return MeteredStream(self.model.stream(prompt, params, draft), self.usage)
@@ -263,6 +275,10 @@ class MeteredStream:
     @property
     def usage(self) -> Usage:
         return self.stream.usage
+
+    @property
+    def at_hand(self) -> bool:
+        return self.stream.at_hand
 
     def __iter__(self) -> Iterator[Token]:
         return self

@@ -43,7 +43,7 @@ def _worker_of(device: torch.device) -> Worker:
     """The one thread of a device; "cuda" and "cuda:0" are one."""
     if device.type != "cpu" and device.index is None:
         device = torch.device(device.type, 0)
-    return _workers.setdefault(device, Worker())
+    return _workers.setdefault(device, Worker(own_thread=device.type != "cuda"))
 
 
 class LocalModel:
