@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import tiktoken
 
 SHORTEST_REPEATED_SUFFIX = 30
+COUNTED_CHARACTERS = 200  # at least, of a part of a text whose tokens are counted by themselves
+_AFTER_WORD = re.compile(r"[A-Za-z](?= )")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,20 @@ def _cl100k() -> tiktoken.Encoding:
 
 
 def count_tokens(text: str) -> int:
-    """Number of cl100k_base tokens of a text: the one yardstick of length for all models (names of special tokens are text)."""
+    """Number of cl100k_base tokens of a text: the one yardstick of length for all models (names of special tokens are text).
+
+    A text that grows is not counted from its beginning again and again: cl100k_base cuts at each space after a letter, whatever
+    comes before or after, so that the parts between some of these places are counted each by itself.
+    """
+    at, found = 0, 0
+    while (place := _AFTER_WORD.search(text, at + COUNTED_CHARACTERS)) is not None:
+        found += _count_of_part(text[at : place.end()])
+        at = place.end()
+    return found + len(_cl100k().encode_ordinary(text[at:]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _count_of_part(text: str) -> int:
     return len(_cl100k().encode_ordinary(text))
 
 
