@@ -65,7 +65,7 @@ def test_outputs_are_read_on_another_stream_and_kept_over_passes():
 
 def test_growth_captures_again_and_keeps_what_is_cached():
     model = model_on(samples=2, expected_tokens=64)
-    engine, stream = model.engine, greedy(model.for_sample(0), PROMPT, 30)
+    engine, stream = model.engine, greedy(model.for_sample(0), PROMPT, 30, logprobs=1)
     assert engine.capacity == 512
     engine.longest = engine.cache.longest = 4096
     for _ in range(10):
@@ -113,7 +113,7 @@ def test_a_capture_that_fails_leaves_nothing_behind(monkeypatch, fault):
 
 def test_no_memory_for_a_larger_cache():
     model = model_on(samples=2)
-    engine, stream = model.engine, greedy(model.for_sample(0), PROMPT, 30)
+    engine, stream = model.engine, greedy(model.for_sample(0), PROMPT, 30, logprobs=1)
     next(stream)
     ballast, size = [], 1 << 36
     while size >= 1 << 20:

@@ -216,7 +216,7 @@ def test_where_memory_is_short_passes_are_smaller(monkeypatch, most, error):
     model = local("llama", 4, samples=2, engine="graphs")
     text = PROMPT * 4
     short_of_memory(monkeypatch, most, error)
-    other = greedy(model.for_sample(1), PROMPT, 8)
+    other = greedy(model.for_sample(1), PROMPT, 8, logprobs=1)
     next(other)
     assert answer(model, prompt=text) == expected(4, prompt=text)
     list(other)
@@ -273,7 +273,7 @@ def test_no_memory_for_a_larger_cache(monkeypatch, after):
     model = local("llama", 5, samples=2, engine="graphs")
     engine = model.engine
     engine.longest = engine.cache.longest = 1024
-    begun, capacity, tries = greedy(model.for_sample(0), PROMPT, 9), engine.capacity, []
+    begun, capacity, tries = greedy(model.for_sample(0), PROMPT, 9, logprobs=1), engine.capacity, []
     next(begun)
     new_zeros = torch.Tensor.new_zeros
 

@@ -242,7 +242,7 @@ def test_what_cannot_be_computed_together_is_told(segments, fault):
 
 def test_a_cache_that_grows_keeps_what_it_has():
     model = local("llama", 4, samples=2, engine="graphs")
-    begun, engine = greedy(model.for_sample(1), PROMPT, 12), model.engine
+    begun, engine = greedy(model.for_sample(1), PROMPT, 12, logprobs=1), model.engine
     for _ in range(4):
         next(begun)
     assert engine.capacity == 512 and engine.report["cache_grown"] == 0
