@@ -61,6 +61,7 @@ def test_replayed_from_a_graph(dtype, splits):
     captured = packed(mixes[0], kernels=True)
     captured.splits = splits
     stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)  # what was drawn is there for the other stream
     with torch.inference_mode(), torch.cuda.stream(stream):
         captured.attend(0, *new, 0.125, 1000, 20.0)
         stream.synchronize()
