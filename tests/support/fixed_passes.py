@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from language_models.local.segments import Segment
 from language_models.local.slot_cache import SlotCache
 
-SLOTS, CAPACITY = 4, 128
+SLOTS, CAPACITY = 4, 256
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,13 @@ def simple(**changes) -> Case:
     return Case(**(usual | {"segments": segments, "more": 0, "dtype": torch.float32, "seed": 3} | changes))
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(case=cases(sizes=(8, 16, 24, 40), dtypes=tuple(CLOSE), most=6))
 @example(case=simple(size=80, value_size=112, window=30))
 @example(case=simple(size=256, value_size=96, cap=5.0, dtype=torch.bfloat16))
+@example(case=simple(segments=[Segment(3, 250, [0] * 2, 0), Segment(0, 140, [0], 0)]))  # four splits, and three
 @example(case=simple(size=64, value_size=128, dtype=torch.float16, repeats=7, kv_heads=1, padding=0))
-@example(
-    case=simple(segments=[Segment(1, 50, [0] * 63, 0, parents=list(range(-1, 62)))], window=7, kv_heads=1, repeats=1)
-)
+@example(case=simple(segments=[Segment(1, 50, [0] * 63, 0, parents=list(range(-1, 62)))], window=7, kv_heads=1))
 def test_kernels_compute_what_plain_torch_does(case):
     cache, before = random_cache(case)
     q, k, v = case.new()
@@ -85,7 +84,7 @@ def test_kernels_compute_what_plain_torch_does(case):
 def test_a_whole_model(architecture, monkeypatch):
     """With kernels and fused layers."""
     monkeypatch.setattr(engine_of, "block_weights", lambda _: 0)  # blocked linear layers are not put together
-    tokens = torch.randint(600, (2, 6), generator=torch.Generator().manual_seed(4)).tolist()
+    tokens = torch.randint(600, (2, 5), generator=torch.Generator().manual_seed(4)).tolist()
     with torch.inference_mode():
         expected = ARCHITECTURES[architecture](1)(torch.tensor(tokens), use_cache=False).logits.log_softmax(-1).max(-1)
     engine = GraphEngine(ARCHITECTURES[architecture](1), slots=3, longest=64)
@@ -93,7 +92,7 @@ def test_a_whole_model(architecture, monkeypatch):
     engine.kernels = True
     found = [[], []]
     fusion = None
-    for start, stop in ((0, 3), (3, 4), (4, 6)):
+    for start, stop in ((0, 3), (3, 5)):
         segments = [Segment(2 - n, start, tokens[n][start:stop], stop - start, 1) for n in range(2)]
         for n, next_tokens in enumerate(engine.run(segments)):
             found[n] += next_tokens
@@ -109,7 +108,7 @@ def test_the_check_of_kernels():
     assert kernels_work(CPU, frozenset([kind])) == ""
 
 
-@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_layers(dtype):
     """All of a Llama-like model's, with heads of no power of two, and what the other models' are no more."""
     model = ARCHITECTURES["qwen2"](2).to(dtype)
@@ -127,8 +126,8 @@ def test_fused_layers(dtype):
         assert torch.equal(model(ids, use_cache=False).logits, expected)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_layers_of_all_architectures_compute_the_same_fused(architecture):
+@pytest.mark.parametrize("architecture", ["gemma", "qwen3", "olmo", "olmo2", "phi3", "gpt_neox"])
+def test_layers_of_other_architectures_compute_the_same_fused(architecture):
     model = ARCHITECTURES[architecture](2)
     ids = torch.tensor([[5, 6, 100]])
     with torch.inference_mode():
