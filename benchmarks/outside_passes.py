@@ -2,18 +2,18 @@
 
     python benchmarks/outside_passes.py [--threads 1 8 32] [--tokens 128] [--stops 0.01] [--prices h100|none]
 
-Engines that look their next tokens up in a table stand for both models. With `--prices none` a pass takes no time, so that what is
-left of an answer's time is spent outside of passes: on tokenizers, on the loop, on threads that wait for each other. With `--prices h100`
-a pass sleeps for as long as it took on one H100 (7b and 1.1b, bfloat16), so that tokens per second are predictions, for a machine whose
-processor is this one. "passes only" leaves out what happens between passes. The pair is that of the measurement there: the base model is
-uncertain at 15 % of the tokens, the nudging model agrees with it at 75 % of the certain and 35 % of the uncertain ones.
+Engines that look their next tokens up in a table stand for both models. With `--prices none` a pass takes no time, so that
+what is left of an answer's time is spent outside of passes: on tokenizers, on the loop, on threads that wait for each other.
+With `--prices h100` a pass sleeps for as long as it took on one H100 (7b and 1.1b, bfloat16), so that tokens per second are
+predictions, for a machine whose processor is this one. "passes only" leaves out what happens between passes. The pair is that
+of the measurement there: the base model is uncertain at 15 % of the tokens, the nudging model agrees with it at 75 % of the
+certain and 35 % of the uncertain ones.
 """
 
 import argparse
 import math
 import random
 import sys
-import threading
 import time
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
@@ -173,7 +173,10 @@ def chosen_tables(options, chance: random.Random, first: int) -> dict[str, tuple
     stops = [chance.random() < options.stops for _ in base]
     before, sure = [first] * first, [0.9] * first
     return {
-        "base": (before + [first + w for w in base], sure + [chance.uniform(0.12, 0.34) if u else 0.95 for u in unsure]),
+        "base": (
+            before + [first + w for w in base],
+            sure + [chance.uniform(0.12, 0.34) if u else 0.95 for u in unsure],
+        ),
         "nudging": (
             before + [1 if stop else first + w for w, stop in zip(nudging, stops, strict=True)],
             sure + [0.35 if chance.random() < 0.15 else 0.93 for _ in nudging],
@@ -231,7 +234,9 @@ def main() -> None:
     pieces = [bytes([i]) for i in range(256)] + [(" " + word).encode() for word in words]
     pattern = r"""[^\r\n\p{L}\p{N}]?+\p{L}++|\s"""
     # The length of answers is counted in words: cl100k_base would cut these into several tokens.
-    encoding = tiktoken.Encoding("words", pat_str=pattern, mergeable_ranks={p: i for i, p in enumerate(pieces)}, special_tokens={})
+    encoding = tiktoken.Encoding(
+        "words", pat_str=pattern, mergeable_ranks={p: i for i, p in enumerate(pieces)}, special_tokens={}
+    )
     utils._cl100k = lambda: encoding
     tables = chosen_tables(options, chance, first)
     rows, texts = [], {}

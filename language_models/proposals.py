@@ -7,8 +7,8 @@ which only one of the two models writes.
 - The base model's stream stays open beyond its uncertain token: if the nudging model writes that very token, the next ones are on
   their way already. It is closed once the nudging model writes other words, and left open only where that one is quick enough.
 - Of a base model in this process, which writes only when it is read, the whole proposal is known first and is handed on as a draft.
-- Where the nudging model's proposals ride along in passes that it runs anyway, their first words are such a draft, and it is seen later
-  whether they end the answer.
+- Where the nudging model's proposals ride along in passes that it runs anyway, their first words are such a draft, and it is
+  seen later whether they end the answer.
 """
 
 import time
@@ -72,7 +72,9 @@ class Proposal:
     answer after all retries.
     """
 
-    def __init__(self, source: Completion | TokenStream, again: Callable[[], TokenStream] | None, pace: Pace, rides: bool = False):
+    def __init__(
+        self, source: Completion | TokenStream, again: Callable[[], TokenStream] | None, pace: Pace, rides: bool = False
+    ):
         """
         Args:
             source: the words.

@@ -79,7 +79,7 @@ class PackedEngine(Engine):
         output = self.model(
             input_ids=tensor([ids]),
             position_ids=tensor([positions]),
-            logits_to_keep=tensor(kept),
+            logits_to_keep=kept,  # a list: the last layer may be on another device than the first
             use_cache=False,
             packed=PackedPass(segments, self.cache, self.device),
         )

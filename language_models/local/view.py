@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
 FIRST_WORDS = 4  # tokens of a continuation that are written at once where the rest may ride along
-MOST_SAMPLES = 4  # texts of one view that are written at a time: the newest, and those whose rest rides along
+MOST_SAMPLES = 3  # texts of one view that are written at a time: the newest, and those whose rest rides along
 ONE_TOKEN = Usage(completion_tokens=1)
 CERTAIN_LOGPROB = math.log(CERTAIN)
 
@@ -191,9 +191,9 @@ class LocalView:
         return self.model.engine.writes_ahead
 
     def sample_for(self, ids: list[int]) -> CachedSample:
-        """A place for the continuation of a text: where the same is being written already, or where its beginning is and nobody reads.
+        """A place for the continuation of a text: where the same is being written, or where its beginning is and nobody reads.
 
-        All of them may be read: then a new one where there is a slot for it, and the oldest one where there is none.
+        Where all of them may still be read it is a new one, or the oldest one if there is no slot.
         """
         if any((same := sample).common(ids) == len(ids) for sample in self.samples):
             return same

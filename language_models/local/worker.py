@@ -1,14 +1,15 @@
-"""Who runs the forward passes: one thread at a time per device, which puts together what the samples want of a model at one time."""
+"""Who runs the forward passes: one thread of a device at a time, which puts together what samples want of a model at one time."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from command.unexpected import is_ours, told_with
-from language_models.interface import ModelError
+from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engine import Engine
+from language_models.local.faults import failure_of
 from language_models.local.loading import reason_of
 from language_models.local.segments import NextToken, Segment
 
@@ -75,12 +76,14 @@ class Worker:
     # Of the time of the next pass, that samples are waited for: where a pass costs the same for one more, it is worth more.
     WAIT_SHARE, WAIT_SHARE_SHARED = 0.1, 0.5
 
-    def __init__(self, own_thread: bool = True):
+    def __init__(self, own_thread: bool = True, on_device: Callable[[], AbstractContextManager] = nullcontext):
         """
         Args:
             own_thread: have a thread of its own compute, see `call`. Otherwise one of those that wait for a pass runs it, for all
                 that wait: two changes of threads less for each pass, which count where a pass takes a few milliseconds.
+            on_device: in which a thread computes that is not the worker's own.
         """
+        self._on_device = on_device
         self._own_thread = own_thread
         self._wait_share = self.WAIT_SHARE if own_thread else self.WAIT_SHARE_SHARED
         self._changed = threading.Condition()
@@ -135,7 +138,7 @@ class Worker:
         half as long again so (benchmarks/cpu_passes.py).
         """
         if not self._own_thread:
-            with self._device:
+            with self._device, self._on_device():
                 return function()
         if threading.current_thread() is self._thread:
             return function()
@@ -180,7 +183,7 @@ class Worker:
         interrupted: KeyboardInterrupt | None = None
         try:
             batch = self._next_batch()
-            with self._device:
+            with self._device, self._on_device():
                 _answer_with_riders(batch)
             # Long continuations are written in slices, so that those of other samples join in.
             going_on = [request for request in batch if request.goes_on()]
@@ -266,8 +269,9 @@ def _answer(batch: list[_Request]) -> None:
     error = _failure(batch)
     if error is None:
         return
-    if len(batch) == 1:
-        batch[0].error = error
+    if len(batch) == 1 or isinstance(error, DeviceLostError):
+        for request in batch:
+            request.error = error
         return
     for request in batch:
         _answer([request])
@@ -283,8 +287,5 @@ def _failure(batch: list[_Request]) -> ModelError | None:
     except KeyboardInterrupt:  # of a thread that runs passes for others
         raise
     except BaseException as error:  # whatever happens, nobody may wait for ever; Rust's panics are no Exceptions
-        failure = ModelError(
-            f"a forward pass of {engine.name} failed ({reason_of(error)}); if memory is short, lower --num_threads"
-        )
-        return told_with(failure, error) if is_ours(error) else failure
+        return failure_of(engine.name, engine.device, error)
     return None
