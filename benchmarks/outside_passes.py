@@ -58,7 +58,7 @@ class TableCache:
     bytes = 0
 
     def __init__(self, slots: int):
-        self.slots = slots
+        self.slots, self.layers = slots, {}
         self.lengths = [0] * slots
 
 
@@ -75,6 +75,7 @@ class TableEngine(Engine):
         self.following, self.logprobs = following, [math.log(p) for p in probability]
         self.slice = 4 if slots > 2 else 64
         self.passes_ms, self.steps_ms = prices
+        self.fallbacks, self.grown, self._capacity_before = [], 0, 0
         self.parameters, self.vocabulary_size = 0, len(following)
         self.cache = TableCache(slots)
         self.costs = PassCosts(SIZES)
@@ -191,7 +192,7 @@ class Pair:
         made = {}
         for role, samples in (("nudging", slots_each * threads), ("base", threads)):
 
-            def engine(model, *, slots, longest, kind, role=role):
+            def engine(model, *, slots, longest, role=role, **_):
                 return TableEngine(role, *tables[role], prices[role], slots=slots, longest=longest)
 
             local_model.make_engine = engine
@@ -207,8 +208,14 @@ class Pair:
         self.base, self.nudging = made["base"], made["nudging"]
 
 
-class _Nowhere:
+class _Nowhere(torch.nn.Module):
+    """What an engine has for a model that is none."""
+
     device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.zeros(1))
 
 
 def main() -> None:

@@ -289,7 +289,7 @@ class Nudger:
         """
         self._model, self._prompt, self._params, self._base = model, prompt, params, base
         self._published = request_mode == "published"
-        self._pace, self._rides = Pace(), rides_along(model)
+        self._pace, self._rides = Pace(), rides_along(model, params)
         self._proposals: list[Proposal] = []  # the last one, and those before that may still be being written
 
     def propose(self, answer: str) -> Proposal:
