@@ -314,12 +314,12 @@ def answer_stream(
     """
     result = NudgingResult() if result is None else result
     rule = CRITERIA[criterion]
-    if rounds_ahead is None:
-        rounds_ahead = ROUNDS_AHEAD_RIDING if rides_along(nudging) else ROUNDS_AHEAD
     base_params = SamplingParams(
         settings.completion_token_num, settings.base_temperature, settings.base_top_p, rule.logprobs
     )
     nudging_params = SamplingParams(settings.completion_token_num_nudging, settings.nudging_temperature)
+    if rounds_ahead is None:
+        rounds_ahead = ROUNDS_AHEAD_RIDING if rides_along(nudging, nudging_params) else ROUNDS_AHEAD
     with (
         closing(Base(Writer(base, base_prompt, base_params, settings.max_token_total), request_mode)) as large,
         closing(Nudger(nudging, nudging_prompt, nudging_params, large, request_mode)) as small,

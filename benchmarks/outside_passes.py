@@ -2,18 +2,18 @@
 
     python benchmarks/outside_passes.py [--threads 1 8 32] [--tokens 128] [--stops 0.01] [--prices h100|none]
 
-Engines that look their next tokens up in a table stand for both models. With `--prices none` a pass takes no time, so that what is
-left of an answer's time is spent outside of passes: on tokenizers, on the loop, on threads that wait for each other. With `--prices h100`
-a pass sleeps for as long as it took on one H100 (7b and 1.1b, bfloat16), so that tokens per second are predictions, for a machine whose
-processor is this one. "passes only" leaves out what happens between passes. The pair is that of the measurement there: the base model is
-uncertain at 15 % of the tokens, the nudging model agrees with it at 75 % of the certain and 35 % of the uncertain ones.
+Engines that look their next tokens up in a table stand for both models. With `--prices none` a pass takes no time, so that
+what is left of an answer's time is spent outside of passes: on tokenizers, on the loop, on threads that wait for each other.
+With `--prices h100` a pass sleeps for as long as it took on one H100 (7b and 1.1b, bfloat16), so that tokens per second are
+predictions, for a machine whose processor is this one. "passes only" leaves out what happens between passes. The pair is that
+of the measurement there: the base model is uncertain at 15 % of the tokens, the nudging model agrees with it at 75 % of the
+certain and 35 % of the uncertain ones.
 """
 
 import argparse
 import math
 import random
 import sys
-import threading
 import time
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +58,7 @@ class TableCache:
     bytes = 0
 
     def __init__(self, slots: int):
-        self.slots = slots
+        self.slots, self.layers = slots, {}
         self.lengths = [0] * slots
 
 
@@ -75,6 +75,7 @@ class TableEngine(Engine):
         self.following, self.logprobs = following, [math.log(p) for p in probability]
         self.slice = 4 if slots > 2 else 64
         self.passes_ms, self.steps_ms = prices
+        self.fallbacks, self.grown, self._capacity_before = [], 0, 0
         self.parameters, self.vocabulary_size = 0, len(following)
         self.cache = TableCache(slots)
         self.costs = PassCosts(SIZES)
@@ -173,7 +174,10 @@ def chosen_tables(options, chance: random.Random, first: int) -> dict[str, tuple
     stops = [chance.random() < options.stops for _ in base]
     before, sure = [first] * first, [0.9] * first
     return {
-        "base": (before + [first + w for w in base], sure + [chance.uniform(0.12, 0.34) if u else 0.95 for u in unsure]),
+        "base": (
+            before + [first + w for w in base],
+            sure + [chance.uniform(0.12, 0.34) if u else 0.95 for u in unsure],
+        ),
         "nudging": (
             before + [1 if stop else first + w for w, stop in zip(nudging, stops, strict=True)],
             sure + [0.35 if chance.random() < 0.15 else 0.93 for _ in nudging],
@@ -188,7 +192,7 @@ class Pair:
         made = {}
         for role, samples in (("nudging", slots_each * threads), ("base", threads)):
 
-            def engine(model, *, slots, longest, kind, role=role):
+            def engine(model, *, slots, longest, role=role, **_):
                 return TableEngine(role, *tables[role], prices[role], slots=slots, longest=longest)
 
             local_model.make_engine = engine
@@ -204,8 +208,14 @@ class Pair:
         self.base, self.nudging = made["base"], made["nudging"]
 
 
-class _Nowhere:
+class _Nowhere(torch.nn.Module):
+    """What an engine has for a model that is none."""
+
     device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.zeros(1))
 
 
 def main() -> None:
@@ -231,7 +241,9 @@ def main() -> None:
     pieces = [bytes([i]) for i in range(256)] + [(" " + word).encode() for word in words]
     pattern = r"""[^\r\n\p{L}\p{N}]?+\p{L}++|\s"""
     # The length of answers is counted in words: cl100k_base would cut these into several tokens.
-    encoding = tiktoken.Encoding("words", pat_str=pattern, mergeable_ranks={p: i for i, p in enumerate(pieces)}, special_tokens={})
+    encoding = tiktoken.Encoding(
+        "words", pat_str=pattern, mergeable_ranks={p: i for i, p in enumerate(pieces)}, special_tokens={}
+    )
     utils._cl100k = lambda: encoding
     tables = chosen_tables(options, chance, first)
     rows, texts = [], {}

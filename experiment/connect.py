@@ -20,6 +20,7 @@ from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError, SharedModel
 from language_models.local.devices import gpus, with_number
 from language_models.local.loading import find_model, pick_device, require_torch
+from nudging import ROUNDS_AHEAD_RIDING
 from utils import count_tokens
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def local_models(
             device_map=model.device_map,
             # A sample that drafts for another model has a text of its own.
             samples=settings.num_threads * (users + (drafting and model.role == "nudging")),
+            riders=settings.num_threads * (settings.exp == "nudging" and model.role == "nudging") * ROUNDS_AHEAD_RIDING,
             drafter=found["nudging"] if drafting and model.role == "base" else None,
             engine=settings.engine,
             prompts=prompts,

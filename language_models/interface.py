@@ -190,12 +190,12 @@ class LanguageModel(Protocol):
         ...
 
 
-def rides_along(model: LanguageModel) -> bool:
-    """Whether the rest of a stream without log-probabilities is written beside the model's other work once its beginning is read.
+def rides_along(model: LanguageModel, params: SamplingParams) -> bool:
+    """Whether the rest of a stream is written beside the model's other work once its beginning has been read.
 
     Such a stream says whether something of it is `at_hand`, to be read without waiting. Not so of most models.
     """
-    return getattr(model, "rides_along", False)
+    return getattr(model, "rides_along", False) and not params.temperature and params.logprobs is None
 
 
 class ChatModel(Protocol):
@@ -258,7 +258,7 @@ class Metered:
 
     @property
     def rides_along(self) -> bool:
-        return rides_along(self.model)
+        return getattr(self.model, "rides_along", False)
 
     def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> "MeteredStream":
         """As the model's own `stream`, counted when it ends or is closed."""

@@ -7,8 +7,8 @@ which only one of the two models writes.
 - The base model's stream stays open beyond its uncertain token: if the nudging model writes that very token, the next ones are on
   their way already. It is closed once the nudging model writes other words, and left open only where that one is quick enough.
 - Of a base model in this process, which writes only when it is read, the whole proposal is known first and is handed on as a draft.
-- Where the nudging model's proposals ride along in passes that it runs anyway, their first words are such a draft, and it is seen later
-  whether they end the answer.
+- Where the nudging model's proposals ride along in passes that it runs anyway, their first words are such a draft, and it is
+  seen later whether they end the answer.
 """
 
 import time
@@ -289,7 +289,7 @@ class Nudger:
         """
         self._model, self._prompt, self._params, self._base = model, prompt, params, base
         self._published = request_mode == "published"
-        self._pace, self._rides = Pace(), rides_along(model)
+        self._pace, self._rides = Pace(), rides_along(model, params)
         self._proposals: list[Proposal] = []  # the last one, and those before that may still be being written
 
     def propose(self, answer: str) -> Proposal:

@@ -7,8 +7,10 @@ the rounding of numbers.
 """
 
 import copy
+import functools
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -52,9 +54,13 @@ _workers: dict[torch.device, Worker] = {}
 
 
 def _worker_of(device: torch.device) -> Worker:
-    """Who runs a device's passes; "cuda" and "cuda:0" are one. Models on several GPUs are computed at the same time."""
+    """Who runs the passes of a device; "cuda" and "cuda:0" are one. Models on several GPUs are computed at the same time."""
     device = with_number(device)
-    return _workers.setdefault(device, Worker(own_thread=device.type != "cuda"))
+    if device not in _workers:
+        cuda = device.type == "cuda"
+        # Each thread has a current device, on which kernels are started.
+        _workers[device] = Worker(not cuda, functools.partial(torch.cuda.device, device) if cuda else nullcontext)
+    return _workers[device]
 
 
 class LocalModel:
@@ -68,6 +74,7 @@ class LocalModel:
         end_ids: the ids that end an answer.
         context_length: most tokens of prompt and answer together.
         samples: how many samples are answered at the same time; each has a slot of the cache.
+        riders: for how many texts more there is a slot where the engine writes ahead: those whose rest rides along.
         draft_ahead: look ahead of the text where nobody names a draft, by what stood in it before and by the `drafter`.
         drafter: a small model that drafts for this one, where that pays.
         engine: how its passes are computed: auto, graphs or packed; see engines.make_engine. Layers on several devices have
@@ -93,6 +100,7 @@ class LocalModel:
         end_ids: frozenset[int],
         context_length: int,
         samples: int = 1,
+        riders: int = 0,
         draft_ahead: bool = True,
         drafter: "LocalModel | None" = None,
         engine: str = "auto",
@@ -107,7 +115,8 @@ class LocalModel:
         self.vocabulary = Vocabulary(tokenizer, end_ids)
         self.context_length = context_length
         worker = _worker_of(model.device)
-        options = {"slots": samples, "longest": context_length, "expected_tokens": expected_tokens}
+        graphs = engine == "graphs" or (engine == "auto" and model.device.type == "cuda")
+        options = {"slots": samples + graphs * riders, "longest": context_length, "expected_tokens": expected_tokens}
         self.engine = worker.call(lambda: make_engine(model, kind=engine, **options))
         self.slots = CacheSlots(self.engine, worker)
         self.usage = Usage()
@@ -136,6 +145,7 @@ class LocalModel:
         dtype: str = "auto",
         device_map: str = "none",
         samples: int = 1,
+        riders: int = 0,
         drafter: "LocalModel | None" = None,
         engine: str = "auto",
         prompts: Sequence[str] = (),
@@ -146,7 +156,7 @@ class LocalModel:
         Args:
             device_map: "auto" spreads the layers over all GPUs of the machine, where there are several; else all of it goes to
                 `device`, and `notes` says so.
-            samples, drafter, engine: see LocalModel.
+            samples, riders, drafter, engine: see LocalModel.
             prompts, answer_tokens: the longest prompts that will come and how long answers may be, for the cache's first size.
 
         Raises:
@@ -181,6 +191,7 @@ class LocalModel:
                 end_ids=ends,
                 context_length=length,
                 samples=samples,
+                riders=riders,
                 drafter=drafter,
                 engine=engine,
                 expected_tokens=expected,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
 FIRST_WORDS = 4  # tokens of a continuation that are written at once where the rest may ride along
-MOST_SAMPLES = 4  # texts of one view that are written at a time: the newest, and those whose rest rides along
+MOST_SAMPLES = 3  # texts of one view that are written at a time: the newest, and those whose rest rides along
 ONE_TOKEN = Usage(completion_tokens=1)
 CERTAIN_LOGPROB = math.log(CERTAIN)
 
@@ -47,7 +47,7 @@ class LocalStream:
         greedy = params.logprobs is None and not self._sampling and not drafted
         self._rides = greedy and view.rides_along and not (view.drafting and view.model.draft_ahead)
         self._until, self._slices = len(ids) + params.max_tokens, 0
-        self._sample = view.sample_for(ids) if self._rides else view.sample
+        self._sample = None if self._rides else view.sample
         self._closed = False
         view.model.count(self.usage)
 
@@ -82,16 +82,17 @@ class LocalStream:
     def close(self) -> None:
         """See TokenStream."""
         self._closed = True
-        if self._rides and not self._sample.held:
+        if self._rides and self._sample and not self._sample.held:
             self._sample.stop_riding()
 
     def _next_words(self) -> Token:
         """As many tokens as are known, as one, and at least one. What is left rides along in other passes."""
+        if self._sample is None:
+            self._sample = self._view.sample_for(self._ids)
+            self._sample.readers.append(weakref.ref(self))
         sample, ends = self._sample, self._view.model.vocabulary.end_ids
         found = sample.at_hand(self._ids, self._left)
         if not found:
-            if self not in (ref() for ref in sample.readers):
-                sample.readers.append(weakref.ref(self))
             # First what another model may begin with; whoever reads on wants the rest.
             ahead = min(self._left, LONGEST_DRAFT if self._slices else FIRST_WORDS) - 1
             self._slices += 1
@@ -122,7 +123,7 @@ class LocalStream:
     @property
     def at_hand(self) -> bool:
         """Whether the next token is known, so that reading it takes no pass."""
-        return self._rides and self.open and bool(self._sample.at_hand(self._ids, 1))
+        return bool(self._rides and self.open and self._sample and self._sample.at_hand(self._ids, 1))
 
     def _draft(self) -> tuple[DraftRate | None, list[int]]:
         """Tokens that may follow, as many as it pays to look at, and where they come from."""
@@ -191,9 +192,9 @@ class LocalView:
         return self.model.engine.writes_ahead
 
     def sample_for(self, ids: list[int]) -> CachedSample:
-        """A place for the continuation of a text: where the same is being written already, or where its beginning is and nobody reads.
+        """A place for the continuation of a text: where the same is being written, or where its beginning is and nobody reads.
 
-        All of them may be read: then a new one where there is a slot for it, and the oldest one where there is none.
+        Where all of them may still be read it is a new one, or the oldest one if there is no slot.
         """
         if any((same := sample).common(ids) == len(ids) for sample in self.samples):
             return same

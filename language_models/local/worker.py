@@ -1,8 +1,9 @@
-"""Who runs the forward passes: one thread at a time per device, which puts together what the samples want of a model at one time."""
+"""Who runs the forward passes: one thread of a device at a time, which puts together what samples want of a model at one time."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -75,12 +76,14 @@ class Worker:
     # Of the time of the next pass, that samples are waited for: where a pass costs the same for one more, it is worth more.
     WAIT_SHARE, WAIT_SHARE_SHARED = 0.1, 0.5
 
-    def __init__(self, own_thread: bool = True):
+    def __init__(self, own_thread: bool = True, on_device: Callable[[], AbstractContextManager] = nullcontext):
         """
         Args:
             own_thread: have a thread of its own compute, see `call`. Otherwise one of those that wait for a pass runs it, for all
                 that wait: two changes of threads less for each pass, which count where a pass takes a few milliseconds.
+            on_device: in which a thread computes that is not the worker's own.
         """
+        self._on_device = on_device
         self._own_thread = own_thread
         self._wait_share = self.WAIT_SHARE if own_thread else self.WAIT_SHARE_SHARED
         self._changed = threading.Condition()
@@ -135,7 +138,7 @@ class Worker:
         half as long again so (benchmarks/cpu_passes.py).
         """
         if not self._own_thread:
-            with self._device:
+            with self._device, self._on_device():
                 return function()
         if threading.current_thread() is self._thread:
             return function()
@@ -180,7 +183,7 @@ class Worker:
         interrupted: KeyboardInterrupt | None = None
         try:
             batch = self._next_batch()
-            with self._device:
+            with self._device, self._on_device():
                 _answer_with_riders(batch)
             # Long continuations are written in slices, so that those of other samples join in.
             going_on = [request for request in batch if request.goes_on()]

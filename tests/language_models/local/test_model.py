@@ -47,7 +47,7 @@ def test_drafts_change_the_number_of_passes_alone(kind, tokenizer):
         model = local(kind, 2, tokenizer)
         model.draft_rates["caller"].length = lambda most, *_: most  # whatever the clock says on a busy machine
         stream = greedy(model, n=30, draft=draft)
-        assert len(list(stream)) == 30 and ids_of(stream) == expected
+        assert sum(token.count for token in stream) == 30 and ids_of(stream) == expected
         # Random tokens are not always those that their text is cut into.
         if draft is right and tokenizer(PROMPT + draft)["input_ids"][-12:] == expected[:12]:
             assert model.engine.passes < 30
@@ -139,7 +139,7 @@ def test_more_samples_than_rows_take_turns():
     streams = [greedy(model.for_sample(i), f"{i}. {PROMPT}", 6) for i in range(5)]
     for _ in range(6):
         for stream in streams:
-            next(stream)
+            next(stream, None)  # several tokens at once, where an engine writes ahead
     assert [ids_of(stream) for stream in streams] == [plain.ids(f"{i}. {PROMPT}", 6) for i in range(5)]
 
 
