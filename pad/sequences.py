@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from command.unexpected import is_ours, plain, told_with
-from language_models.interface import ModelError
+from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engines import make_engine
 from language_models.local.loading import context_length
 from language_models.local.segments import MOST_IN_TREE
@@ -108,23 +108,30 @@ class SequenceMaker:
         before = self._attention.setdefault(id(network), network.config._attn_implementation)
         if again:  # a first engine has changed it, and the check needs the model's own
             network.set_attn_implementation(before)
-        why = "does not compute what it computes by itself"
+        most, why = min(longest or self.longest, context_length(network)), ""
+        options = {"slots": rows * self.slots, "longest": most + MOST_IN_TREE, "kind": kind}
         try:
-            most = min(longest or self.longest, context_length(network))
-            engine = make_engine(network, slots=rows * self.slots, longest=most + MOST_IN_TREE, kind=kind)
-            found = EngineSequences(engine, most - 1)
-            if not trees or reads_branches(found):
-                engine.reset_counts()
-                return found
+            engine = make_engine(network, **options, expected_tokens=min(most, self.longest) + MOST_IN_TREE)
+            if engine.kind == kind:
+                found = EngineSequences(engine, most - 1)
+                if not trees or reads_branches(found):
+                    engine.reset_counts()
+                    return found
+            # Packed passes in place of graphs are slower than transformers' own for several sequences.
+            why = engine.fallbacks[-1] if engine.fallbacks else why
+            engine.give_up()
+        except DeviceLostError:
+            raise
         except torch.OutOfMemoryError:
-            why = "does not fit into memory beside it"
+            why = "there is no memory for it"
         except (ModelError, RuntimeError) as error:
             if is_ours(error):
                 raise told_with(ModelError(f"{role} cannot be run by an engine ({plain(error)})"), error) from None
+        why = why or "it does not compute what the model computes by itself"
         if again:
-            raise ModelError(f"{role}: the engine {kind} {why}; name --engine transformers")
+            raise ModelError(f"{role} cannot be run by the engine {kind!r} ({why}); name --engine transformers")
         network.set_attn_implementation(self._attention.pop(id(network)))
-        self.say(f"{role}: the engine {kind!r} {why}; transformers' own passes are used")
+        self.say(f"{role} is run by transformers' own passes, not by the engine {kind!r}: {why}")
         return CachedModel(network)
 
     def _best(self, network: "PreTrainedModel", role: str) -> str:

@@ -62,7 +62,7 @@ class PackedPass:
 
         Shape [repeats * new tokens, keys]. The same for all layers of a kind, so it is made once per pass.
         """
-        name = (id(segment), first, window, repeats)
+        name = (id(segment), first, window, repeats, self.device)
         if name not in self._masks:
             mask = None
             if len(segment.tokens) > 1:
@@ -88,6 +88,7 @@ class PackedPass:
         cap: float | None,
     ) -> torch.Tensor:
         """See attention.Pass; segment by segment."""
+        self.device = query.device  # the layers of a model may be on several
         keys, values = self.cache.room_for(layer, key, value, self.longest)
         heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[3]
         repeats = heads // kv_heads

@@ -79,15 +79,15 @@ class PackedEngine(Engine):
             ids += segment.tokens
             positions += segment.positions
             kept += range(len(ids) - segment.wanted, len(ids))
-        wanted = tensor(kept)
         output = self.model(
             input_ids=tensor([ids]),
             position_ids=tensor([positions]),
             use_cache=False,
             packed=PackedPass(segments, self.cache, self.device),
-            **({} if self.headless else {"logits_to_keep": wanted}),
+            # A list: the last layer may be on another device than the first.
+            **({} if self.headless else {"logits_to_keep": kept}),
         )[0][0]
-        return output[wanted] if self.headless else output
+        return output[kept] if self.headless else output
 
     def measure(self) -> None:
         """See Engine."""

@@ -276,6 +276,6 @@ class TestRefusals:
         )
         assert type(reward) is TreeReward and reward.states.kind == "transformers"
         [line] = said
-        assert line.startswith(f"the reward model: the engine {kind!r} ") and "transformers' own passes" in line
+        assert line.startswith(f"the reward model is run by transformers' own passes, not by the engine {kind!r}: ")
         found = answers("transformers", reward, prompts=PROMPTS[:2])
         assert found == answers("transformers", TreeReward(model("llama_scorer", 4)), prompts=PROMPTS[:2])
