@@ -15,6 +15,7 @@ from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engines import make_engine
 from language_models.local.loading import context_length
 from language_models.local.segments import MOST_IN_TREE
+from language_models.local.told import set_up_notes
 from pad.cached_model import CachedModel
 from pad.engine_sequences import EngineSequences
 
@@ -26,8 +27,8 @@ class Sequences(Protocol):
     """A causal transformer and B sequences of it, one row each. Outputs (logits, or hidden states of a headless model) are on its
     device and good until the next pass; tokens and numbers come from the CPU, where no pass has to be waited for.
 
-    `kind` says how passes are computed, `passes` and `tokens` count them and what went in. `drops_rows_freely`: `select` copies
-    nothing.
+    `kind` says how passes are computed, `passes` and `tokens` count them and what went in, `report` is for the file beside the
+    results. `drops_rows_freely`: `select` copies nothing.
     """
 
     device: torch.device
@@ -35,6 +36,7 @@ class Sequences(Protocol):
     kind: str
     passes: int
     tokens: int
+    report: dict
     rows: int
     drops_rows_freely: bool
 
@@ -116,6 +118,8 @@ class SequenceMaker:
                 found = EngineSequences(engine, most - 1)
                 if not trees or reads_branches(found):
                     engine.reset_counts()
+                    for line in set_up_notes(role, engine, self.engine):
+                        self.say(line)
                     return found
             # Packed passes in place of graphs are slower than transformers' own for several sequences.
             why = engine.fallbacks[-1] if engine.fallbacks else why
