@@ -219,6 +219,8 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
                 bar.update(len(batch))
     finally:
         seconds = time.monotonic() - started
+        for line in models.new_fallbacks():
+            note(line)
         memory = peak_memory({plan.llm_device, plan.rm_device})
         session |= {"end": now(), "seconds": round(seconds, 3), "tokens": tokens, "peak_memory_gb": memory}
         session["models"] = counts = models.counts(since=before)
@@ -226,10 +228,22 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
         with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
             job.output.write_meta(meta)
     shown = ", ".join(f"{name} {used:.2f} GB" for name, used in memory.items())
-    passes = ", ".join(f"{name} {found['passes']:,} ({found['engine']})" for name, found in counts.items())
+    passes = ", ".join(f"{name} {found['passes']:,} ({computed_by(found)})" for name, found in counts.items())
     print(
         f"{job.output.method}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; "
         f"forward passes: {passes}; peak memory: {shown}"
+    )
+
+
+def computed_by(report: dict) -> str:
+    """How a model's passes were computed, by its entry in the file beside the results, in words."""
+    name, graphs = report["engine"], report.get("graphs", 0)
+    if name != "graphs":
+        return name
+    return (
+        f"CUDA graphs of {graphs} sizes, captured in {report['capture_seconds']:.1f} s"
+        if graphs
+        else "fixed sizes, no CUDA graphs"
     )
 
 

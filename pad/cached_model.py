@@ -58,6 +58,11 @@ class CachedModel:
         """Tokens that went into them, padding included."""
         return self._counted["tokens"]
 
+    @property
+    def report(self) -> dict:
+        """What computes."""
+        return {"engine": self.kind}
+
     def alone(self, number: int) -> "CachedModel":
         """A sequence by itself, with a cache of its own."""
         other = CachedModel(self.network)

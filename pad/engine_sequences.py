@@ -61,6 +61,11 @@ class EngineSequences:
         """Tokens that went into them."""
         return self.engine.tokens
 
+    @property
+    def report(self) -> dict:
+        """Which engine computes, and how; see Engine.report."""
+        return {"engine": self.kind} | {name: value for name, value in self.engine.report.items() if name != "kind"}
+
     def alone(self, number: int) -> "EngineSequences":
         """A sequence by itself, in the slot of that number."""
         return EngineSequences(self.engine, self._last, self._free[number : number + 1])

@@ -3,7 +3,7 @@
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +44,7 @@ class Models:
     make_reward: Callable[[DecodingConfig], Reward] | None
     stop_ids: frozenset[int]
     passes_of: dict[str, Sequences]
+    _told: set[str] = field(default_factory=set)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,13 +52,21 @@ class Models:
         return self.lm.dtype
 
     def counts(self, since: dict[str, dict] | None = None) -> dict[str, dict]:
-        """Of each model which engine computes, its forward passes and the tokens that went into them, so far or since then."""
+        """Of each model its forward passes and the tokens that went into them, so far or since then, and what computes it."""
         found = {}
         for name, states in self.passes_of.items():
             before = since[name] if since else {"passes": 0, "tokens": 0}
-            more = {count: getattr(states, count) - before[count] for count in ("passes", "tokens")}
-            found[name] = {"engine": states.kind} | more
+            found[name] = {
+                count: getattr(states, count) - before[count] for count in ("passes", "tokens")
+            } | states.report
         return found
+
+    def new_fallbacks(self) -> list[str]:
+        """What did not go as it should have in the engines' passes since this was asked last, a line each."""
+        lines = [line for states in self.passes_of.values() for line in states.report.get("fallbacks", [])]
+        new = [line for line in dict.fromkeys(lines) if line not in self._told]
+        self._told.update(new)
+        return new
 
     def answer(self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int) -> list[Answer]:
         """Answer prompts together; `number` is the configuration's (ModelError: no memory, scores that are no numbers)."""
@@ -68,6 +77,9 @@ class Models:
             raise ModelError(
                 f"out of GPU memory ({str(error).splitlines()[0]}); lower --batch_size, or try --load_in_4bit"
             ) from None
+        except ModelError as error:  # an engine's names the option of run_api.py for the same
+            error.args = tuple(str(told).replace("--num_threads", "--batch_size") for told in error.args)
+            raise
 
     def _decode(
         self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int, guided: bool
@@ -104,7 +116,9 @@ def load_models(settings: CollectSettings, plan: Plan, longest: int, say: Callab
         make_reward, passes_of = _implicit(settings, plan, stop_ids, maker, say)
     lm = maker.make(llm, "the base LM")
     ends = frozenset() if settings.ignore_eos else stop_ids
-    return Models(settings, plan, lm, make_reward, ends, {"llm": lm} | passes_of)
+    models = Models(settings, plan, lm, make_reward, ends, {"llm": lm} | passes_of)
+    models.new_fallbacks()  # those of setting up have been told
+    return models
 
 
 def _causal(settings: CollectSettings, name: str, device: torch.device) -> "tuple[PreTrainedModel, PeftModel | None]":

@@ -47,7 +47,7 @@ class TreeReward:
         """Rewards (B, k), float32, of the candidates (B, k)."""
         chunks = candidates.split(self.chunk or candidates.shape[1], dim=1)
         found = [self._score(self.states.branch(chunk))[..., self.output] for chunk in chunks]
-        return torch.cat(found, 1).float().to(logits.device)
+        return (found[0] if len(found) == 1 else torch.cat(found, 1)).float().to(logits.device)
 
     def advance(self, tokens: Tensor, ranks: Tensor) -> None:
         """Go on with the chosen candidates: their ranks (B,)."""
@@ -93,10 +93,10 @@ class CopiesReward(TreeReward):
 class UncachedReward:
     """The classifier's own forward pass over the whole text for every candidate: for encoders, which cannot use a cache.
 
-    `kind`, `passes` and `tokens` are as those of Sequences, in whose place it stands.
+    `kind`, `passes`, `tokens` and `report` are as those of Sequences, in whose place it stands.
     """
 
-    kind = CachedModel.kind
+    kind, report = CachedModel.kind, {"engine": CachedModel.kind}
 
     def __init__(self, classifier: PreTrainedModel, chunk: int | None = None, output: int = 0):
         """As TreeReward's."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from command.unexpected import is_ours, plain, told_with
-from language_models.interface import ModelError
+from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engines import make_engine
 from language_models.local.loading import context_length
 from language_models.local.segments import MOST_IN_TREE
+from language_models.local.told import set_up_notes
 from pad.cached_model import CachedModel
 from pad.engine_sequences import EngineSequences
 
@@ -26,8 +27,8 @@ class Sequences(Protocol):
     """A causal transformer and B sequences of it, one row each. Outputs (logits, or hidden states of a headless model) are on its
     device and good until the next pass; tokens and numbers come from the CPU, where no pass has to be waited for.
 
-    `kind` says how passes are computed, `passes` and `tokens` count them and what went in. `drops_rows_freely`: `select` copies
-    nothing.
+    `kind` says how passes are computed, `passes` and `tokens` count them and what went in, `report` is for the file beside the
+    results. `drops_rows_freely`: `select` copies nothing.
     """
 
     device: torch.device
@@ -35,6 +36,7 @@ class Sequences(Protocol):
     kind: str
     passes: int
     tokens: int
+    report: dict
     rows: int
     drops_rows_freely: bool
 
@@ -108,23 +110,32 @@ class SequenceMaker:
         before = self._attention.setdefault(id(network), network.config._attn_implementation)
         if again:  # a first engine has changed it, and the check needs the model's own
             network.set_attn_implementation(before)
-        why = "does not compute what it computes by itself"
+        most, why = min(longest or self.longest, context_length(network)), ""
+        options = {"slots": rows * self.slots, "longest": most + MOST_IN_TREE, "kind": kind}
         try:
-            most = min(longest or self.longest, context_length(network))
-            engine = make_engine(network, slots=rows * self.slots, longest=most + MOST_IN_TREE, kind=kind)
-            found = EngineSequences(engine, most - 1)
-            if not trees or reads_branches(found):
-                engine.reset_counts()
-                return found
+            engine = make_engine(network, **options, expected_tokens=min(most, self.longest) + MOST_IN_TREE)
+            if engine.kind == kind:
+                found = EngineSequences(engine, most - 1)
+                if not trees or reads_branches(found):
+                    engine.reset_counts()
+                    for line in set_up_notes(role, engine, self.engine):
+                        self.say(line)
+                    return found
+            # Packed passes in place of graphs are slower than transformers' own for several sequences.
+            why = engine.fallbacks[-1] if engine.fallbacks else why
+            engine.give_up()
+        except DeviceLostError:
+            raise
         except torch.OutOfMemoryError:
-            why = "does not fit into memory beside it"
+            why = "there is no memory for it"
         except (ModelError, RuntimeError) as error:
             if is_ours(error):
                 raise told_with(ModelError(f"{role} cannot be run by an engine ({plain(error)})"), error) from None
+        why = why or "it does not compute what the model computes by itself"
         if again:
-            raise ModelError(f"{role}: the engine {kind} {why}; name --engine transformers")
+            raise ModelError(f"{role} cannot be run by the engine {kind!r} ({why}); name --engine transformers")
         network.set_attn_implementation(self._attention.pop(id(network)))
-        self.say(f"{role}: the engine {kind!r} {why}; transformers' own passes are used")
+        self.say(f"{role} is run by transformers' own passes, not by the engine {kind!r}: {why}")
         return CachedModel(network)
 
     def _best(self, network: "PreTrainedModel", role: str) -> str:

