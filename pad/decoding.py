@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from language_models.interface import ModelError
 from pad.cached_model import CachedModel
-from pad.config import DecodingConfig
 from pad.prompts import Prompt
+
+if TYPE_CHECKING:
+    from pad.config import DecodingConfig  # needs pydantic, which the loop does not
 
 
 class Reward(Protocol):
@@ -50,7 +52,7 @@ def decode(
     lm: CachedModel,
     reward: Reward | None,
     prompts: Sequence[Prompt],
-    config: DecodingConfig,
+    config: "DecodingConfig",
     *,
     max_new: Sequence[int],
     stop_ids: frozenset[int] = frozenset(),
@@ -114,7 +116,7 @@ def decode(
 
 
 def _sampled(
-    scores: Tensor, config: DecodingConfig, generators: list[torch.Generator], rows: list[int], alive: set[int]
+    scores: Tensor, config: "DecodingConfig", generators: list[torch.Generator], rows: list[int], alive: set[int]
 ) -> Tensor:
     """Ranks (B,) drawn by softmax(scores / temperature), each row with its own random numbers, on the CPU."""
     # Differences from the best: divided by a temperature near 0 the scores themselves would overflow.
