@@ -91,7 +91,7 @@ def run(settings: CollectSettings) -> int:
         if any(job.todo for job in jobs):
             from pad.models import load_models
 
-            models = load_models(settings, plan, note)
+            models = load_models(settings, plan, longest_text(settings, plan, jobs), note)
         for job in jobs:
             if job.todo:
                 answer_all(settings, plan, models, job)
@@ -155,6 +155,15 @@ def skip_too_long(plan: Plan, job: Job) -> int:
     return len(too_long)
 
 
+def longest_text(settings: CollectSettings, plan: Plan, jobs: list[Job]) -> int:
+    """Tokens of the longest prompt that has no answer yet, with its answer, for the base LM or the reward model."""
+    return max(
+        max(len(prompt.ids), len(prompt.rm_ids), len(prompt.plain_ids)) + min(settings.max_new_token, plan.room(prompt))
+        for job in jobs
+        for prompt in job.todo
+    )
+
+
 def about(job: Job, prompt: Prompt) -> dict:
     """What every row says of its configuration."""
     return {
@@ -175,7 +184,7 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
 
     meta = {"settings": decisive(settings, plan), "all_settings": settings.written(), "label": settings.PAD}
     meta |= {"config": job.output.config.written(), "reward": plan.kind}
-    meta |= {"devices": {"llm": str(plan.llm_device), "rm": str(plan.rm_device)}, "dtype": str(models.lm.network.dtype)}
+    meta |= {"devices": {"llm": str(plan.llm_device), "rm": str(plan.rm_device)}, "dtype": str(models.dtype)}
     meta |= {"sessions": job.output.read_meta().get("sessions", [])}
     packages = {"torch", "transformers", "tokenizers", "safetensors"}
     packages |= {"bitsandbytes", "accelerate"} if settings.load_in_4bit else set()
@@ -183,14 +192,14 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     session = {"start": now(), "versions": versions(packages), "git_commit": git_commit(), "command": sys.argv}
     meta["sessions"].append(session)
     job.output.write_meta(meta)
-    todo, tokens, started = job.todo, 0, time.monotonic()
+    todo, tokens, started, before = job.todo, 0, time.monotonic(), models.counts()
     live = sys.stderr.isatty()
     try:
         with tqdm(total=len(todo), desc=job.output.method, unit="prompt", mininterval=0.5 if live else 30) as bar:
             for start in range(0, len(todo), settings.batch_size):
-                batch, before = todo[start : start + settings.batch_size], time.monotonic()
+                batch, began = todo[start : start + settings.batch_size], time.monotonic()
                 answers = models.answer(batch, job.output.config, job.output.number, job.seed)
-                seconds = (time.monotonic() - before) / len(batch)
+                seconds = (time.monotonic() - began) / len(batch)
                 rows = [
                     answered_row(
                         prompt,
@@ -212,12 +221,15 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
         seconds = time.monotonic() - started
         memory = peak_memory({plan.llm_device, plan.rm_device})
         session |= {"end": now(), "seconds": round(seconds, 3), "tokens": tokens, "peak_memory_gb": memory}
+        session["models"] = counts = models.counts(since=before)
         session["tokens_per_second"] = round(tokens / seconds, 2)
         with contextlib.suppress(ResultsError):  # where the disk is full, the error under way says more
             job.output.write_meta(meta)
     shown = ", ".join(f"{name} {used:.2f} GB" for name, used in memory.items())
+    passes = ", ".join(f"{name} {found['passes']:,} ({found['engine']})" for name, found in counts.items())
     print(
-        f"{job.output.method}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; peak memory: {shown}"
+        f"{job.output.method}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; "
+        f"forward passes: {passes}; peak memory: {shown}"
     )
 
 

@@ -26,6 +26,7 @@ from experiment.judgements import Judged
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
+from language_models.local.devices import ENGINES
 from language_models.local.loading import DTYPES
 
 COMMAND = Command("eval_utils.py")
@@ -50,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default=JudgeSettings.device, help="of a judge that this process runs")
     parser.add_argument("--dtype", choices=DTYPES, default=JudgeSettings.dtype, help="its number format")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default=JudgeSettings.engine, help="how it computes (see run_api.py --help)"
+    )
     parser.add_argument("--num_threads", type=int, default=JudgeSettings.num_threads)
     parser.add_argument("--request_timeout", type=float, default=JudgeSettings.request_timeout)
     parser.add_argument("--max_retries", type=int, default=JudgeSettings.max_retries)
@@ -73,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore: bool) -> int:
+    settings.check_engine()
     files, why_none = ResultFiles.of(path), settings.why_none(data_set)
     if not any(is_file(file) for file in (path, files.json, files.jsonl)):
         raise ResultsError(f"there is no file {path}")

@@ -4,11 +4,12 @@ Where no GPU is at hand, it runs the real loop (views, worker, threads, drafts) 
 prediction, with the time outside of passes that this machine's processor takes. Passes are put together as GraphEngine does it.
 """
 
+import contextlib
 import json
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,9 @@ from types import SimpleNamespace
 import torch
 from markov_pair import VOCABULARY, Chain
 
+from language_models.local import model as local_model
 from language_models.local.costs import PassCosts
 from language_models.local.engine import Engine
-from language_models.local.engines import ENGINES
 from language_models.local.segments import NextToken, Segment
 
 SLICE, LARGEST, STEPS = 4, 1024, 32
@@ -90,7 +91,7 @@ def _whole(table: dict[str, float]) -> dict[int, float]:
 
 
 def priced_model(chain: Chain, prices: Prices) -> SimpleNamespace:
-    """What stands for a model in PricedEngine, and so in LocalModel with the engine "priced"."""
+    """What stands for a model in PricedEngine, and so in LocalModel within `priced_engines`."""
     config = SimpleNamespace(model_type="llama")
     cpu = torch.device("cpu")
     return SimpleNamespace(device=cpu, dtype=torch.bfloat16, config=config, chain=chain, prices=prices)
@@ -104,8 +105,9 @@ class PricedEngine(Engine):
     sizes = (1, 8, 32, 64, 128, 256, 512, 1024)
     sleeps = True  # without, the passes cost nothing but are counted: samples join in other passes then
 
-    def __init__(self, model, *, slots: int, longest: int):
-        self.model, self.device, self.longest = model, model.device, longest
+    def __init__(self, model, *, slots: int, longest: int, expected_tokens: int | None = None):
+        self.model, self.device, self.longest, self.headless = model, model.device, longest, False
+        self.expected_tokens, self.fallbacks, self.grown = expected_tokens, [], 0
         self.name = "PricedModel"
         self.cache = self.make_cache(slots, longest)
         self.parameters, self.vocabulary_size = 0, VOCABULARY
@@ -117,6 +119,11 @@ class PricedEngine(Engine):
         self._logprob = model.chain.probability.log().tolist()
         self._late = _lateness() if self.sleeps else 0.0
         self.reset_counts()
+
+    @property
+    def capacity(self) -> int:
+        """See Engine."""
+        return self.longest
 
     def make_cache(self, slots: int, longest: int):
         """See Engine; nothing is cached."""
@@ -200,4 +207,12 @@ def _lateness() -> float:
     return sorted(late)[len(late) // 2]
 
 
-ENGINES[PricedEngine.kind] = PricedEngine
+@contextlib.contextmanager
+def priced_engines() -> Iterator[None]:
+    """LocalModel puts a `priced_model` into a PricedEngine."""
+    make = local_model.make_engine
+    local_model.make_engine = lambda model, kind, **options: PricedEngine(model, **options)
+    try:
+        yield
+    finally:
+        local_model.make_engine = make

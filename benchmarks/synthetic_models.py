@@ -19,12 +19,13 @@ from markov_pair import (
     sizes_of,
 )
 from measurements import Device
-from priced_passes import PricedEngine, Prices, priced_model
+from priced_passes import PricedEngine, Prices, priced_engines, priced_model
 
 from language_models.local.model import LocalModel
 from utils import count_tokens_by
 
 WARM_UP_SEED, SEED = 99, 5
+TEMPLATE_TOKENS = 40  # of a nudging prompt, and of proposals beyond an answer
 
 
 @dataclass
@@ -123,12 +124,12 @@ class SyntheticModels:
         return found
 
     def _local(self, role: str, kind: str, samples: int, drafter: LocalModel | None = None) -> LocalModel:
-        options = {"end_ids": frozenset({END}), "context_length": CONTEXT_LENGTH, "engine": kind}
+        options = {"end_ids": frozenset({END}), "context_length": CONTEXT_LENGTH, "samples": samples, "drafter": drafter}
+        options["expected_tokens"] = self.options.prompt_tokens + self.options.tokens + TEMPLATE_TOKENS
         if kind == PricedEngine.kind:
-            model = priced_model(self.chains[role], self.prices[role])
-        else:
-            model = self.build(role)
-        return LocalModel(role, model, self.tokenizer, samples=samples, drafter=drafter, **options)
+            with priced_engines():
+                return LocalModel(role, priced_model(self.chains[role], self.prices[role]), self.tokenizer, **options)
+        return LocalModel(role, self.build(role), self.tokenizer, engine=kind, **options)
 
     def by_role(self, describe: Callable[[str], dict]) -> dict[str, dict]:
         """Something of the base and of the nudging model."""

@@ -9,6 +9,7 @@ from command.secrets import hide
 from datasets_loader import DATA_SETS
 from experiment.judge_settings import JUDGE_OPTIONS
 from experiment.settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
+from language_models.local.devices import DEVICE_MAPS, ENGINES
 from language_models.local.loading import DTYPES
 from utils import INSTRUCT_TEMPLATES
 
@@ -88,6 +89,20 @@ def build_parser() -> argparse.ArgumentParser:
         "of models without a host, which are loaded into this process (folders and hub ids of transformers models): "
         "auto, cuda, cuda:1, mps or cpu",
         metavar="DEVICE",
+    )
+    for role in ("base", "nudging", "proxy_chat", "proxy_base"):
+        option(f"{role}_device", "its own device, where it is another one (default: --device)", metavar="DEVICE")
+    option(
+        "device_map",
+        "auto spreads a base model of this process over all GPUs of the machine (with packed passes; the others stay on their "
+        "device)",
+        metavar="|".join(DEVICE_MAPS),
+    )
+    option(
+        "engine",
+        "how models of this process compute: graphs (passes of fixed sizes, replayed from CUDA graphs), packed, or auto: graphs on "
+        "CUDA, packed elsewhere and where graphs cannot be had; the answers are the same up to rounding",
+        metavar="|".join(ENGINES),
     )
     option("dtype", f"their number format: {', '.join(DTYPES)} (bfloat16 on a GPU, float32 on a CPU)", metavar="DTYPE")
     for owner, models in (

@@ -1,7 +1,9 @@
 """The models of a run: behind servers, which are probed for what is needed of them, served by this process, or loaded into it."""
 
 import contextlib
+import heapq
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
@@ -16,12 +18,16 @@ from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN, engine_in_
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
 from language_models.interface import ModelError, SharedModel
-from language_models.local.loading import require_torch
+from language_models.local.devices import gpus, with_number
+from language_models.local.loading import find_model, pick_device, require_torch
 from utils import count_tokens
 
 if TYPE_CHECKING:
     from language_models.local.model import LocalModel
 
+LONGEST_QUESTIONS = 64  # whose prompts are looked at, to know how long texts will be
+# What an answer of so many cl100k_base tokens has in most models' own ones; caches grow where it has more.
+USUAL_TOKENS_PER_CL100K_TOKEN = 1.25
 STREAMS_PER_SAMPLE = 2  # the nudging model may begin its next proposal before the last one has ended
 
 
@@ -43,7 +49,9 @@ def connect(
         EmbeddedServerError: a GGUF model cannot be served.
     """
     in_process = [model for model in settings.models.values() if model.in_process]
-    loaded = local_models(settings, in_process, servers) if in_process else {}
+    loaded = {}
+    if in_process:
+        loaded = local_models(settings, in_process, servers, longest_prompts(data_set, examples, builders))
     served_here = embedded_hosts(settings, data_set, examples, builders, servers)
     retry_policy = RetryPolicy(settings.max_retries, settings.max_outage, settings.max_outage)
     # A server of this process is there, however slow it is.
@@ -99,11 +107,17 @@ def asked_sampling(settings: RunSettings, role: str) -> dict[str, float]:
 
 
 def local_models(
-    settings: RunSettings, models: list[ModelSettings], servers: contextlib.ExitStack
+    settings: RunSettings,
+    models: list[ModelSettings],
+    servers: contextlib.ExitStack,
+    prompts: Sequence[str] = (),
 ) -> "dict[str, LocalModel]":
-    """Models of this process by role, each loaded once; what they cost is told when `servers` is closed.
+    """Models of this process by role, each loaded once on each device; what they cost is told when `servers` is closed.
 
-    The nudging model drafts for the base model.
+    The nudging model drafts for the base model, unless they are one model.
+
+    Args:
+        prompts: the longest that there will be.
 
     Raises:
         OptionError, ModelError: a package or a model is missing, or cannot be loaded.
@@ -117,29 +131,53 @@ def local_models(
         ) from None
     from language_models.local.model import LocalModel
 
-    by_name: dict[str, LocalModel] = {}
+    places = {model.role: _place(model) for model in models}
+    drafting = {"base", "nudging"} <= places.keys() and places["base"] != places["nudging"]
+    first_of: dict[tuple, str] = {}
     found: dict[str, LocalModel] = {}
     # The nudging model first: the base model takes it along.
     for model in sorted(models, key=lambda model: model.role == "base"):
-        if model.name in by_name:
-            found[model.role] = by_name[model.name].shared()
+        place = places[model.role]
+        first = first_of.setdefault(place, model.role)
+        if first in found:
+            found[model.role] = found[first].shared(first)
             continue
         started = time.monotonic()
-        drafter = found.get("nudging")
-        users = sum(other.name == model.name for other in models)
-        loaded = by_name[model.name] = found[model.role] = LocalModel.load(
+        users = list(places.values()).count(place)
+        loaded = found[model.role] = LocalModel.load(
             model.name,
-            device=settings.device,
+            device=model.device,
             dtype=settings.dtype,
+            device_map=model.device_map,
             # A sample that drafts for another model has a text of its own.
-            samples=settings.num_threads * (users + (model.role == "nudging" and len(models) > 1)),
-            drafter=drafter,
+            samples=settings.num_threads * (users + (drafting and model.role == "nudging")),
+            drafter=found["nudging"] if drafting and model.role == "base" else None,
+            engine=settings.engine,
+            prompts=prompts,
+            answer_tokens=int(USUAL_TOKENS_PER_CL100K_TOKEN * settings.max_token_total) + settings.completion_token_num,
         )
         COMMAND.note(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
-        for warning in loaded.warnings:
-            COMMAND.note(f"warning: {warning}")
+        for line in (*loaded.notes, *(f"warning: {warning}" for warning in loaded.warnings)):
+            COMMAND.note(line)
         servers.callback(lambda loaded=loaded: COMMAND.note(loaded.cost_in_words))
     return {model.role: found[model.role] for model in models}
+
+
+def _place(model: ModelSettings) -> tuple[str, str]:
+    """Which weights are loaded, and where to: roles that have both in common share a model."""
+    if model.device_map == "auto" and len(gpus()) > 1:
+        return find_model(model.name), "all GPUs"
+    return find_model(model.name), str(with_number(pick_device(model.device)))
+
+
+def longest_prompts(data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]) -> list[str]:
+    """The longest prompts of each model, by their characters."""
+    found: dict[str, str] = {}
+    for example in heapq.nlargest(LONGEST_QUESTIONS, examples, key=lambda one: len(one.context) + len(one.question)):
+        with contextlib.suppress(PromptError):  # such a sample fails by itself
+            for role, prompt in sample_prompts(data_set, example, builders).items():
+                found[role] = max(found.get(role, ""), prompt, key=len)
+    return list(found.values())
 
 
 def embedded_hosts(

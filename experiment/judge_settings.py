@@ -14,6 +14,7 @@ from datasets_loader import DataSet
 from experiment.judgements import PUBLISHED, UNSCORED
 from language_models.hosted.credentials import OPENAI_URL
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
+from language_models.local.devices import ENGINES
 from language_models.local.loading import DTYPES, is_transformers_model
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
@@ -49,7 +50,7 @@ def other_address() -> bool:
 class JudgeSettings:
     """The options of run_api.py and eval_utils.py that concern the judge, with their defaults; see RunSettings.
 
-    `device` and `dtype` are those of a transformers model that this process loads.
+    `device`, `dtype` and `engine` are those of a transformers model that this process loads.
 
     Raises:
         OptionError: at construction, if one of them cannot work.
@@ -62,13 +63,14 @@ class JudgeSettings:
     unreadable_judgements: str = UNSCORED
     device: str = "auto"
     dtype: str = "auto"
+    engine: str = "auto"
     num_threads: int = 20
     request_timeout: float = 600.0
     max_retries: int = 8
     max_outage: float = 300.0
 
     def __post_init__(self):
-        choices = {"judge": JUDGES, "unreadable_judgements": UNREADABLE_JUDGEMENTS, "dtype": DTYPES}
+        choices = {"judge": JUDGES, "unreadable_judgements": UNREADABLE_JUDGEMENTS, "dtype": DTYPES, "engine": ENGINES}
         for option, allowed in choices.items():
             if getattr(self, option) not in allowed:
                 raise OptionError(
@@ -116,6 +118,20 @@ class JudgeSettings:
         if self.judge_host:
             return False
         return is_gguf(name) or (is_transformers_model(name) and not (other_address() and not is_folder(name)))
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the judge that is named is a transformers model of this process."""
+        name = self.judge_model if self.judge == "auto" else None
+        return bool(name) and self.is_own(name) and not is_gguf(name)
+
+    def check_engine(self) -> None:
+        """Raise OptionError where --engine is given to a command whose judge does not follow it."""
+        if self.engine != JudgeSettings.engine and not self.runs_here:
+            raise OptionError(
+                f"--engine {self.engine} is of a judge that this process loads (a folder or hub id, without a host), "
+                "and there is none: leave it out"
+            )
 
     def check_connection(self, name: str) -> None:
         """Raise OptionError where a judge is behind a server, and the environment's proxy or certificates cannot be used."""

@@ -33,10 +33,11 @@ class LocalChatModel:
             )
         self.write = PromptBuilder(writer, f"of the judge {name}")
         started = time.monotonic()
-        self.model = LocalModel.load(name, device=settings.device, dtype=settings.dtype, samples=self.num_threads)
+        how = {"device": settings.device, "dtype": settings.dtype, "engine": settings.engine}
+        self.model = LocalModel.load(name, samples=self.num_threads, **how)
         say(f"the judge is {self.model.in_words} ({time.monotonic() - started:.1f} s)")
-        for warning in self.model.warnings:
-            say(f"warning: {warning}")
+        for line in (*self.model.notes, *(f"warning: {warning}" for warning in self.model.warnings)):
+            say(line)
 
     def ask(self, instructions: str, question: str) -> ChatReply:
         """The reply with the most probable words.

@@ -50,14 +50,14 @@ def check_models(settings: RunSettings, judged: bool) -> None:
     Raises:
         UserError: one of these is not there.
     """
-    names = [model.name for model in settings.models.values() if not model.host]
+    places = [(model.name, model.device) for model in settings.models.values() if not model.host]
     judge = settings.judge_settings
     if judged and judge.judge_model and judge.is_own(judge.judge_model):
-        names.append(judge.judge_model)
-    for name in dict.fromkeys(names):
+        places.append((judge.judge_model, judge.device))
+    for name, device in dict.fromkeys(places):
         if is_gguf(name):
             gguf_path(name)
             require_xllamacpp(name)
         else:
-            pick_device(settings.device)
+            pick_device(device)
             load_config(name)

@@ -85,7 +85,7 @@ class Run:
         words = ["python", "eval_utils.py", str(self.files.json), "--dataset_name", settings.dataset_name]
         own = settings.judge_settings.is_own(settings.judge_settings.name_for(self.data_set))
         options = ("judge_model", "judge_host", "judge_api_key_env", "unreadable_judgements")
-        for option in (*options, *(("device", "dtype") if own else ())):
+        for option in (*options, *(("device", "dtype", "engine") if own else ())):
             if (value := getattr(settings, option)) != getattr(RunSettings, option):
                 words += [f"--{option}", without_password(value) if option == "judge_host" else value]
         return shlex.join(words)

@@ -23,6 +23,7 @@ from language_models.hosted.http import shorten
 from language_models.hosted.llama_cpp import gguf_path, is_gguf
 from language_models.interface import (
     ContextLengthError,
+    DeviceLostError,
     LanguageModel,
     Metered,
     ModelError,
@@ -236,6 +237,8 @@ def answer_one(
         record |= decode(settings, prompts, metered, index, request_mode)
         record["extracted_answer"] = record["raw_answer"]
         record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
+    except DeviceLostError:
+        raise  # it would be that of all samples that follow
     except UserError as error:
         record |= {"error": hide(str(error))} | ({"traceback": error.traceback} if error.traceback else {})
     except BaseException as error:  # one odd sample must not end the run; panics of Rust (tokenizers) are no Exceptions

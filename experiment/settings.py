@@ -17,6 +17,7 @@ from demo.catalogue import DEMO_MODELS
 from experiment.judge_settings import JudgeSettings
 from experiment.names import fitting_name, last_part
 from language_models.hosted.llama_cpp import is_gguf
+from language_models.local.devices import DEVICE_MAPS, ENGINES
 from language_models.local.loading import DTYPES, is_transformers_model
 from nudging import CRITERIA, NudgingSettings
 from utils import INSTRUCT_TEMPLATES
@@ -35,7 +36,8 @@ class ModelSettings:
     """One model of a run: its role, name as served, base URLs, template, sampling, and the log-probabilities needed per position.
 
     Without a host it is a GGUF file that this process serves, or (`in_process`) a transformers model that it runs itself.
-    `key_option` is the option that names the variable with its API key.
+    `key_option` is the option that names the variable with its API key. `device` and `device_map` are those of a model that this
+    process runs itself.
     """
 
     role: str
@@ -47,6 +49,8 @@ class ModelSettings:
     temperature: float
     top_p: float
     logprobs: int | None
+    device: str = "auto"
+    device_map: str = "none"
 
     @property
     def in_process(self) -> bool:
@@ -94,7 +98,13 @@ class RunSettings:
     num_threads: int = JudgeSettings.num_threads
     calls: str = "auto"
     device: str = "auto"
+    base_device: str | None = None
+    nudging_device: str | None = None
+    proxy_chat_device: str | None = None
+    proxy_base_device: str | None = None
+    device_map: str = "none"
     dtype: str = "auto"
+    engine: str = JudgeSettings.engine
     request_timeout: float = JudgeSettings.request_timeout
     max_retries: int = JudgeSettings.max_retries
     max_outage: float = JudgeSettings.max_outage
@@ -115,7 +125,8 @@ class RunSettings:
         _check_choice("exp", self.exp, EXPERIMENTS)
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         _check_choice("calls", self.calls, CALLS)
-        _check_choice("dtype", self.dtype, DTYPES)
+        for option, choices in (("dtype", DTYPES), ("engine", ENGINES), ("device_map", DEVICE_MAPS)):
+            _check_choice(option, getattr(self, option), choices)
         self.judge_settings  # noqa: B018  raises what is wrong with it
         for option in ("base_template", "nudging_template"):
             if not getattr(self, option).startswith("tokenizer:"):
@@ -134,6 +145,7 @@ class RunSettings:
             if model.api_key_env:
                 api_key(model.api_key_env, model.key_option)
                 check_one_credential(model.host, f"--{model.role}_host", model.api_key_env, model.key_option)
+        self._check_engine()
         self.result_name  # noqa: B018  raises that it is too long
 
     def _check_paths(self) -> None:
@@ -178,6 +190,36 @@ class RunSettings:
         if model.host:
             split_hosts(model.host, f"--{role}_host")
 
+    def _check_engine(self) -> None:
+        """Refuse options of models in this process that none of the run's models would follow, or that exclude each other."""
+        for role, model in self.models.items():
+            if getattr(self, f"{role}_device") and not model.in_process:
+                where = "behind a server" if model.host else "a GGUF file"
+                raise SettingsError(
+                    f"--{role}_device is of a model that this process loads; --{role}_model {model.name} is {where}: "
+                    "leave the option out"
+                )
+        base = self.models.get("base")
+        if self.device_map == "auto" and base:
+            if not base.in_process:
+                raise SettingsError(
+                    "--device_map auto is for a base model that this process loads; leave it out, or leave out --base_host"
+                )
+            if self.base_device:
+                raise SettingsError(
+                    "--device_map auto puts the base model on all GPUs: leave out --base_device, or this"
+                )
+            if self.engine == "graphs":
+                raise SettingsError(
+                    "--engine graphs needs each model on one device: leave out --device_map auto, or take --engine auto"
+                )
+        own = any(model.in_process for model in self.models.values()) or self.judge_settings.runs_here
+        if self.engine != RunSettings.engine and not own:
+            raise SettingsError(
+                f"--engine {self.engine} is of models that this process loads (hub ids and folders without a host), "
+                "and this run has none: leave it out"
+            )
+
     @property
     def roles(self) -> tuple[str, ...]:
         """The models that the experiment uses, as the options call them."""
@@ -197,7 +239,10 @@ class RunSettings:
         def model(role: str, name, host, key_owner: str, key_env, template: str, temperature: float, top_p: float):
             needed = logprobs.get((self.exp, self.baseline_method if self.exp == "baseline" else role))
             key_option = f"--{key_owner}_api_key_env"
-            return ModelSettings(role, name, host, key_env, key_option, template, temperature, top_p, needed)
+            device = getattr(self, f"{role}_device") or self.device
+            device_map = self.device_map if role == "base" else "none"
+            asked = template, temperature, top_p, needed
+            return ModelSettings(role, name, host, key_env, key_option, *asked, device, device_map)
 
         base = self.base_template, self.base_temperature, self.base_top_p
         # The proxies are the small pair: the aligned one answers in the nudging model's template.
@@ -284,7 +329,11 @@ class RunSettings:
 
     @property
     def decisive(self) -> dict:
-        """The settings on which answers depend: a run may be continued only with the same ones."""
+        """The settings on which answers depend: a run may be continued only with the same ones.
+
+        Devices and engines are none of them: in float32 the text is the same on all, and in half precision it is so up to
+        rounding, as between two GPUs. Every session says in run.json what it computed on.
+        """
         names = ["dataset_name", "num_samples", "exp", "max_token_total", "end_tokens"]
         names += [f"{role}_model" for role in self.roles]
         base, nudging = "base" in self.roles, "nudging" in self.roles

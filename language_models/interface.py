@@ -52,6 +52,10 @@ class ContextLengthError(ModelError):
     """The prompt leaves too little room in the model's context window for the tokens asked for."""
 
 
+class DeviceLostError(ModelError):
+    """The device that computes a model has stopped working for this process: nothing that is asked of it will be answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """One generated token.

@@ -1,10 +1,8 @@
-"""A transformer with its key-value cache, for sequences that grow together: prefill, step, branch, keep.
-
-Shapes in this folder: B sequences, T tokens so far, k candidates, H hidden size, V vocabulary.
-"""
+"""Sequences that grow together in transformers' own passes and key-value cache, see sequences.Sequences."""
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -12,8 +10,6 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from command.unexpected import is_ours, plain, told_with
-from language_models.interface import ModelError
 from language_models.local.loading import cache_argument, context_length
 from pad.growing_layer import GrowingLayer, growing_cache
 
@@ -23,6 +19,8 @@ class CachedModel:
 
     `lengths` (B,) are the sequences' lengths in tokens. Prompts of different lengths are padded at the left.
     """
+
+    kind, drops_rows_freely = "transformers", False
 
     def __init__(self, network: PreTrainedModel):
         """`network`: a model with a language-modelling head gives logits, a headless one gives hidden states."""
@@ -38,6 +36,33 @@ class CachedModel:
         self._cache: DynamicCache | None = None
         self._mask: Tensor | None = None
         self._width = 0  # columns of the cache that belong to the sequences, padding included
+        self._counted = Counter()  # of copies too
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's number format."""
+        return self.network.dtype
+
+    @property
+    def rows(self) -> int:
+        """How many sequences there are."""
+        return len(self.lengths)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes so far, of all copies together."""
+        return self._counted["passes"]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went into them, padding included."""
+        return self._counted["tokens"]
+
+    def alone(self, number: int) -> "CachedModel":
+        """A sequence by itself, with a cache of its own."""
+        other = CachedModel(self.network)
+        other._counted = self._counted
+        return other
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read prompts (token ids) into a fresh cache; the output at their last tokens: (B, V) or (B, H)."""
@@ -57,7 +82,7 @@ class CachedModel:
         """Append a token (B,) to each sequence; the output at it: (B, V) or (B, H)."""
         positions = self.lengths[:, None]
         self._grow(1)
-        return self._forward(tokens[:, None], positions, self._padding_mask())[:, -1]
+        return self._forward(tokens.to(self.device)[:, None], positions, self._padding_mask())[:, -1]
 
     def branch(self, tokens: Tensor, parents: Sequence[int] | None = None) -> Tensor:
         """Read m continuations of each sequence side by side, in its own row (tree attention); outputs (B, m, H).
@@ -95,7 +120,7 @@ class CachedModel:
         )
         dtype = self.network.dtype
         mask = torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill(~seen, torch.finfo(dtype).min)
-        return self._forward(tokens, self.lengths[:, None] + depth.to(self.device), mask)
+        return self._forward(tokens.to(self.device), self.lengths[:, None] + depth.to(self.device), mask)
 
     def keep(self, chosen: Tensor) -> None:
         """Make branches part of their sequences: chosen (B, d), numbers of branch tokens in their order; others are dropped."""
@@ -111,6 +136,7 @@ class CachedModel:
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences: their row numbers."""
+        rows = rows.to(self.device)
         self._cache.batch_select_indices(rows)
         self.lengths = self.lengths[rows]
         self._mask = None if self._mask is None else self._mask[rows]
@@ -151,30 +177,9 @@ class CachedModel:
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         # Ended sequences that run along in a batch may pass the last position that the model knows.
+        self._counted.update(passes=1, tokens=ids.numel())
         options = {self._cache_argument: self._cache}
         if self._takes_positions:
             options["position_ids"] = positions.clamp(max=self._last_position)
         output = self.network(input_ids=ids, attention_mask=mask, use_cache=True, **options, **self._last_only)
         return output.logits if self._last_only else output[0]
-
-
-@torch.inference_mode()
-def reads_branches(network: PreTrainedModel) -> bool:
-    """Whether a headless model's tree attention gives what it gives for each branch by itself.
-
-    Raises:
-        ModelError: a fault of this program keeps it from being checked.
-    """
-    prefix, tokens, parents = [2, 3, 4], [5, 6, 7], [-1, -1, 1]
-    states = CachedModel(network)
-    states.prefill([prefix])
-    try:
-        ours = states.branch(torch.tensor([tokens], device=network.device), parents)[0]
-    except (RuntimeError, ValueError, TypeError) as error:  # whatever a model says to a mask that it does not know
-        if is_ours(error):
-            raise told_with(ModelError(f"tree attention cannot be checked ({plain(error)})"), error) from None
-        return False
-    texts = [[*prefix, 5], [*prefix, 6], [*prefix, 6, 7]]
-    own = torch.stack([network(torch.tensor([text], device=network.device))[0][0, -1] for text in texts])
-    tolerance = 1e-3 if network.dtype == torch.float32 else 5e-2
-    return bool(torch.allclose(ours, own, rtol=tolerance, atol=tolerance * own.abs().max().item()))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from language_models.interface import ModelError
-from pad.cached_model import CachedModel, reads_branches
 from pad.implicit_reward import CandidateLogits
 from pad.prompts import Prompt, decode_answer
+from pad.sequences import reads_branches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ class CrossTokenizerReward:
     ):
         self.policy, self.lm_tokenizer, self.rm_tokenizer = policy, lm_tokenizer, rm_tokenizer
         self.lm_ends, self.rm_ends, self.reference = lm_ends, sorted(rm_ends), reference
-        if not policy.projects or not reads_branches(policy.model.base_model):
+        if not policy.projects or not reads_branches(policy.states):
             raise ModelError(
                 "this reward model has no tree attention, which --allow_cross_tokenizer needs; choose another"
             )
@@ -56,7 +56,7 @@ class CrossTokenizerReward:
 
     def start(self, prompts: Sequence[Prompt]) -> None:
         """Read the prompts, each in the reward model's own tokens and template."""
-        self._sequences = [_Sequence(self, prompt) for prompt in prompts]
+        self._sequences = [_Sequence(self, prompt, number) for number, prompt in enumerate(prompts)]
 
     def rewards(self, candidates: Tensor, logits: Tensor) -> Tensor:
         """Rewards (B, k), float32, of candidates (B, k) with logits (B, k)."""
@@ -79,12 +79,12 @@ class CrossTokenizerReward:
 class _Sequence:
     """One answer: its base-LM tokens, the text of them that the reward model has read, and its cache."""
 
-    def __init__(self, reward: CrossTokenizerReward, prompt: Prompt):
+    def __init__(self, reward: CrossTokenizerReward, prompt: Prompt, number: int):
         self.reward, self.prompt = reward, prompt
         self.tokens: list[int] = []
         self.read = ""
-        self.states = CachedModel(reward.policy.model.base_model)
-        self.hidden = self.states.prefill([prompt.rm_ids])  # (1, H), at the last token that was read
+        self.states = reward.policy.states.alone(number)
+        self.hidden = self.states.prefill([prompt.rm_ids]).clone()  # (1, H), at the last token that was read
         self.paths: list[list[int]] = []  # for each candidate the numbers of its tokens in the tree
         self.texts: list[str] = []
         self.branches: Tensor | None = None  # (1, m, H)
@@ -113,7 +113,7 @@ class _Sequence:
             self.texts.append(text)
         if not tokens:
             return torch.zeros(len(candidates))
-        self.branches = self.states.branch(torch.tensor([tokens], device=self.reward.policy.device), parents)
+        self.branches = self.states.branch(torch.tensor([tokens]), parents)
         followed = sorted(set(parents))  # -1, the sequence itself, comes first
         states = torch.cat([self.hidden[:, None], self.branches], 1)[0, [parent + 1 for parent in followed]]
         log_probs = torch.log_softmax(self.reward.policy.project_all(states).float(), -1)
@@ -126,7 +126,7 @@ class _Sequence:
         path = self.paths[rank]
         self.tokens.append(token)
         if self.branches is not None:
-            self.states.keep(torch.tensor([path], dtype=torch.long, device=self.reward.policy.device))
+            self.states.keep(torch.tensor([path], dtype=torch.long))
         if path:
-            self.hidden, self.read = self.branches[:, path[-1]], self.texts[rank]
+            self.hidden, self.read = self.branches[:, path[-1]].clone(), self.texts[rank]
         self.branches = None

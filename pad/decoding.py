@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from language_models.interface import ModelError
-from pad.cached_model import CachedModel
 from pad.prompts import Prompt
+from pad.sequences import Sequences
 
 if TYPE_CHECKING:
     from pad.config import DecodingConfig  # needs pydantic, which the loop does not
 
 
 class Reward(Protocol):
-    """What rewards candidates. B shrinks as answers end: `select` tells which sequences go on."""
+    """What rewards candidates. B shrinks as answers end: `select` tells which sequences go on.
+
+    Candidates and rewards are on the base LM's device; chosen tokens, ranks and rows are on the CPU.
+    """
 
     def start(self, prompts: Sequence[Prompt]) -> None:
         """Read the prompts of B sequences."""
@@ -49,7 +52,7 @@ def generator_for(seed: int, config_index: int, prompt_index: int) -> torch.Gene
 
 @torch.inference_mode()
 def decode(
-    lm: CachedModel,
+    lm: Sequences,
     reward: Reward | None,
     prompts: Sequence[Prompt],
     config: "DecodingConfig",
@@ -83,12 +86,12 @@ def decode(
         scores = scores.float()
         if guided:
             scores = scores + config.rm_weight * reward.rewards(candidates, scores)
+        scores, candidates = _on_the_cpu(scores, candidates)
         ranks = _sampled(scores, config, [generators[row] for row in rows], rows, alive) if config.samples else None
         # Among equals argmax takes the first: the candidate that the base LM ranks highest.
         ranks = scores.argmax(-1) if ranks is None else ranks
-        tokens = candidates.gather(1, ranks[:, None])[:, 0]
-        chosen, best = torch.stack([tokens.double(), scores.gather(1, ranks[:, None])[:, 0].double()]).tolist()
-        for row, token, score in zip(rows, chosen, best, strict=True):
+        tokens, best = (found.gather(1, ranks[:, None])[:, 0] for found in (candidates, scores))
+        for row, token, score in zip(rows, tokens.tolist(), best.tolist(), strict=True):
             if row not in alive:
                 continue
             if score != score:
@@ -97,15 +100,15 @@ def decode(
                 answers[row].finish_reason = "stop"
                 alive.discard(row)
                 continue
-            answers[row].tokens.append(int(token))
+            answers[row].tokens.append(token)
             if len(answers[row].tokens) == max_new[row]:
                 alive.discard(row)
         if not alive:
             return answers
-        # Answered rows run along until half of them are: selecting rows copies the caches. Their order is kept.
+        # Answered rows run along until half of them are, where selecting rows copies the caches. Their order is kept.
         living = [number for number, row in enumerate(rows) if row in alive]
-        if 2 * len(living) <= len(rows):
-            kept = torch.tensor(living, device=tokens.device)
+        if 2 * len(living) <= len(rows) or (lm.drops_rows_freely and len(living) < len(rows)):
+            kept = torch.tensor(living)
             lm.select(kept)
             if guided:
                 reward.select(kept)
@@ -115,12 +118,22 @@ def decode(
             reward.advance(tokens, ranks)
 
 
+def _on_the_cpu(scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (B, k), float32, and candidates (B, k), token ids, by one transfer: it waits for the passes, so there is no other."""
+    if scores.device.type == "cpu":
+        return scores, candidates
+    if scores.device.type == "mps":  # knows no float64
+        return scores.cpu(), candidates.cpu()
+    both = torch.stack([scores.double(), candidates.double()]).cpu()  # exact for both
+    return both[0].float(), both[1].long()
+
+
 def _sampled(
     scores: Tensor, config: "DecodingConfig", generators: list[torch.Generator], rows: list[int], alive: set[int]
 ) -> Tensor:
-    """Ranks (B,) drawn by softmax(scores / temperature), each row with its own random numbers, on the CPU."""
+    """Ranks (B,) drawn by softmax(scores / temperature), each row with its own random numbers; all on the CPU."""
     # Differences from the best: divided by a temperature near 0 the scores themselves would overflow.
-    below = (scores - scores.amax(-1, keepdim=True)).cpu().double()
+    below = (scores - scores.amax(-1, keepdim=True)).double()
     probabilities = torch.softmax(below / config.temperature, -1).float()
     if not torch.isfinite(probabilities).all():
         raise ModelError("the scores of the candidates are not numbers; try --dtype bfloat16 or float32")
@@ -128,4 +141,4 @@ def _sampled(
         torch.multinomial(p, 1, generator=generator) if row in alive else torch.zeros(1, dtype=torch.long)
         for p, generator, row in zip(probabilities, generators, rows, strict=True)
     ]
-    return torch.cat(drawn).to(scores.device)
+    return torch.cat(drawn)

@@ -5,7 +5,7 @@ Rafailov et al. 2023 (arXiv 2305.18290).
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from language_models.interface import ModelError
 from pad.cached_model import CachedModel
 from pad.prompts import Prompt
+from pad.sequences import Sequences
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,17 +41,26 @@ class CandidateLogits:
             raise ModelError(
                 f"{model.config.model_type} scales its logits in its own way, so a preference head cannot be used"
             )
-        self._states = CachedModel(model.base_model if self.projects else model)
+        self.network = model.base_model if self.projects else model
+        self.states: Sequences = CachedModel(self.network)
+
+    def use(self, make: Callable[[PreTrainedModel], Sequences]) -> None:
+        """Have the passes computed otherwise than by transformers itself, with the adapter as it is in them.
+
+        The model's own forward pass may not be used after this, so all others that look at it come first.
+        """
+        with self._adapter():
+            self.states = make(self.network)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> None:
         """Read prompts, as token ids."""
         with self._adapter():
-            self._hidden = self._states.prefill(prompts)
+            self._hidden = self.states.prefill(prompts)
 
     def advance(self, tokens: Tensor) -> None:
         """Append a token (B,) to each sequence."""
         with self._adapter():
-            self._hidden = self._states.step(tokens.to(self.device))
+            self._hidden = self.states.step(tokens)
 
     def logits(self, candidates: Tensor) -> Tensor:
         """Next-token logits (B, k), float32, of the candidates (B, k)."""
@@ -59,14 +69,8 @@ class CandidateLogits:
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences."""
-        rows = rows.to(self.device)
-        self._states.select(rows)
-        self._hidden = self._hidden[rows]
-
-    @property
-    def cached_positions(self) -> tuple[int, int]:
-        """Rows and columns of the cache."""
-        return self._states.cached_positions
+        self.states.select(rows)
+        self._hidden = self._hidden[rows.to(self.device)]
 
     def _project(self, hidden: Tensor, candidates: Tensor) -> Tensor:
         if not self.projects:
@@ -144,7 +148,7 @@ class ImplicitReward:
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences."""
         if self._both:
-            rows = torch.cat([rows, rows + self.policy.cached_positions[0] // 2])
+            rows = torch.cat([rows, rows + self.policy.states.rows // 2])
         self.policy.select(rows)
         if isinstance(self.reference, CandidateLogits):
             self.reference.select(rows)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from language_models.interface import ModelError
 from language_models.local.blocked_weights import block_weights
 from language_models.local.loading import eos_token_ids, load_model, load_with_adapter, pick_dtype
-from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.cross_tokenizer import CrossTokenizerReward
 from pad.decoding import Answer, Reward, decode, generator_for
@@ -20,23 +19,45 @@ from pad.dimension import described
 from pad.implicit_reward import CandidateLogits, ImplicitReward
 from pad.plan import Plan
 from pad.prompts import Prompt
-from pad.scalar_reward import choose_scalar_reward
+from pad.scalar_reward import make_scalar_reward
+from pad.sequences import SequenceMaker, Sequences
 from pad.settings import REFERENCES, CollectSettings
 from pad.value_head import load_value_head
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+# What makes a reward, and the models whose passes it takes.
+Rewarding = tuple[Callable[[DecodingConfig], Reward], dict[str, Sequences]]
+
 
 @dataclass
 class Models:
-    """The base LM, a maker of rewards (None: no guidance), and the token ids that end an answer."""
+    """The base LM, a maker of rewards (None: no guidance), the token ids that end an answer, and whose passes are to be counted.
+
+    `passes_of` has the base LM and what rewards by their names.
+    """
 
     settings: CollectSettings
     plan: Plan
-    lm: CachedModel
+    lm: Sequences
     make_reward: Callable[[DecodingConfig], Reward] | None
     stop_ids: frozenset[int]
+    passes_of: dict[str, Sequences]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base LM's number format."""
+        return self.lm.dtype
+
+    def counts(self, since: dict[str, dict] | None = None) -> dict[str, dict]:
+        """Of each model which engine computes, its forward passes and the tokens that went into them, so far or since then."""
+        found = {}
+        for name, states in self.passes_of.items():
+            before = since[name] if since else {"passes": 0, "tokens": 0}
+            more = {count: getattr(states, count) - before[count] for count in ("passes", "tokens")}
+            found[name] = {"engine": states.kind} | more
+        return found
 
     def answer(self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int) -> list[Answer]:
         """Answer prompts together; `number` is the configuration's (ModelError: no memory, scores that are no numbers)."""
@@ -63,21 +84,27 @@ class Models:
         )
 
 
-def load_models(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -> Models:
+def load_models(settings: CollectSettings, plan: Plan, longest: int, say: Callable[[str], None]) -> Models:
     """Load what the plan needs.
+
+    Args:
+        longest: tokens of the longest prompt with its answer.
 
     Raises:
         OptionError, ModelError: a model cannot be loaded.
     """
+    maker = SequenceMaker(settings.engine, settings.batch_size, longest, say)
     llm, _ = _causal(settings, settings.llm, plan.llm_device)
     block_weights(llm)
     stop_ids = eos_token_ids(llm, plan.tokenizer)
-    make_reward = None
+    make_reward, passes_of = None, {}
     if plan.kind == "scalar":
-        make_reward = _scalar(settings, plan, say)
+        make_reward, passes_of = _scalar(settings, plan, maker, say)
     elif plan.kind == "implicit":
-        make_reward = _implicit(settings, plan, stop_ids, say)
-    return Models(settings, plan, CachedModel(llm), make_reward, frozenset() if settings.ignore_eos else stop_ids)
+        make_reward, passes_of = _implicit(settings, plan, stop_ids, maker, say)
+    lm = maker.make(llm, "the base LM")
+    ends = frozenset() if settings.ignore_eos else stop_ids
+    return Models(settings, plan, lm, make_reward, ends, {"llm": lm} | passes_of)
 
 
 def _causal(settings: CollectSettings, name: str, device: torch.device) -> "tuple[PreTrainedModel, PeftModel | None]":
@@ -91,7 +118,7 @@ def _causal_reward(settings: CollectSettings, name: str, plan: Plan) -> "tuple[P
     return model, adapter
 
 
-def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -> Callable[[DecodingConfig], Reward]:
+def _scalar(settings: CollectSettings, plan: Plan, maker: SequenceMaker, say: Callable[[str], None]) -> Rewarding:
     dtype, name = pick_dtype(settings.dtype, plan.rm_device), "AutoModelForSequenceClassification"
     options = {"device": plan.rm_device, "dtype": dtype, "load_in_4bit": settings.load_in_4bit}
     classifier = load_model(name, settings.rm, **options)
@@ -99,21 +126,29 @@ def _scalar(settings: CollectSettings, plan: Plan, say: Callable[[str], None]) -
     output = plan.dimension or 0
     if plan.dimension is not None:
         say(f"{settings.rm}: {described(classifier.config, output)} is the reward")
-    kind = choose_scalar_reward(classifier, say, output)
-    return lambda config: kind(classifier, config.chunk, output)
+    reward = make_scalar_reward(
+        classifier, lambda network: maker.make(network, "the reward model", trees=True), say, output
+    )
+
+    def with_chunks(config: DecodingConfig) -> Reward:
+        reward.chunk = config.chunk
+        return reward
+
+    return with_chunks, {"rm": reward.states}
 
 
 def _implicit(
-    settings: CollectSettings, plan: Plan, stop_ids: frozenset[int], say: Callable[[str], None]
-) -> Callable[[DecodingConfig], Reward]:
+    settings: CollectSettings, plan: Plan, stop_ids: frozenset[int], maker: SequenceMaker, say: Callable[[str], None]
+) -> Rewarding:
     rm, adapter = _causal_reward(settings, settings.rm, plan)
     head = load_value_head(settings.rm, rm, say)
-    policy = CandidateLogits(rm, head)
+    policy, role = CandidateLogits(rm, head), "the reward model"
     if plan.rm_tokenizer is not None:
         ends = eos_token_ids(rm, plan.rm_tokenizer)
-        return lambda config: CrossTokenizerReward(
-            policy, plan.tokenizer, plan.rm_tokenizer, stop_ids, ends, settings.ref
-        )
+        # In its own tokens an answer may be longer than in the base LM's.
+        policy.use(lambda network: maker.make(network, role, trees=True, longest=plan.rm_context))
+        cross = CrossTokenizerReward(policy, plan.tokenizer, plan.rm_tokenizer, stop_ids, ends, settings.ref)
+        return lambda config: cross, {"rm": policy.states}
     reference = settings.ref
     if plan.adapter_reference:
         if adapter is None:
@@ -124,7 +159,12 @@ def _implicit(
         say("reference: the reward model without its adapter")
     elif reference not in REFERENCES:
         reference = CandidateLogits(_causal_reward(settings, settings.ref, plan)[0])
-    return lambda config: ImplicitReward(policy, reference)
+    policy.use(lambda network: maker.make(network, role, rows=2 if reference == "self" else 1))
+    passes_of = {"rm": policy.states}
+    if isinstance(reference, CandidateLogits):
+        reference.use(lambda network: maker.make(network, "the reference"))
+        passes_of["ref"] = reference.states
+    return lambda config: ImplicitReward(policy, reference), passes_of
 
 
 def peak_memory(devices: set[torch.device]) -> dict[str, float]:

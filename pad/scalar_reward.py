@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from command.unexpected import Unexpected, is_ours, traceback_of
 from pad.cached_model import CachedModel
 from pad.prompts import Prompt
+from pad.sequences import Sequences
 
 CHECKED_TOKENS = 8
 
@@ -25,10 +26,17 @@ def _head(classifier: PreTrainedModel) -> torch.nn.Module | None:
 class TreeReward:
     """One forward pass of k positions in one row per step and sequence; the chosen candidate's states stay in the cache."""
 
-    def __init__(self, classifier: PreTrainedModel, chunk: int | None = None, output: int = 0):
-        """`chunk`: the most candidates read at once; None for all. `output`: which of the classifier's is the reward."""
+    def __init__(
+        self, classifier: PreTrainedModel, chunk: int | None = None, output: int = 0, states: Sequences | None = None
+    ):
+        """
+        Args:
+            chunk: the most candidates read at once; None for all.
+            output: which of the classifier's is the reward.
+            states: of the classifier's backbone; by transformers' own passes if not given.
+        """
         self.device, self.chunk, self.output = classifier.device, chunk, output
-        self.states = CachedModel(classifier.base_model)
+        self.states = states or CachedModel(classifier.base_model)
         self._score = _head(classifier)
 
     def start(self, prompts: Sequence[Prompt]) -> None:
@@ -37,17 +45,17 @@ class TreeReward:
 
     def rewards(self, candidates: Tensor, logits: Tensor) -> Tensor:
         """Rewards (B, k), float32, of the candidates (B, k)."""
-        chunks = candidates.to(self.device).split(self.chunk or candidates.shape[1], dim=1)
+        chunks = candidates.split(self.chunk or candidates.shape[1], dim=1)
         found = [self._score(self.states.branch(chunk))[..., self.output] for chunk in chunks]
         return torch.cat(found, 1).float().to(logits.device)
 
     def advance(self, tokens: Tensor, ranks: Tensor) -> None:
         """Go on with the chosen candidates: their ranks (B,)."""
-        self.states.keep(ranks.to(self.device)[:, None])
+        self.states.keep(ranks[:, None])
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences."""
-        self.states.select(rows.to(self.device))
+        self.states.select(rows)
 
 
 class CopiesReward(TreeReward):
@@ -66,7 +74,7 @@ class CopiesReward(TreeReward):
     def advance(self, tokens: Tensor, ranks: Tensor) -> None:
         """As TreeReward's; after candidates in chunks the chosen ones are read once more."""
         if self._copies is None:
-            self.states.step(tokens.to(self.device))
+            self.states.step(tokens)
             return
         ranks = ranks.to(self.device)
         k = len(self._copies.lengths) // len(ranks)
@@ -83,12 +91,18 @@ class CopiesReward(TreeReward):
 
 
 class UncachedReward:
-    """The classifier's own forward pass over the whole text for every candidate: for encoders, which cannot use a cache."""
+    """The classifier's own forward pass over the whole text for every candidate: for encoders, which cannot use a cache.
+
+    `kind`, `passes` and `tokens` are as those of Sequences, in whose place it stands.
+    """
+
+    kind = CachedModel.kind
 
     def __init__(self, classifier: PreTrainedModel, chunk: int | None = None, output: int = 0):
         """As TreeReward's."""
         self.classifier, self.device, self.chunk, self.output = classifier, classifier.device, chunk, output
         self._pad = classifier.config.pad_token_id
+        self.states, self.passes, self.tokens = self, 0, 0
         self._sequences: list[list[int]] = []
 
     def start(self, prompts: Sequence[Prompt]) -> None:
@@ -108,6 +122,7 @@ class UncachedReward:
         width = max(map(len, texts))
         ids = torch.tensor([text + [self._pad or 0] * (width - len(text)) for text in texts], device=self.device)
         mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=self.device)
+        self.passes, self.tokens = self.passes + 1, self.tokens + ids.numel()
         return self.classifier(input_ids=ids, attention_mask=mask).logits[:, self.output]
 
     def advance(self, tokens: Tensor, ranks: Tensor) -> None:
@@ -118,6 +133,20 @@ class UncachedReward:
     def select(self, rows: Tensor) -> None:
         """Go on with some of the sequences."""
         self._sequences = [self._sequences[row] for row in rows.tolist()]
+
+
+def make_scalar_reward(
+    classifier: PreTrainedModel,
+    make: Callable[[PreTrainedModel], Sequences],
+    say: Callable[[str], None] = lambda _: None,
+    output: int = 0,
+) -> "TreeReward | UncachedReward":
+    """The reward of a classifier: by trees of an engine if `make` finds one for its backbone; else see `choose_scalar_reward`."""
+    if _head(classifier) is not None and _reads_last_state(classifier, output):
+        states = make(classifier.base_model)
+        if states.kind != CachedModel.kind:
+            return TreeReward(classifier, output=output, states=states)
+    return choose_scalar_reward(classifier, say, output)(classifier, output=output)
 
 
 def choose_scalar_reward(
@@ -137,10 +166,34 @@ def choose_scalar_reward(
 
 
 @torch.inference_mode()
-def _agrees(kind: type, classifier: PreTrainedModel, output: int, say: Callable[[str], None]) -> bool:
+def _reads_last_state(classifier: PreTrainedModel, output: int) -> bool:
+    """Whether the head alone, at the backbone's last hidden state, gives what the classifier gives."""
+    prefix, candidates = _short_text(classifier)
+    text = torch.tensor([prefix + candidates], device=classifier.device)
+    try:
+        ours = _head(classifier)(classifier.base_model(text)[0][:, -1])[:, output]
+        own = classifier(input_ids=text).logits[:, output]
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return ours.shape == own.shape and _close(ours, own)
+
+
+def _short_text(classifier: PreTrainedModel) -> tuple[list[int], list[int]]:
+    """Token ids, none of them special, of the beginning of a text and of what may follow."""
     special = {classifier.config.pad_token_id, classifier.config.eos_token_id}
     ids = [i for i in range(3 * CHECKED_TOKENS) if i not in special][:CHECKED_TOKENS]
-    prefix, candidates = ids[:-3], ids[-3:]
+    return ids[:-3], ids[-3:]
+
+
+def _close(ours: Tensor, own: Tensor) -> bool:
+    tolerance = 1e-3 if own.dtype == torch.float32 else 5e-2
+    own = own.float()
+    return torch.allclose(ours.to(own), own, rtol=tolerance, atol=tolerance * (own.abs().max().item() + 0.1))
+
+
+@torch.inference_mode()
+def _agrees(kind: type, classifier: PreTrainedModel, output: int, say: Callable[[str], None]) -> bool:
+    prefix, candidates = _short_text(classifier)
     device = classifier.device
     texts = [torch.tensor([[*prefix, 9, candidate]], device=device) for candidate in candidates]
     own = [classifier(input_ids=text).logits[0, output] for text in texts]
@@ -160,8 +213,4 @@ def _agrees(kind: type, classifier: PreTrainedModel, output: int, say: Callable[
         if is_ours(error):
             Unexpected(say).add(traceback_of(error))
         return False
-    own = torch.stack(own).float()
-    tolerance = 1e-3 if classifier.dtype == torch.float32 else 5e-2
-    return bool(
-        torch.allclose(ours.to(own.device), own, rtol=tolerance, atol=tolerance * (own.abs().max().item() + 0.1))
-    )
+    return _close(ours, torch.stack(own))

@@ -14,6 +14,7 @@ from pad.prompts import CHAT_TEMPLATES
 
 RM_TYPES = ("auto", "implicit", "scalar")
 REFERENCES = ("llm", "none", "self")
+ENGINES = ("auto", "graphs", "packed", "transformers")
 
 _EXAMPLES = """\
 examples:
@@ -60,6 +61,7 @@ class CollectSettings:
     rm_gpu: str = "cuda:1"
     dtype: str = "auto"
     load_in_4bit: bool = False
+    engine: str = "auto"
     batch_size: int = 1
     recover: bool = False
     overwrite: bool = False
@@ -72,7 +74,12 @@ class CollectSettings:
         ):
             if not getattr(self, option):
                 raise OptionError(f"--{option} is needed: {what}")
-        for option, choices in (("rm_type", RM_TYPES), ("chat_template", CHAT_TEMPLATES), ("dtype", DTYPES)):
+        for option, choices in (
+            ("rm_type", RM_TYPES),
+            ("chat_template", CHAT_TEMPLATES),
+            ("dtype", DTYPES),
+            ("engine", ENGINES),
+        ):
             if getattr(self, option) not in choices:
                 raise OptionError(
                     f"--{option} has no choice {getattr(self, option)!r}; choose one of: {', '.join(choices)}"
@@ -161,6 +168,11 @@ def build_parser() -> argparse.ArgumentParser:
     option("rm_gpu", "the reward model's; a GPU that is not there gives way to cuda:0, then the CPU", metavar="DEVICE")
     option("dtype", "of weights: auto, float32, float16, bfloat16; auto is bfloat16 on GPUs, float32 on CPUs")
     flag("load_in_4bit", "weights in 4 bits (needs bitsandbytes)")
+    option(
+        "engine",
+        "how passes are computed: graphs (replayed from CUDA graphs), packed, transformers (its own passes and cache), or "
+        "auto: graphs on CUDA devices, transformers elsewhere and where a model cannot be run otherwise",
+    )
     group = parser.add_argument_group("results")
     option(
         "out_file", "PREFIX of the files PREFIX_0.jsonl, PREFIX_1.jsonl, ..., one per configuration", metavar="PREFIX"

@@ -113,12 +113,12 @@ def _possible(model: nn.Module) -> bool:
     weights = list(model.parameters())
     return (
         {weight.device.type for weight in weights} == {"cpu"}
-        and not _has_adapter(model)
+        and not has_adapter(model)
         and all(can_block(dtype) for dtype in {weight.dtype for weight in weights})
     )
 
 
-def _has_adapter(model: nn.Module) -> bool:
+def has_adapter(model: nn.Module) -> bool:
     """Whether layers of peft's stand in a model: they look into the layers that they change."""
     if "peft" not in sys.modules:
         return False

@@ -3,8 +3,10 @@
 `packed_engine.PackedEngine` runs on all devices, `graph_engine.GraphEngine` replays passes of fixed sizes from CUDA graphs.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -13,6 +15,7 @@ from command.unexpected import is_ours, told_with
 from language_models.interface import ModelError
 from language_models.local.attention import OWN_ATTENTION
 from language_models.local.blocked_weights import block_weights
+from language_models.local.choices import drawn_token
 from language_models.local.costs import PassCosts
 from language_models.local.segments import NextToken, Segment
 
@@ -46,25 +49,62 @@ class Engine(ABC):
     slice = 1  # that many tokens are written ahead at a time, before other samples may join
     sizes: tuple[int, ...]  # of passes, in new tokens, that are told apart in what they cost
 
-    def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int):
+    def __init__(self, model: "PreTrainedModel", *, slots: int, longest: int, expected_tokens: int | None = None):
         """
         Args:
             model: on its device, in evaluation mode; its attention becomes the engine's.
             slots: how many samples the cache has room for.
             longest: tokens of the longest text.
+            expected_tokens: of the longest text that will come, where that is known, for caches that grow at a price.
 
         Raises:
-            ModelError: the engine does not compute what the model computes by itself.
+            ModelError: the engine does not compute what the model computes by itself. The model is as it was then.
         """
         self.model, self.device = model, model.device
         self.name = type(model).__name__
-        self.longest = longest
+        self.headless = "logits_to_keep" not in inspect.signature(model.forward).parameters  # gives hidden states
+        self.longest, self.expected_tokens = longest, expected_tokens
+        self.fallbacks: list[str] = []
         self.cache = self.make_cache(slots, longest)
+        self.grown = 0
         self.parameters = sum(p.numel() for p in model.parameters())
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.costs = PassCosts(self.sizes)
         self.reset_counts()
         self._adopt()
+        self._capacity_before = self.capacity
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that each slot of the cache has room for; 0 before the first pass."""
+        return max((keys.shape[2] for keys, _ in self.cache.layers.values()), default=0)
+
+    @property
+    def report(self) -> dict:
+        """How passes are computed, as JSON has it.
+
+        `captured` says whether passes are replayed from CUDA graphs, `graphs` how many sizes of them are, `uncaptured` has those
+        that could not be captured with the reason, `capture_seconds` is what captures took. `kernels` are the Triton kernels of
+        the attention (`why_no_kernels`: "" where they are used), `kernel_seconds` what their first runs took, which compile them
+        where Triton's own cache between runs (~/.triton) has none. `fused_layers` says how many layers of which kind are put
+        together (`why_not_fused`: "" where some are). `cache_tokens` is the room of each slot, `cache_grown` how often that grew,
+        and `fallbacks` has a line for everything that did not go as it should have, with what was done instead.
+        """
+        return {
+            "kind": self.kind,
+            "captured": False,
+            "graphs": 0,
+            "uncaptured": {},
+            "capture_seconds": 0.0,
+            "kernels": False,
+            "why_no_kernels": "packed passes compute with torch's own operations",
+            "kernel_seconds": 0.0,
+            "fused_layers": {},
+            "why_not_fused": "packed passes compute the model's own layers",
+            "cache_tokens": self.capacity,
+            "cache_grown": self.grown,
+            "fallbacks": list(self.fallbacks),
+        }
 
     @abstractmethod
     def make_cache(self, slots: int, longest: int) -> Cache:
@@ -84,7 +124,7 @@ class Engine(ABC):
 
     @abstractmethod
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
-        """Compute what is new, in one pass and without counting it; the logits at each segment's wanted tokens, float32."""
+        """`outputs` in one pass, without counting it, in float32."""
 
     @abstractmethod
     def measure(self) -> None:
@@ -98,6 +138,9 @@ class Engine(ABC):
 
     def count(self, passes: int, sample_passes: int, tokens: int, seconds: float) -> None:
         """Add what was computed."""
+        if (capacity := self.capacity) != self._capacity_before:
+            self._capacity_before = capacity
+            self.grown += 1
         self.passes += passes
         self.sample_passes += sample_passes
         self.tokens += tokens
@@ -117,18 +160,14 @@ class Engine(ABC):
         ahead = max(segment.ahead for segment in segments)
         return self.cost(sum(len(s.tokens) for s in segments)) + (ahead and ahead * self.step_cost(len(segments)))
 
+    def tell(self, line: str) -> None:
+        """Keep a line, once, on what did not go as it should have, and what was done instead: it is in the report."""
+        if line not in self.fallbacks:
+            self.fallbacks.append(line)
+
     def drawn(self, logits: torch.Tensor, total: torch.Tensor, segment: Segment) -> NextToken:
         """A token drawn as a segment asks for: `logits` [vocabulary], `total` their logsumexp."""
-        sampling = segment.sampling
-        values, indices = (logits / sampling.temperature).softmax(-1).sort(descending=True)
-        # A token is in the nucleus where those before it have less than top_p together.
-        values[(values.cumsum(-1) - values) >= sampling.top_p] = 0
-        chosen = int(indices[torch.multinomial(values.cpu(), 1, generator=sampling.generator).item()])
-        best = logits.topk(segment.top) if segment.top else None
-        top = list(zip(best.indices.tolist(), (best.values - total).tolist(), strict=True)) if best else []
-        if top and chosen not in dict(top):
-            top.append((chosen, float(logits[chosen] - total)))
-        return NextToken(chosen, tuple(top))
+        return drawn_token(logits, total, segment)
 
     def _prepare(self) -> None:  # noqa: B027
         """What else is done to the model before its first pass here."""
@@ -139,6 +178,19 @@ class Engine(ABC):
         Raises:
             ModelError: it does not, as for architectures whose state is no key-value cache.
         """
+        self._attention_before = self.model.config._attn_implementation
+        try:
+            self._check_passes()
+        except BaseException:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Leave the model as it was, for another engine."""
+        with suppress(Exception):  # the error under way says more
+            self.model.set_attn_implementation(self._attention_before)
+
+    def _check_passes(self) -> None:
         refusal = ModelError(
             f"models of the architecture {self.name} cannot be run by run_api.py itself; serve the model, with vLLM say, "
             "and name its host"
@@ -146,7 +198,7 @@ class Engine(ABC):
         tokens = [(7 * i + 11) % self.model.config.get_text_config().vocab_size for i in range(CHECK_TOKENS)]
         try:
             with torch.inference_mode():
-                expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False).logits[0].float()
+                expected = self.model(torch.tensor([tokens], device=self.device), use_cache=False)[0][0].float()
             self.model.set_attn_implementation(OWN_ATTENTION)
             block_weights(self.model)
             self._prepare()

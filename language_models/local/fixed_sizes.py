@@ -1,11 +1,15 @@
 """A pass of one size: its buffers, and the CUDA graph from which it is replayed."""
 
 import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from language_models.local.fixed_attention import FixedPass
+from language_models.local.pieces import Piece
+from language_models.local.segments import Segment
 
 if TYPE_CHECKING:
     from language_models.local.graph_engine import GraphEngine
@@ -22,6 +26,19 @@ class Shape(NamedTuple):
     span: int
     kept: int = 0  # so many places are looked at; 0: all
     step: bool = False  # one token of each sample, the one that the pass before found
+    tree: bool = False  # some of the tokens branch
+
+    def __str__(self) -> str:
+        if self.step:
+            return f"one more token of {self.tokens} sample{'s' * (self.tokens > 1)}" + self._behind
+        each = f", at most {self.longest} of a sample" if self.longest < self.tokens else ""
+        looked_at = f", {self.kept} looked at" if self.kept else ""
+        tree = ", branching" if self.tree else ""
+        return f"{self.tokens} new token{'s' * (self.tokens > 1)}{each}{looked_at}{tree}" + self._behind
+
+    @property
+    def _behind(self) -> str:
+        return f" behind {self.span}" if self.span else ""
 
 
 class FixedSize:
@@ -34,7 +51,8 @@ class FixedSize:
         sizes = {"rows": tokens, "starts": tokens, "limits": tokens, "counter": 1} if shape.step else {
             "ids": tokens, "positions": tokens, "slots": tokens, "kept": shape.kept,
             "rows": rows, "offsets": rows, "counts": rows, "starts": rows, "last": rows,
-        }  # fmt: skip
+        } | ({"places": tokens, "seen": tokens} if shape.tree else {})  # fmt: skip
+        # Memory that is not pinned: the copy to the device has read it when it returns, so that it can be filled again.
         self.host = torch.zeros(sum(sizes.values()), dtype=torch.long)
         self.inputs = torch.zeros_like(self.host, device=engine.device)
         at, self.on_host, self.on_device = 0, {}, {}
@@ -57,6 +75,46 @@ class FixedSize:
         if not self.shape.step:
             self.on_host["slots"][:] = scratch
 
+    def fill(self, part: list[Piece], vocabulary_size: int) -> list[range]:
+        """Fill the buffers on the host; where the wanted places of each piece are in what is computed.
+
+        Raises:
+            ValueError: a token has no embedding, which on a GPU would end all computing.
+        """
+        self.clear()
+        host, at, kept, found = self.on_host, 0, 0, []
+        for row, piece in enumerate(part):
+            segment = piece.segment
+            n, start = piece.end - piece.begin, segment.start + piece.begin
+            host["ids"][at : at + n] = segment.tokens[piece.begin : piece.end]
+            host["positions"][at : at + n] = segment.positions[piece.begin : piece.end]
+            host["slots"][at : at + n] = segment.slot
+            if self.shape.tree:
+                host["places"][at : at + n] = range(start, start + n)
+                host["seen"][at : at + n] = 0 if segment.parents is None else segment.seen
+            host["rows"][row], host["offsets"][row], host["counts"][row] = segment.slot, at, n
+            host["starts"][row] = start
+            wanted = piece.wanted
+            if self.shape.kept:
+                host["kept"][kept : kept + wanted] = range(at + n - wanted, at + n)
+                found.append(range(kept, kept + wanted))
+                kept += wanted
+                host["last"][row] = max(0, kept - 1)
+            else:
+                found.append(range(at + n - wanted, at + n))
+                host["last"][row] = at + n - 1
+            at += n
+        if host["ids"].min() < 0 or host["ids"].max() >= vocabulary_size:
+            raise ValueError(f"a token outside of the {vocabulary_size} that have an embedding")
+        return found
+
+    def fill_steps(self, wanted: Iterable[tuple[Segment, int]]) -> None:
+        """Fill the buffers on the host for so many steps after each segment."""
+        self.clear()
+        for row, (segment, limit) in enumerate(wanted):
+            self.on_host["rows"][row], self.on_host["starts"][row] = segment.slot, segment.end
+            self.on_host["limits"][row] = limit
+
     def send(self) -> None:
         self.inputs.copy_(self.host, non_blocking=True)
 
@@ -65,14 +123,18 @@ class FixedSize:
         step = self._step if self.shape.step else self._forward
         step(**self.on_device)
 
-    def _forward(self, ids, positions, slots, kept, rows, offsets, counts, starts, last) -> None:
+    def _forward(
+        self, ids, positions, slots, kept, rows, offsets, counts, starts, last, places=None, seen=None
+    ) -> None:
         engine, shape = self.engine, self.shape
         packed = FixedPass(
-            engine.cache, slots, positions, rows, offsets, counts, starts, shape.longest, shape.span, engine.kernels
-        )
+            engine.cache, slots, positions if places is None else places, rows, offsets, counts, starts,
+            shape.longest, shape.span, engine.kernels, seen,
+        )  # fmt: skip
         self.logits, token, best = engine.computed(ids, positions, packed, kept if shape.kept else 0)
-        engine.latest[rows] = token[last]
-        self.out = torch.stack([token.float(), best])
+        if token is not None:
+            engine.latest[rows] = token[last]
+            self.out = torch.stack([token.float(), best])
 
     def _step(self, rows, starts, limits, counter) -> None:
         engine = self.engine
@@ -95,17 +157,48 @@ class FixedSize:
             else:
                 self.graph.replay()
 
-    def capture(self) -> None:
-        """Raises: whatever torch says where it cannot be captured."""
+    def warm_up(self) -> None:
+        """Compute padding once: libraries, kernels and the cache take their memory, which a capture must not."""
         self.clear()
         self.send()
-        self.forward()  # warms up: libraries and the cache allocate
-        torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with _capturing:
-            graph.capture_begin(pool=self.engine.pool, capture_error_mode="thread_local")
+        self.forward()
+
+    def capture(self) -> None:
+        """Have a graph, after a `warm_up`.
+
+        Raises:
+            Exception: whatever torch says where it cannot be captured; the pass can be run without a graph then.
+        """
+        try:
+            self.graph = record_graph(self.forward, self.engine.sizes_made.pool, self.engine.device)
+        except BaseException:
+            self.graph = self.logits = self.out = None  # they lie in the memory of a graph that is none
+            raise
+
+
+def record_graph(work: Callable[[], None], pool, device: torch.device):
+    """A CUDA graph of what `work` starts on the current stream, with memory from `pool`.
+
+    Raises:
+        Exception: it cannot be captured. Nothing captures any longer then; the pool must not be used for further graphs.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with _capturing:
+        torch.cuda.current_stream(device).synchronize()
+        try:
+            # Other threads may go on: their work is on other streams.
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                self.forward()
-            finally:
-                graph.capture_end()
-        self.graph = graph
+                work()
+            except BaseException:
+                with suppress(RuntimeError):  # that the capture is invalid; why, says the first error
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        except BaseException:
+            # Where torch's own end of a capture fails half-way, its allocator would go on taking this stream for captured,
+            # and free no memory where that is short. Where it has ended, this is an error that says so.
+            with suppress(Exception):
+                torch._C._cuda_endAllocateToPool(device.index or 0, pool)
+            raise
+    return graph

@@ -16,6 +16,7 @@ from command.paths import is_file, is_folder, user_path
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import DEMO_MODELS, demo_transformers_path
 from language_models.interface import ModelError
+from language_models.local.devices import DoesNotFitError, does_not_fit, gpus, memory_words, out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +152,12 @@ def adapter_base(name: str) -> str | None:
 
 
 def load_causal_lm(
-    name: str, *, device: "torch.device", dtype: "torch.dtype", load_in_4bit: bool = False
+    name: str,
+    *,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    load_in_4bit: bool = False,
+    device_map: str | dict | None = None,
 ) -> "PreTrainedModel":
     """A language model on a device, ready to generate: in evaluation mode, without gradients.
 
@@ -160,11 +166,13 @@ def load_causal_lm(
     Args:
         name: a folder, a hub id or a demo model.
         load_in_4bit: keep the weights in 4 bits (needs bitsandbytes); they compute in `dtype`.
+        device_map: "auto" spreads the layers over all GPUs, and `device` is not used; or each part's device, see transformers.
 
     Raises:
         OptionError, ModelError: it is not there, a package for it is missing, or it cannot be loaded.
     """
-    return load_model("AutoModelForCausalLM", name, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
+    how = {"device": device, "dtype": dtype, "load_in_4bit": load_in_4bit, "device_map": device_map}
+    return load_model("AutoModelForCausalLM", name, **how)
 
 
 def load_model(auto_class: str, name: str, **how) -> "PreTrainedModel":
@@ -179,6 +187,7 @@ def load_with_adapter(
     device: "torch.device",
     dtype: "torch.dtype",
     load_in_4bit: bool = False,
+    device_map: str | dict | None = None,
     may_lack: str | None = None,
     part: bool = False,
     **more,
@@ -201,6 +210,7 @@ def load_with_adapter(
         ModelError: it cannot be loaded, or its weights are not those of its kind.
     """
     require_torch()
+    import torch
     import transformers
 
     base = adapter_base(name)
@@ -222,20 +232,32 @@ def load_with_adapter(
             llm_int8_skip_modules=["lm_head", "embed_out", "score", "classifier"],  # heads are small and decide
         )
         options["device_map"] = {"": device}
+    where = [device]
+    if device_map:
+        options["device_map"], where = device_map, gpus() or [device]
+    free = memory_words(where)
     try:
         model, info = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+    except DoesNotFitError:
+        if "device_map" not in options:  # weights come into the machine's memory first
+            where = [torch.device("cpu")]
+            free = memory_words(where)
+        raise does_not_fit(name, _size(auto_class, base or name, dtype), dtype, where, free) from None
     except OptionError as error:
         if base is None:
             raise
         raise OptionError(f"the adapter {name} was made for {base}: {error}") from None
+    if device_map == "auto" and {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())):
+        # It would be brought to the GPUs layer by layer in every pass.
+        raise does_not_fit(name, _size(auto_class, base or name, dtype), dtype, where, free)
     adapter, report = None, loading_report(info)
     if base is not None:
         adapter, brought = _with_adapter(model, name)
         report["missing"] = set(report["missing"]) - brought
     if fault := wrong_weights(base or name, type(model).__name__, **report, may_lack=may_lack, part=part):
         raise ModelError(fault)
-    if not load_in_4bit:
-        model = _moved(model, name, device)
+    if not load_in_4bit and not device_map:
+        model = _moved(model, name, device, free)
     return model.eval().requires_grad_(False), adapter
 
 
@@ -262,11 +284,26 @@ def _with_adapter(model: "PreTrainedModel", name: str) -> "tuple[PeftModel, set[
     return adapter, {key.removeprefix("base_model.model.") for key in there}
 
 
-def _moved(model: "PreTrainedModel", name: str, device: "torch.device") -> "PreTrainedModel":
+def _moved(model: "PreTrainedModel", name: str, device: "torch.device", free: str) -> "PreTrainedModel":
     try:
         return model.to(device)
     except RuntimeError as error:  # out of memory is one
-        raise ModelError(f"{name} does not fit on {device} ({reason_of(error)}); try --load_in_4bit or a GPU") from None
+        if not out_of_memory(error):
+            raise ModelError(f"{name} cannot be brought to {device} ({reason_of(error)})") from None
+    raise does_not_fit(name, model.get_memory_footprint(return_buffers=False), model.dtype, [device], free)
+
+
+def _size(auto_class: str, name: str, dtype: "torch.dtype") -> int | None:
+    """Bytes of a model's weights in a number format, by its configuration; None where that does not say."""
+    import torch
+    import transformers
+
+    try:
+        with torch.device("meta"):
+            model = getattr(transformers, auto_class).from_config(load_config(name))
+    except Exception:  # whatever it is, it must not take the place of what is said of memory
+        return None
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
 
 
 def _from_pretrained(auto_class, name: str, kind: str, **options):
@@ -278,6 +315,8 @@ def _from_pretrained(auto_class, name: str, kind: str, **options):
             f"the {kind} of {name} needs a package that is missing ({reason_of(error)}): {INSTALL}"
         ) from None
     except Exception as error:  # transformers', the hub client's and safetensors' errors share no base class
+        if out_of_memory(error):
+            raise DoesNotFitError(f"{name} does not fit into memory") from None
         remedy = (
             "is the folder whole?" if found != name or Path(found).is_dir() else "is it a hub id, and the hub there?"
         )

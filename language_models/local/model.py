@@ -8,16 +8,27 @@ the rounding of numbers.
 
 import copy
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
+from command.errors import OptionError
 from language_models.families import NEEDS_BOS
 from language_models.interface import Completion, LanguageModel, ModelError, SamplingParams, Usage
 from language_models.local.blocked_weights import weight_bytes
 from language_models.local.cache import CacheSlots
+from language_models.local.devices import (
+    DoesNotFitError,
+    device_name,
+    devices_of,
+    gpus,
+    memory_words,
+    out_of_memory,
+    with_number,
+)
 from language_models.local.drafts import DraftRate
 from language_models.local.engines import make_engine
 from language_models.local.loading import (
@@ -29,6 +40,7 @@ from language_models.local.loading import (
     pick_dtype,
     reason_of,
 )
+from language_models.local.told import passes_in_words, set_up_notes
 from language_models.local.view import LocalStream, LocalView
 from language_models.local.vocabulary import Vocabulary
 from language_models.local.worker import Worker
@@ -40,10 +52,13 @@ _workers: dict[torch.device, Worker] = {}
 
 
 def _worker_of(device: torch.device) -> Worker:
-    """The one thread of a device; "cuda" and "cuda:0" are one."""
-    if device.type != "cpu" and device.index is None:
-        device = torch.device(device.type, 0)
-    return _workers.setdefault(device, Worker())
+    """The one thread of a device; "cuda" and "cuda:0" are one. Models on several GPUs are computed at the same time."""
+    device = with_number(device)
+    if device not in _workers:
+        _workers[device] = Worker()
+        if device.type == "cuda":  # each thread has a current device, on which kernels are started
+            _workers[device].call(lambda: torch.cuda.set_device(device))
+    return _workers[device]
 
 
 class LocalModel:
@@ -59,10 +74,19 @@ class LocalModel:
         samples: how many samples are answered at the same time; each has a slot of the cache.
         draft_ahead: look ahead of the text where nobody names a draft, by what stood in it before and by the `drafter`.
         drafter: a small model that drafts for this one, where that pays.
-        engine: how its passes are computed: auto, graphs or packed; see engines.make_engine.
+        engine: how its passes are computed: auto, graphs or packed; see engines.make_engine. Layers on several devices have
+            packed passes, which the first device's worker runs.
+        expected_tokens: how long the texts will be, prompt and answer together, where that is known.
+
+    `warnings` and `notes` are what has to be known of it, said once where it is loaded.
+
+    Raises:
+        OptionError: graphs are asked for, and the layers are on several devices.
+        ModelError: the engine does not compute what the model computes by itself.
     """
 
     runs_ahead = False
+    passes_counted_in: str | None = None  # the role in which a model of several roles counts its passes, in all others
 
     def __init__(
         self,
@@ -76,21 +100,36 @@ class LocalModel:
         draft_ahead: bool = True,
         drafter: "LocalModel | None" = None,
         engine: str = "auto",
+        expected_tokens: int | None = None,
     ):
         self.name = name
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+        self.devices = devices_of(model)
+        if len(self.devices) > 1:
+            engine = self._engine_of_several(engine)
         self.vocabulary = Vocabulary(tokenizer, end_ids)
         self.context_length = context_length
         worker = _worker_of(model.device)
-        self.engine = worker.call(lambda: make_engine(model, slots=samples, longest=context_length, kind=engine))
+        options = {"slots": samples, "longest": context_length, "expected_tokens": expected_tokens}
+        self.engine = worker.call(lambda: make_engine(model, kind=engine, **options))
         self.slots = CacheSlots(self.engine, worker)
         self.usage = Usage()
         self.draft_ahead, self.drafter = draft_ahead, drafter
         self.same_tokens = drafter is not None and tokenizer.get_vocab() == drafter.vocabulary.tokenizer.get_vocab()
         self.draft_rates = {source: DraftRate() for source in ("caller", "lookup", "drafter")}
-        self.warnings: list[str] = []
         self._lock = threading.Lock()
         self._own = threading.local()
         worker.call(self.engine.measure)
+        self.notes += set_up_notes(name, self.engine, engine)
+        self._told = len(self.engine.fallbacks)
+
+    def _engine_of_several(self, engine: str) -> str:
+        where = f"{self.name} is on {len(self.devices)} devices, {self.devices[0]} to {self.devices[-1]}"
+        if engine == "graphs":
+            raise OptionError(f"{where}, and --engine graphs needs it on one; leave out --engine or --device_map")
+        self.notes.append(f"{where}: its passes are packed ones, without CUDA graphs")
+        return "packed"
 
     @classmethod
     def load(
@@ -99,28 +138,64 @@ class LocalModel:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        device_map: str = "none",
         samples: int = 1,
         drafter: "LocalModel | None" = None,
+        engine: str = "auto",
+        prompts: Sequence[str] = (),
+        answer_tokens: int = 0,
     ) -> "LocalModel":
         """Load a model: a folder in the transformers format, or a hub id; see loading for `device` and `dtype`.
 
+        Args:
+            device_map: "auto" spreads the layers over all GPUs of the machine, where there are several; else all of it goes to
+                `device`, and `notes` says so.
+            samples, drafter, engine: see LocalModel.
+            prompts, answer_tokens: the longest prompts that will come and how long answers may be, for the cache's first size.
+
         Raises:
-            OptionError, ModelError: it is not there, or cannot be loaded.
+            OptionError, ModelError: it is not there, does not fit, or cannot be loaded.
         """
-        place = pick_device(device)
+        place, notes, spread = pick_device(device), [], None
+        if device_map == "auto" and len(gpus()) > 1:
+            place, spread = gpus()[0], device_map
+        elif device_map == "auto":
+            there = "one GPU" if gpus() else "no CUDA GPU"
+            notes.append(f"--device_map auto: this machine has {there}, so all of {name} is on {place}")
         tokenizer = load_tokenizer(name)  # first: it takes no time to say that it is missing
         number_format = pick_dtype(dtype, place)
-        model = _worker_of(place).call(lambda: load_causal_lm(name, device=place, dtype=number_format))
+        how = {"device": place, "dtype": number_format, "device_map": spread}
+        try:
+            model = _worker_of(place).call(lambda: load_causal_lm(name, **how))
+        except DoesNotFitError as error:
+            ways = ["take --dtype bfloat16"] if number_format == torch.float32 else []
+            ways += ["spread the base model over several GPUs by --device_map auto"] if spread is None else []
+            ways += ["name another device, or serve the model with vLLM and name its host"]
+            raise ModelError(f"{error.facts}; {', '.join(ways)}") from None
         # As for vLLM: a template's end of turn ends an answer only where the configuration says so.
         ends = eos_token_ids(model, tokenizer, end_of_turn=False)
-        length = context_length(model)
+        length, expected = context_length(model), None
+        if prompts:
+            expected = min(length, answer_tokens + max(len(Vocabulary(tokenizer, ends).encode(p)) for p in prompts))
         try:
-            loaded = cls(name, model, tokenizer, end_ids=ends, context_length=length, samples=samples, drafter=drafter)
+            loaded = cls(
+                name,
+                model,
+                tokenizer,
+                end_ids=ends,
+                context_length=length,
+                samples=samples,
+                drafter=drafter,
+                engine=engine,
+                expected_tokens=expected,
+            )
         except RuntimeError as error:  # out of memory is one
+            free = f"; {memory_words(devices_of(model))}, beside its weights" if out_of_memory(error) else ""
             raise ModelError(
                 f"the first forward passes of {name} on {model.device} failed ({reason_of(error)}); "
-                "if memory is short, lower --num_threads, or take another --dtype or --device"
+                f"if memory is short, lower --num_threads, or take another --dtype or --device{free}"
             ) from None
+        loaded.notes[:0] = notes
         for part, bos in NEEDS_BOS.items():
             family = getattr(model.config, "model_type", "")
             if family.startswith(part) and loaded.vocabulary.encode("a")[0] != tokenizer.convert_tokens_to_ids(bos):
@@ -129,9 +204,10 @@ class LocalModel:
                 )
         return loaded
 
-    def shared(self) -> "LocalModel":
-        """The same model with a usage of its own, for another role."""
+    def shared(self, counted_in: str) -> "LocalModel":
+        """The same model with a usage of its own, for another role; what was computed is counted in the role that is named."""
         other = copy.copy(self)
+        other.passes_counted_in = counted_in
         other.usage, other._lock, other._own = Usage(), threading.Lock(), threading.local()
         return other
 
@@ -146,9 +222,11 @@ class LocalModel:
         return {
             "host": "this process",
             "engine": f"transformers {transformers.__version__}",
+            "passes": self.engine.report,
             "model": self.name,
             "device": str(model.device),
-            "device_name": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else None,
+            "device_name": device_name(model.device),
+            "devices": {str(device): device_name(device) for device in self.devices},
             "dtype": str(model.dtype).removeprefix("torch."),
             "parameters": self.engine.parameters,
             "context_length": self.context_length,
@@ -165,7 +243,9 @@ class LocalModel:
 
     @property
     def usage_by_host(self) -> dict[str, dict]:
-        """What was asked and what was computed for it, as JSON has it; the latter of all roles of the model together."""
+        """What was asked and what was computed for it, as JSON has it; the latter in one of the model's roles, for all of them."""
+        if self.passes_counted_in:
+            return {"this process": asdict(self.usage) | {"passes_counted_in": self.passes_counted_in}}
         engine = self.engine
         computed = {
             "forward_passes": engine.passes,
@@ -173,6 +253,7 @@ class LocalModel:
             "tokens_computed": engine.tokens,
             "seconds_in_passes": round(engine.seconds, 3),
             "peak_memory_mb": round(self.memory / 1e6),
+            "passes": engine.report,
         }
         return {"this process": asdict(self.usage) | computed}
 
@@ -181,16 +262,19 @@ class LocalModel:
         """The model, where it is and how large."""
         found = self.report
         size = f"{found['parameters'] / 1e6:,.0f} million parameters, {self.memory / 1e9:.1f} GB"
-        return f"{self.name} on {found['device']} in {found['dtype']}: {size}"
+        where = " and ".join(found["devices"])
+        return f"{self.name} on {where} in {found['dtype']}: {size}; passes: {passes_in_words(self.engine.report)}"
 
     @property
     def cost_in_words(self) -> str:
-        """What has been computed, and the memory that it took."""
+        """What has been computed and how, the memory that it took, and what went wrong on the way since the model was loaded."""
         engine = self.engine
-        return (
-            f"{self.name}: {engine.passes:,} forward passes, {engine.sample_passes / max(1, engine.passes):.1f} samples each; "
+        line = (
+            f"{self.name}: {engine.passes:,} forward passes ({passes_in_words(self.engine.report)}), "
+            f"{engine.sample_passes / max(1, engine.passes):.1f} samples each; "
             f"memory {self.memory / 1e9:.1f} GB, {engine.cache.bytes / 1e9:.2f} GB of it cache"
         )
+        return "; ".join([line, *engine.fallbacks[self._told :]])
 
     @property
     def memory(self) -> int:

@@ -5,6 +5,7 @@ A sample's keys and values lie in a slot of a cache that is allocated once, so t
 by what is new; nothing is copied from pass to pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -61,15 +62,17 @@ class PackedPass:
 
         Shape [repeats * new tokens, keys]. The same for all layers of a kind, so it is made once per pass.
         """
-        name = (id(segment), first, window, repeats)
+        name = (id(segment), first, window, repeats, self.device)
         if name not in self._masks:
             mask = None
             if len(segment.tokens) > 1:
-                queries = torch.arange(segment.start, segment.end, device=self.device)[:, None]
-                keys = torch.arange(first, segment.end, device=self.device)[None]
-                mask = keys <= queries
+                new = torch.tensor(segment.positions, device=self.device)
+                keys = torch.cat([torch.arange(first, segment.start, device=self.device), new])
+                mask = keys <= new[:, None]
+                if segment.parents is not None:
+                    mask[:, segment.start - first :] = _lines(segment.parents).to(self.device)
                 if window:
-                    mask &= keys > queries - window
+                    mask &= keys > new[:, None] - window
                 mask = mask.repeat(repeats, 1)
             self._masks[name] = mask
         return self._masks[name]
@@ -85,6 +88,7 @@ class PackedPass:
         cap: float | None,
     ) -> torch.Tensor:
         """See attention.Pass; segment by segment."""
+        self.device = query.device  # the layers of a model may be on several
         keys, values = self.cache.room_for(layer, key, value, self.longest)
         heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[3]
         repeats = heads // kv_heads
@@ -112,6 +116,15 @@ class PackedPass:
             output[new] = out.reshape(heads, n, -1).transpose(0, 1)
             at += n
         return output[None]
+
+
+def _lines(parents: Sequence[int]) -> torch.Tensor:
+    """Which tokens of a tree each of them sees, [tokens, tokens]: itself and those that it descends from."""
+    seen = torch.eye(len(parents), dtype=torch.bool)
+    for token, parent in enumerate(parents):
+        if parent >= 0:
+            seen[token] |= seen[parent]
+    return seen
 
 
 def _softcapped(

@@ -27,7 +27,7 @@ class PackedEngine(Engine):
     def run(self, segments: list[Segment]) -> list[list[NextToken]]:
         """See Engine; one pass."""
         started = time.perf_counter()
-        logits = self._logits(segments)
+        logits = self._outputs(segments).float()
         found, at = [], 0
         greedy = logits.argmax(-1).tolist()
         total = logits.logsumexp(-1)
@@ -57,16 +57,19 @@ class PackedEngine(Engine):
 
     @torch.inference_mode()
     def outputs(self, segments: list[Segment]) -> list[torch.Tensor]:
-        """See Engine."""
-        raise NotImplementedError
+        """See Engine; one pass."""
+        started = time.perf_counter()
+        found = self._outputs(segments)
+        self.count(1, len(segments), sum(len(segment.tokens) for segment in segments), time.perf_counter() - started)
+        return list(found.split([segment.wanted for segment in segments]))
 
     @torch.inference_mode()
     def logits(self, segments: list[Segment]) -> list[torch.Tensor]:
         """See Engine."""
-        return list(self._logits(segments).split([segment.wanted for segment in segments]))
+        return list(self._outputs(segments).float().split([segment.wanted for segment in segments]))
 
-    def _logits(self, segments: list[Segment]) -> torch.Tensor:
-        """Logits in float32 at the wanted tokens: [wanted, vocabulary]."""
+    def _outputs(self, segments: list[Segment]) -> torch.Tensor:
+        """Logits, or a headless model's hidden states, at the wanted tokens: [wanted, vocabulary or hidden size]."""
 
         def tensor(numbers):
             return torch.tensor(numbers, device=self.device)
@@ -74,16 +77,17 @@ class PackedEngine(Engine):
         ids, positions, kept = [], [], []
         for segment in segments:
             ids += segment.tokens
-            positions += range(segment.start, segment.end)
+            positions += segment.positions
             kept += range(len(ids) - segment.wanted, len(ids))
         output = self.model(
             input_ids=tensor([ids]),
             position_ids=tensor([positions]),
-            logits_to_keep=tensor(kept),
             use_cache=False,
             packed=PackedPass(segments, self.cache, self.device),
-        )
-        return output.logits[0].float()
+            # A list: the last layer may be on another device than the first.
+            **({} if self.headless else {"logits_to_keep": kept}),
+        )[0][0]
+        return output[kept] if self.headless else output
 
     def measure(self) -> None:
         """See Engine."""

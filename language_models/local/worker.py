@@ -6,9 +6,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from command.unexpected import is_ours, told_with
-from language_models.interface import ModelError
+from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engine import Engine
+from language_models.local.faults import failure_of
 from language_models.local.loading import reason_of
 from language_models.local.segments import NextToken, Segment
 
@@ -33,12 +33,14 @@ class _Request:
 
     def goes_on(self) -> bool:
         """Whether something of a continuation is left; if so, that is what the request asks for now."""
-        if self.error or not self.left:
+        segment = self.segment
+        # An engine that has written less than it was asked for has no room for more.
+        written = 0 if self.error else len(self.found) - segment.wanted
+        if self.error or not self.left or written < segment.ahead:
             if self.before and not self.error:
                 self.found = self.before + self.found
             return False
         self.before += self.found
-        segment, written = self.segment, len(self.found) - self.segment.wanted
         last = self.found[-1].token
         self.segment = Segment(segment.slot, segment.end + written, [last], 1, segment.top, None, self.left - 1)
         self.left = 0
@@ -169,8 +171,9 @@ def _answer(batch: list[_Request]) -> None:
     error = _failure(batch)
     if error is None:
         return
-    if len(batch) == 1:
-        batch[0].error = error
+    if len(batch) == 1 or isinstance(error, DeviceLostError):
+        for request in batch:
+            request.error = error
         return
     for request in batch:
         _answer([request])
@@ -184,8 +187,5 @@ def _failure(batch: list[_Request]) -> ModelError | None:
         for request, tokens in zip(batch, found, strict=True):
             request.found = tokens
     except BaseException as error:  # whatever happens, nobody may wait for ever; Rust's panics are no Exceptions
-        failure = ModelError(
-            f"a forward pass of {engine.name} failed ({reason_of(error)}); if memory is short, lower --num_threads"
-        )
-        return told_with(failure, error) if is_ours(error) else failure
+        return failure_of(engine.name, engine.device, error)
     return None

@@ -218,7 +218,7 @@ class TestRows:
         rows = [rows_of(pad_folder / f"out/x_{i}.jsonl")[0] for i in range(3)]
         assert [row["sys_prompt"] for row in rows] == [PREFERENCE, PREFERENCE.replace("humor", "brevity"), PREFERENCE]
         assert [row["seed"] for row in rows] == [3, 3, 5]
-        assert "tokens/s; peak memory: process" in capsys.readouterr().out
+        assert "forward passes: llm" in capsys.readouterr().out
 
     def test_ends_and_their_absence(self, tiny, pad_folder):
         """With an end of turn that is likely, answers stop at it; --ignore_eos goes on, as published."""

@@ -9,12 +9,13 @@ from tiny_models import SENTENCES, make_model, make_tokenizer, save, write_value
 from transformers import Gemma2Config, Gemma2ForCausalLM  # noqa: E402
 
 from language_models.interface import ModelError  # noqa: E402
-from pad.cached_model import CachedModel, reads_branches  # noqa: E402
+from pad.cached_model import CachedModel  # noqa: E402
 from pad.config import DecodingConfig  # noqa: E402
 from pad.cross_tokenizer import CrossTokenizerReward  # noqa: E402
 from pad.decoding import decode  # noqa: E402
 from pad.implicit_reward import CandidateLogits, ImplicitReward  # noqa: E402
 from pad.prompts import Prompt, decode_answer, encode, same_vocabulary  # noqa: E402
+from pad.sequences import reads_branches  # noqa: E402
 from pad.value_head import load_value_head  # noqa: E402
 
 HOW = DecodingConfig(1.0, 10)
@@ -214,7 +215,7 @@ class TestCrossTokenizer:
         assert together != decode(CachedModel(lm), None, prompts, HOW, max_new=[3, 12, 12])
 
     def test_models_without_tree_attention_are_refused(self, tokenizers, monkeypatch):
-        assert reads_branches(make_model("llama", 3).base_model) and reads_branches(make_model("gpt2", 3).base_model)
+        assert all(reads_branches(CachedModel(make_model(kind, 3).base_model)) for kind in ("llama", "gpt2"))
         monkeypatch.setattr("pad.cross_tokenizer.reads_branches", lambda network: False)
         with pytest.raises(ModelError, match="no tree attention"):
             self.reward(make_model("llama", 3), tokenizers)

@@ -12,7 +12,7 @@ import needs
 import pytest
 from waiting import in_threads, wait_until
 
-needs.module("torch")
+torch = needs.module("torch")
 
 from language_models.interface import ModelError  # noqa: E402
 from language_models.local.segments import Segment  # noqa: E402
@@ -22,7 +22,7 @@ from language_models.local.worker import Worker, _answer, _Request  # noqa: E402
 class Model:
     """Takes some time for a pass; `batches` are the rows of each."""
 
-    name = "Model"
+    name, device = "Model", torch.device("cpu")
 
     def __init__(self, seconds: float, fails: frozenset[int] = frozenset()):
         self.seconds, self.fails, self.batches = seconds, fails, []
