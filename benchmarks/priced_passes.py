@@ -94,7 +94,14 @@ def priced_model(chain: Chain, prices: Prices) -> SimpleNamespace:
     """What stands for a model in PricedEngine, and so in LocalModel within `priced_engines`."""
     config = SimpleNamespace(model_type="llama")
     cpu = torch.device("cpu")
-    return SimpleNamespace(device=cpu, dtype=torch.bfloat16, config=config, chain=chain, prices=prices)
+    return SimpleNamespace(
+        device=cpu,
+        dtype=torch.bfloat16,
+        config=config,
+        chain=chain,
+        prices=prices,
+        parameters=lambda: iter([torch.empty(0, device=cpu)]),
+    )
 
 
 class PricedEngine(Engine):
@@ -118,6 +125,7 @@ class PricedEngine(Engine):
         self._next = [self._first + n for n in model.chain.following.tolist()]
         self._logprob = model.chain.probability.log().tolist()
         self._late = _lateness() if self.sleeps else 0.0
+        self._capacity_before = self.capacity
         self.reset_counts()
 
     @property

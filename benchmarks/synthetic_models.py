@@ -124,7 +124,12 @@ class SyntheticModels:
         return found
 
     def _local(self, role: str, kind: str, samples: int, drafter: LocalModel | None = None) -> LocalModel:
-        options = {"end_ids": frozenset({END}), "context_length": CONTEXT_LENGTH, "samples": samples, "drafter": drafter}
+        options = {
+            "end_ids": frozenset({END}),
+            "context_length": CONTEXT_LENGTH,
+            "samples": samples,
+            "drafter": drafter,
+        }
         options["expected_tokens"] = self.options.prompt_tokens + self.options.tokens + TEMPLATE_TOKENS
         if kind == PricedEngine.kind:
             with priced_engines():
