@@ -26,7 +26,7 @@ from experiment.judgements import Judged
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
 from experiment.summary import summarise
-from language_models.local.devices import ENGINES
+from language_models.local.devices import ENGINE_CHOICES
 from language_models.local.loading import DTYPES
 
 COMMAND = Command("eval_utils.py")
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=JudgeSettings.device, help="of a judge that this process runs")
     parser.add_argument("--dtype", choices=DTYPES, default=JudgeSettings.dtype, help="its number format")
     parser.add_argument(
-        "--engine", choices=ENGINES, default=JudgeSettings.engine, help="how it computes (see run_api.py --help)"
+        "--engine", choices=ENGINE_CHOICES, default=JudgeSettings.engine, help="how it computes (see run_api.py --help)"
     )
     parser.add_argument("--num_threads", type=int, default=JudgeSettings.num_threads)
     parser.add_argument("--request_timeout", type=float, default=JudgeSettings.request_timeout)

@@ -32,7 +32,7 @@ from command.paths import expanded
 from datasets_loader import DataError
 from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.interface import ChatModel
-from language_models.local.devices import ENGINES
+from language_models.local.devices import ENGINE_CHOICES
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS, Answered, read_answer
 from pad.pairwise_judge import CRITERIA, REPLY_SCHEMA, ReplyLog, compare, instructions
@@ -92,7 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("judge_host", "judge_api_key_env"):
         group.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **JUDGE_OPTIONS[name])
     group.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="of a judge that this process loads (see run_api.py --help)"
+        "--engine",
+        choices=ENGINE_CHOICES,
+        default="auto",
+        help="of a judge that this process loads (see run_api.py --help)",
     )
     group.add_argument("--judge_criterion", choices=CRITERIA, default="overall")
     group.add_argument(

@@ -9,7 +9,7 @@ from command.secrets import hide
 from datasets_loader import DATA_SETS
 from experiment.judge_settings import JUDGE_OPTIONS
 from experiment.settings import BASELINE_METHODS, CALLS, EXPERIMENTS, RunSettings
-from language_models.local.devices import DEVICE_MAPS, ENGINES
+from language_models.local.devices import DEVICE_MAPS, ENGINE_CHOICES
 from language_models.local.loading import DTYPES
 from utils import INSTRUCT_TEMPLATES
 
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         "engine",
         "how models of this process compute: graphs (passes of fixed sizes, replayed from CUDA graphs), packed, or auto: graphs on "
         "CUDA, packed elsewhere and where graphs cannot be had; the answers are the same up to rounding",
-        metavar="|".join(ENGINES),
+        metavar="|".join(ENGINE_CHOICES),
     )
     option("dtype", f"their number format: {', '.join(DTYPES)} (bfloat16 on a GPU, float32 on a CPU)", metavar="DTYPE")
     for owner, models in (

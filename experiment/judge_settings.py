@@ -14,7 +14,7 @@ from datasets_loader import DataSet
 from experiment.judgements import PUBLISHED, UNSCORED
 from language_models.hosted.credentials import OPENAI_URL
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
-from language_models.local.devices import ENGINES
+from language_models.local.devices import ENGINE_CHOICES
 from language_models.local.loading import DTYPES, is_transformers_model
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
@@ -70,7 +70,12 @@ class JudgeSettings:
     max_outage: float = 300.0
 
     def __post_init__(self):
-        choices = {"judge": JUDGES, "unreadable_judgements": UNREADABLE_JUDGEMENTS, "dtype": DTYPES, "engine": ENGINES}
+        choices = {
+            "judge": JUDGES,
+            "unreadable_judgements": UNREADABLE_JUDGEMENTS,
+            "dtype": DTYPES,
+            "engine": ENGINE_CHOICES,
+        }
         for option, allowed in choices.items():
             if getattr(self, option) not in allowed:
                 raise OptionError(

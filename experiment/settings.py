@@ -17,7 +17,7 @@ from demo.catalogue import DEMO_MODELS
 from experiment.judge_settings import JudgeSettings
 from experiment.names import fitting_name, last_part
 from language_models.hosted.llama_cpp import is_gguf
-from language_models.local.devices import DEVICE_MAPS, ENGINES
+from language_models.local.devices import DEVICE_MAPS, ENGINE_CHOICES
 from language_models.local.loading import DTYPES, is_transformers_model
 from nudging import CRITERIA, NudgingSettings
 from utils import INSTRUCT_TEMPLATES
@@ -125,7 +125,7 @@ class RunSettings:
         _check_choice("exp", self.exp, EXPERIMENTS)
         _check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         _check_choice("calls", self.calls, CALLS)
-        for option, choices in (("dtype", DTYPES), ("engine", ENGINES), ("device_map", DEVICE_MAPS)):
+        for option, choices in (("dtype", DTYPES), ("engine", ENGINE_CHOICES), ("device_map", DEVICE_MAPS)):
             _check_choice(option, getattr(self, option), choices)
         self.judge_settings  # noqa: B018  raises what is wrong with it
         for option in ("base_template", "nudging_template"):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-ENGINES = ("auto", "graphs", "packed")  # see engines.make_engine
+ENGINE_CHOICES = ("auto", "graphs", "packed")  # see engines.make_engine
 DEVICE_MAPS = ("none", "auto")
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
 

@@ -16,7 +16,7 @@ from command.paths import is_file, is_folder, user_path
 from command.weights import loading_report, wrong_weights
 from demo.catalogue import DEMO_MODELS, demo_transformers_path
 from language_models.interface import ModelError
-from language_models.local.devices import DoesNotFitError, does_not_fit, gpus, memory_words, out_of_memory
+from language_models.local.devices import DoesNotFitError, devices_of, does_not_fit, gpus, memory_words, out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -247,7 +247,7 @@ def load_with_adapter(
         if base is None:
             raise
         raise OptionError(f"the adapter {name} was made for {base}: {error}") from None
-    if device_map == "auto" and {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())):
+    if device_map == "auto" and gpus() and {place.type for place in devices_of(model)} & {"cpu", "meta"}:
         # It would be brought to the GPUs layer by layer in every pass.
         raise does_not_fit(name, _size(auto_class, base or name, dtype), dtype, where, free)
     adapter, report = None, loading_report(info)
