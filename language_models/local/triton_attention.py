@@ -156,7 +156,8 @@ if triton is not None:
         most = tl.load(at)
         total = tl.load(at + S * w_split)
         there = total > 0
-        share = tl.where(there, tl.exp(most - tl.max(tl.where(there, most, -1e30), 0)), 0.0)
+        most = tl.where(there, most, -1e30)
+        share = tl.where(there, tl.exp(most - tl.max(most, 0)), 0.0)
         whole = tl.sum(share * total, 0)
         to = n * o_token + h * VALUE_SIZE + e
         parts = tl.load(

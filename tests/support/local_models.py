@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+import transformers
 from tiny_models import SENTENCES, byte_fallback_tokenizer, make_model, make_tokenizer
 from transformers import (
     Gemma2Config,
@@ -45,11 +46,48 @@ def gemma2(seed: int):
     return Gemma2ForCausalLM(config).eval()
 
 
+def _tiny(config_class: str, model_class: str, **more):
+    """A maker of tiny models of an architecture of transformers, by the names of its classes."""
+
+    def make(seed: int):
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2}
+        special = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2}
+        config = getattr(transformers, config_class)(
+            **({"vocab_size": 600, "max_position_embeddings": 512} | sizes | special | more)
+        )
+        return getattr(transformers, model_class)(config).eval()
+
+    return make
+
+
+GROUPED = {"num_key_value_heads": 2}
+WINDOW = {"sliding_window": 8}
 KINDS = {
     "llama": lambda seed: make_model("llama", seed),
     "gpt2": lambda seed: make_model("gpt2", seed),
     "gemma": gemma,
     "gemma2": gemma2,
+}
+# Further architectures, for the tests of passes alone; most others loop over KINDS.
+ARCHITECTURES = KINDS | {
+    "qwen2": _tiny("Qwen2Config", "Qwen2ForCausalLM", **GROUPED),
+    "qwen2 windows": _tiny(
+        "Qwen2Config",
+        "Qwen2ForCausalLM",
+        use_sliding_window=True,
+        layer_types=["full_attention", "sliding_attention"],
+        **GROUPED,
+        **WINDOW,
+    ),
+    "qwen3": _tiny("Qwen3Config", "Qwen3ForCausalLM", head_dim=24, **GROUPED),
+    "mistral": _tiny("MistralConfig", "MistralForCausalLM", **GROUPED, **WINDOW),
+    "olmo": _tiny("OlmoConfig", "OlmoForCausalLM", clip_qkv=2.0),
+    "olmo2": _tiny("Olmo2Config", "Olmo2ForCausalLM", **GROUPED),
+    "olmo3": _tiny("Olmo3Config", "Olmo3ForCausalLM", **GROUPED, **WINDOW),
+    "phi3": _tiny("Phi3Config", "Phi3ForCausalLM", **GROUPED, **WINDOW),
+    "gpt_neox": _tiny("GPTNeoXConfig", "GPTNeoXForCausalLM"),
+    "tied llama": _tiny("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True, attention_bias=True),
 }
 BYTE_LEVEL, BYTE_FALLBACK = make_tokenizer(), byte_fallback_tokenizer()
 OTHER = make_tokenizer([sentence[::-1] for sentence in SENTENCES])
