@@ -47,7 +47,7 @@ from language_models.local.loading import pick_device, pick_dtype
 TINY = {
     "base": "tiny",
     "nudging": "tiny",
-    "tokens": 12,
+    "tokens": 8,
     "prompt_tokens": 20,
     "at_a_time": [1, 2],
     "answers": 2,
