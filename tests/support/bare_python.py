@@ -9,6 +9,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 ROOTS = ("torch", "transformers", "triton")
+# Some versions of Typer, which transformers' command line needs, require it, and others do not.
+NOT_THERE = {"pydantic"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +20,7 @@ def required(roots: tuple[str, ...] = ROOTS) -> set[str]:
     todo = list(roots)
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
-        if name in found:
+        if name in found | NOT_THERE:
             continue
         try:
             needs = importlib.metadata.requires(name) or []
