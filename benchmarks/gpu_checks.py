@@ -97,14 +97,15 @@ def run(step: Step, left_s: float) -> dict:
         errors="replace",
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
+    reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
+    reader.start()
     try:
-        reader = _Reader(process, lines)
         code = process.wait(timeout=limit)
-        reader.join(10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         code = None
+    reader.join(10)
     seconds = round(time.monotonic() - began, 1)
     verdict = (
         "passed" if code == 0 else f"over its time of {limit:.0f} s" if code is None else f"FAILED (exit code {code})"
@@ -118,22 +119,12 @@ def run(step: Step, left_s: float) -> dict:
     }
 
 
-class _Reader:
-    """Prints what a process says, and keeps it."""
-
-    def __init__(self, process: subprocess.Popen, lines: list[str]):
-        self._process, self._lines = process, lines
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        for line in self._process.stdout:
-            self._lines.append(line.rstrip("\n"))
+def _read(process: subprocess.Popen, lines: list[str]) -> None:
+    """Print what a process says, and keep it."""
+    with process.stdout:
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
             print("  " + line, end="", flush=True)
-
-    def join(self, seconds: float) -> None:
-        """Until all has been read."""
-        self._thread.join(seconds)
 
 
 def main(argv: list[str] | None = None) -> int:
