@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from language_models.interface import ContextLengthError, LanguageModel, ModelError, SamplingParams, Token
+from language_models.interface import ContextLengthError, LanguageModel, ModelError, SamplingParams, Token, rides_along
 from language_models.proposals import Base, Nudger, Proposal, ProposalEndsAnswer, Run, all_but_last_word
 from language_models.readers import Writer
 from utils import clean_answer, count_tokens
@@ -24,6 +24,7 @@ MAX_ROUNDS = 150
 MAX_REPEATS = 3
 REPETITION_WORDS = 5  # a text of more words than this that has been seen is a repetition
 ROUNDS_AHEAD = 1  # on servers of fixed speeds answers take a tenth longer with none, and as long with more
+ROUNDS_AHEAD_RIDING = 2  # where the rest of a proposal is written beside the next ones
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ def answer_stream(
     *,
     result: NudgingResult | None = None,
     criterion: str = "top_prob",
-    rounds_ahead: int = ROUNDS_AHEAD,
+    rounds_ahead: int | None = None,
 ) -> Generator[Piece, None, NudgingResult]:
     """Answer one prompt by nudging (paper, section 3), piece by piece: `for piece in answer_stream(...)`.
 
@@ -298,7 +299,7 @@ def answer_stream(
         request_mode: "published" or "streamed" (language_models/readers.py); the answer does not depend on it.
         result: an empty record, to be filled with what has been yielded.
         criterion: a key of CRITERIA.
-        rounds_ahead: see `settle`; the answer does not depend on it.
+        rounds_ahead: see `settle`; the answer does not depend on it. None: what suits the nudging model.
 
     Yields:
         What can no longer be taken back, as soon as that is so; joined it is the uncleaned answer. Closing the generator, or
@@ -313,6 +314,8 @@ def answer_stream(
     """
     result = NudgingResult() if result is None else result
     rule = CRITERIA[criterion]
+    if rounds_ahead is None:
+        rounds_ahead = ROUNDS_AHEAD_RIDING if rides_along(nudging) else ROUNDS_AHEAD
     base_params = SamplingParams(
         settings.completion_token_num, settings.base_temperature, settings.base_top_p, rule.logprobs
     )

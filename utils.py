@@ -6,6 +6,8 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass
 
 SHORTEST_REPEATED_SUFFIX = 30
+COUNTED_CHARACTERS = 200  # at least, of a part of a text whose tokens are counted by themselves
+_AFTER_WORD = re.compile(r"[A-Za-z](?= )")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,20 @@ def _cl100k() -> Callable[[str], Sized]:
 
 
 def count_tokens(text: str) -> int:
-    """Number of cl100k_base tokens of a text: the one yardstick of length for all models (names of special tokens are text)."""
+    """Number of cl100k_base tokens of a text: the one yardstick of length for all models (names of special tokens are text).
+
+    A text that grows is not counted from its beginning again and again: cl100k_base cuts at each space after a letter, whatever
+    comes before or after, so that the parts between some of these places are counted each by itself.
+    """
+    at, found = 0, 0
+    while (place := _AFTER_WORD.search(text, at + COUNTED_CHARACTERS)) is not None:
+        found += _count_of_part(text[at : place.end()])
+        at = place.end()
+    return found + len((_yardstick or _cl100k())(text[at:]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _count_of_part(text: str) -> int:
     return len((_yardstick or _cl100k())(text))
 
 
@@ -146,9 +161,13 @@ def count_tokens_by(encode: Callable[[str], Sized] | None) -> None:
 
     For synthetic models, whose words cl100k_base does not know and which run where tiktoken is not installed (benchmarks/). No
     experiment may use it: lengths would not be the published program's.
+
+    Args:
+        encode: cuts texts at each space after a letter, as cl100k_base does.
     """
     global _yardstick
     _yardstick = encode
+    _count_of_part.cache_clear()
 
 
 def _repeated_suffix_length(text: str) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from command.errors import UserError
@@ -104,8 +104,10 @@ class Usage:
 
     def add(self, other: "Usage") -> None:
         """Add another count to this one."""
-        for name, number in asdict(other).items():
-            setattr(self, name, getattr(self, name) + number)
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.retries += other.retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,14 @@ class LanguageModel(Protocol):
         ...
 
 
+def rides_along(model: LanguageModel) -> bool:
+    """Whether the rest of a stream without log-probabilities is written beside the model's other work once its beginning is read.
+
+    Such a stream says whether something of it is `at_hand`, to be read without waiting. Not so of most models.
+    """
+    return getattr(model, "rides_along", False)
+
+
 class ChatModel(Protocol):
     """A model that replies to instructions and a question. `num_threads`: how many threads may ask at once."""
 
@@ -246,6 +256,10 @@ class Metered:
     def runs_ahead(self) -> bool:
         return self.model.runs_ahead
 
+    @property
+    def rides_along(self) -> bool:
+        return rides_along(self.model)
+
     def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> "MeteredStream":
         """As the model's own `stream`, counted when it ends or is closed."""
         return MeteredStream(self.model.stream(prompt, params, draft), self.usage)
@@ -265,6 +279,10 @@ class MeteredStream:
     @property
     def usage(self) -> Usage:
         return self.stream.usage
+
+    @property
+    def at_hand(self) -> bool:
+        return self.stream.at_hand
 
     def __iter__(self) -> Iterator[Token]:
         return self

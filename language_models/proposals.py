@@ -7,6 +7,8 @@ which only one of the two models writes.
 - The base model's stream stays open beyond its uncertain token: if the nudging model writes that very token, the next ones are on
   their way already. It is closed once the nudging model writes other words, and left open only where that one is quick enough.
 - Of a base model in this process, which writes only when it is read, the whole proposal is known first and is handed on as a draft.
+- Where the nudging model's proposals ride along in passes that it runs anyway, their first words are such a draft, and it is seen later
+  whether they end the answer.
 """
 
 import time
@@ -21,6 +23,7 @@ from language_models.interface import (
     SamplingParams,
     Token,
     TokenStream,
+    rides_along,
 )
 from language_models.readers import READERS, Reader, Writer, whole_character
 
@@ -69,12 +72,15 @@ class Proposal:
     answer after all retries.
     """
 
-    def __init__(self, source: Completion | TokenStream, again: Callable[[], TokenStream] | None, pace: Pace):
+    def __init__(
+        self, source: Completion | TokenStream, again: Callable[[], TokenStream] | None, pace: Pace, rides: bool = False
+    ):
         """
         Args:
             source: the words.
             again: asks for more of them, once, where they are less than a character.
             pace: that of the model.
+            rides: see `rides_along`.
         """
         self.text = ""
         self._again = again
@@ -86,6 +92,7 @@ class Proposal:
             self.text, self.finish_reason = source.text, source.finish_reason
         else:
             self._stream = source
+        self.rides = rides and self._stream is not None
 
     def read(self) -> None:
         """Wait for one token more."""
@@ -101,6 +108,11 @@ class Proposal:
     def read_all(self) -> None:
         """Wait until the nudging model has written everything."""
         while self.finish_reason is None:
+            self.read()
+
+    def look(self) -> None:
+        """Read what is there without waiting, of a proposal that rides along."""
+        while self.rides and self.finish_reason is None and self._stream.at_hand:
             self.read()
 
     def heads(self) -> Iterator[str]:
@@ -134,7 +146,9 @@ class Proposal:
             ProposalEndsAnswer: it does.
         """
         began = time.monotonic()
-        if self.finish_reason is None and began - self._asked_at >= self._pace.proposal_seconds:
+        if self.rides:
+            self.look()
+        elif self.finish_reason is None and began - self._asked_at >= self._pace.proposal_seconds:
             self.read_all()
             waited = time.monotonic() - began > NOTICEABLE
             took = time.monotonic() - self._asked_at
@@ -241,7 +255,7 @@ class Base:
 
     def watch(self, proposal: Proposal) -> None:
         """Read a proposal's first word, and end the writing as soon as it is another one than the base model has written."""
-        if not self.writer.model.runs_ahead:
+        if not self.writer.model.runs_ahead and not proposal.rides:
             proposal.read_all()
         if self._tail is None:
             return
@@ -275,7 +289,7 @@ class Nudger:
         """
         self._model, self._prompt, self._params, self._base = model, prompt, params, base
         self._published = request_mode == "published"
-        self._pace = Pace()
+        self._pace, self._rides = Pace(), rides_along(model)
         self._proposals: list[Proposal] = []  # the last one, and those before that may still be being written
 
     def propose(self, answer: str) -> Proposal:
@@ -287,11 +301,13 @@ class Nudger:
             ProposalEndsAnswer: one of them does.
             ContextLengthError, ModelError: the model did not answer.
         """
-        if self._proposals and not self._model.runs_ahead:
+        if self._proposals and not self._model.runs_ahead and not self._rides:
             self._proposals[-1].read_all()
+        for proposal in self._proposals:
+            proposal.look()
         if any(proposal.finish_reason == "stop" for proposal in self._proposals):
             raise ProposalEndsAnswer
-        proposal = Proposal(*self._ask(self._prompt + answer), self._pace)
+        proposal = Proposal(*self._ask(self._prompt + answer), self._pace, self._rides)
         self._proposals = [*(one for one in self._proposals if one.finish_reason is None), proposal]
         self._base.watch(proposal)
         return proposal

@@ -1,6 +1,7 @@
 """What of a sample's text is in a model's cache, and what the model is known to say about each place of it."""
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ class CacheSlots:
         self._taken: OrderedDict[CachedSample, int] = OrderedDict()  # the longest unused first
         # Not a plain lock: a sample may be dropped by the thread that holds it.
         self._changed = threading.Condition(threading.RLock())
+        self._riders: dict[CachedSample, None] = {}  # the first first
 
     def take(self, sample: "CachedSample") -> int:
         """The slot of a sample, kept for it until it is put down; where all are taken, the longest unused one becomes its own."""
@@ -37,6 +39,29 @@ class CacheSlots:
                 sample.busy = True
                 return self._taken[sample]
 
+    def keep(self, sample: "CachedSample") -> int | None:
+        """The slot of a sample, kept for it until it is put down, if it still has one."""
+        with self._changed:
+            slot = self._taken.get(sample)
+            sample.busy = slot is not None
+            return slot
+
+    def riders(self) -> "list[CachedSample]":
+        """The samples that may ride along in the next pass."""
+        return list(self._riders) if self._riders else []
+
+    def ride(self, sample: "CachedSample", wanted: bool) -> None:
+        """Have a sample ride along in passes, or no longer."""
+        if wanted:
+            self._riders[sample] = None
+        else:
+            self._riders.pop(sample, None)
+
+    @property
+    def free(self) -> int:
+        """How many slots no sample has."""
+        return self.engine.cache.slots - len(self._taken)
+
     @property
     def taken(self) -> int:
         """How many slots samples have."""
@@ -52,6 +77,7 @@ class CacheSlots:
         """The sample has ended."""
         with self._changed:
             self._taken.pop(sample, None)
+            self._riders.pop(sample, None)
             self._changed.notify_all()
 
 
@@ -67,12 +93,16 @@ class CachedSample:
         self.tokens: list[int] = []
         self.known: dict[int, NextToken] = {}
         self.cut_off: list[int] = []
+        self.readers: list[weakref.ref] = []  # streams that may still read what is known here
+        self._until = 0  # length of the text that is written as a rider
+        self._ends: frozenset[int] = frozenset()
         self._lock = threading.RLock()
         self._draft: tuple[DraftRate, int, int, int] | None = None  # source, its beginning, length, how far it was used
 
     def forget(self) -> None:
         """The slot of the cache is another sample's now."""
         self.tokens, self.known = [], {}
+        self.stop_riding()
 
     def next_token(
         self,
@@ -97,6 +127,7 @@ class CachedSample:
             if sampling or top > 1 or not self.slots.engine.writes_ahead:
                 ahead = 0
             rate, drafted = (None, []) if sampling or ahead else draft()
+            self.stop_riding()  # the thread that asks may be the one that lets riders in
             slot = self.slots.take(self)
             try:
                 same = _common(self.tokens, ids)
@@ -105,9 +136,8 @@ class CachedSample:
                     self.cut_off = self.tokens[max(0, same - 2) :]
                 self._cut(start)
                 new = ids[start:] + drafted
-                found = self.slots.worker.run(
-                    self.slots.engine, Segment(slot, start, new, len(drafted) + 1, top, sampling, ahead)
-                )
+                segment = Segment(slot, start, new, len(drafted) + 1, top, sampling, ahead)
+                found = self.slots.worker.run(self.slots.engine, segment, self.slots.riders)
                 self.tokens = ids + drafted + [token.token for token in found[len(drafted) : -1]]
                 if sampling:
                     return found[0]
@@ -117,6 +147,84 @@ class CachedSample:
             if rate and drafted:
                 self._draft = rate, n, len(drafted), n
             return found[0]
+
+    def ride(self, until: int, ends: frozenset[int]) -> None:
+        """Have the greedy continuation of what is here written up to a length, or an end of sequence, in passes that run anyway."""
+        with self._lock:
+            self._until, self._ends = max(until, self._until), ends
+            self.slots.ride(self, self._missing() > 0)
+
+    def stop_riding(self) -> None:
+        """Nothing more is written here but what is asked for."""
+        self.slots.ride(self, False)
+        self._until = 0
+
+    def _missing(self) -> int:
+        """How many tokens are to be written as a rider."""
+        last = self.known.get(len(self.tokens))
+        if last is None or last.token in self._ends:
+            return 0
+        return max(0, self._until - len(self.tokens) - 1)
+
+    def board(self) -> Segment | None:
+        """See Rider. The sample's own lock is held until it leaves: who reads it meanwhile waits for the pass."""
+        if not self._lock.acquire(blocking=False):
+            return None  # its own reader is about to ask for something
+        n, missing, slot = len(self.tokens), self._missing(), None
+        if missing:
+            slot = self.slots.keep(self)
+        if slot is None:
+            self.stop_riding()
+            self._lock.release()
+            return None
+        last = self.known[n]
+        return Segment(slot, n, [last.token], 1, len(last.top), None, min(missing, self.slots.engine.slice) - 1)
+
+    def leave(self, found: list[NextToken] | None) -> None:
+        """See Rider."""
+        try:
+            n = len(self.tokens)
+            if found is None:
+                self.stop_riding()
+            else:
+                tokens = [self.known[n].token, *(token.token for token in found)]
+                self.tokens += tokens[:-1]
+                self.known.update(zip(range(n + 1, n + 1 + len(found)), found, strict=True))
+                end = next((i for i, token in enumerate(tokens[1:]) if token in self._ends), None)
+                if end is not None or not self._missing():
+                    self.stop_riding()
+        finally:
+            self.slots.put_down(self)
+            self._lock.release()
+
+    def at_hand(self, ids: list[int], most: int) -> list[NextToken]:
+        """What is known to follow a text, without any pass: at most so many tokens; none while a pass writes more."""
+        if not self._lock.acquire(blocking=False):
+            return []
+        try:
+            at, found = len(ids), []
+            if self.tokens[:at] == ids:
+                while len(found) < most and (token := self.known.get(at)) is not None:
+                    found.append(token)
+                    if self.tokens[at : at + 1] != [token.token]:
+                        break
+                    at += 1
+            return found
+        finally:
+            self._lock.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether a stream may still read what is known here."""
+        self.readers = [ref for ref in self.readers if (stream := ref()) is not None and stream.open]
+        return bool(self.readers)
+
+    def common(self, ids: list[int]) -> int:
+        """How many tokens of a text are here at its beginning; the last one may be what is known to come next."""
+        same, here = _common(self.tokens, ids), self.tokens
+        if same == len(here) == len(ids) - 1 and (last := self.known.get(same)) and last.token == ids[-1]:
+            return same + 1
+        return same
 
     def _known(self, ids: list[int], top: int) -> NextToken | None:
         n = len(ids)
@@ -142,8 +250,14 @@ class CachedSample:
 
 def _common(a: list[int], b: list[int]) -> int:
     """How many tokens two texts have in common at their beginning."""
-    if a[: len(b)] == b:
-        return len(b)
-    if b[: len(a)] == a:
-        return len(a)
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    end = min(len(a), len(b))
+    if a[:end] == b[:end]:
+        return end
+    same = 0
+    while end - same > 1:
+        middle = (same + end) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            end = middle
+    return same

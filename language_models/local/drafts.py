@@ -70,7 +70,22 @@ def look_up(ids: Sequence[int], elsewhere: Sequence[int]) -> list[int]:
             continue
         tail = list(ids[-n:])
         for text, last in ((elsewhere, len(elsewhere) - n - 1), (ids, len(ids) - n - 1)):
-            for at in range(last, -1, -1):
-                if text[at] == tail[0] and list(text[at : at + n]) == tail:
-                    return list(text[at + n :])
+            at = _last_place(text, tail, last)
+            if at >= 0:
+                return list(text[at + n :])
     return []
+
+
+def _last_place(text: Sequence[int], tail: list[int], last: int) -> int:
+    """Where some tokens stand in a text for the last time, at `last` at most; -1 where they do not."""
+    if last < 0:
+        return -1
+    backwards = list(text[last::-1])
+    at = -1
+    while True:
+        try:
+            at = backwards.index(tail[0], at + 1)
+        except ValueError:
+            return -1
+        if list(text[last - at : last - at + len(tail)]) == tail:
+            return last - at

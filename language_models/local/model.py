@@ -52,13 +52,9 @@ _workers: dict[torch.device, Worker] = {}
 
 
 def _worker_of(device: torch.device) -> Worker:
-    """The one thread of a device; "cuda" and "cuda:0" are one. Models on several GPUs are computed at the same time."""
+    """Who runs a device's passes; "cuda" and "cuda:0" are one. Models on several GPUs are computed at the same time."""
     device = with_number(device)
-    if device not in _workers:
-        _workers[device] = Worker()
-        if device.type == "cuda":  # each thread has a current device, on which kernels are started
-            _workers[device].call(lambda: torch.cuda.set_device(device))
-    return _workers[device]
+    return _workers.setdefault(device, Worker(own_thread=device.type != "cuda"))
 
 
 class LocalModel:

@@ -5,7 +5,6 @@ import math
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from language_models.local.model import LocalModel
 
 LONGEST_PROPOSAL, LONGEST_DRAFT = 32, 16
+FIRST_WORDS = 4  # tokens of a continuation that are written at once where the rest may ride along
+MOST_SAMPLES = 4  # texts of one view that are written at a time: the newest, and those whose rest rides along
+ONE_TOKEN = Usage(completion_tokens=1)
 CERTAIN_LOGPROB = math.log(CERTAIN)
 
 
@@ -41,9 +43,13 @@ class LocalStream:
         self._top = 0 if params.logprobs is None else max(1, params.logprobs)
         self._sampling = Sampling(params.temperature, params.top_p, view.chance) if params.temperature else None
         self._growing = GrowingText(view.model.vocabulary, ids)
-        self._counted = Usage()
+        # Tokens that will be read whatever they are: those of a stream whose probabilities nobody looks at.
+        greedy = params.logprobs is None and not self._sampling and not drafted
+        self._rides = greedy and view.rides_along and not (view.drafting and view.model.draft_ahead)
+        self._until, self._slices = len(ids) + params.max_tokens, 0
+        self._sample = view.sample_for(ids) if self._rides else view.sample
         self._closed = False
-        self._count()
+        view.model.count(self.usage)
 
     def __iter__(self) -> Iterator[Token]:
         return self
@@ -51,13 +57,15 @@ class LocalStream:
     def __next__(self) -> Token:
         if self._closed or self.finish_reason:
             raise StopIteration
+        if self._rides:
+            return self._next_words()
         vocabulary = self._view.model.vocabulary
-        found = self._view.sample.next_token(self._ids, self._top, self._sampling, self._draft, self._ahead)
+        found = self._sample.next_token(self._ids, self._top, self._sampling, self._draft)
         self._drafted = self._drafted[1:] if self._drafted[:1] == [found.token] else []
         self._ids.append(found.token)
         self._left -= 1
         self.usage.completion_tokens += 1
-        self._count()
+        self._view.model.count(ONE_TOKEN)
         if found.token in vocabulary.end_ids:
             self.finish_reason = "stop"
         elif not self._left:
@@ -74,18 +82,47 @@ class LocalStream:
     def close(self) -> None:
         """See TokenStream."""
         self._closed = True
+        if self._rides and not self._sample.held:
+            self._sample.stop_riding()
 
-    def _count(self) -> None:
-        """Hand what is new in `usage` on to the model's."""
-        now, before = asdict(self.usage), asdict(self._counted)
-        self._view.model.count(Usage(**{name: now[name] - before[name] for name in now}))
-        self._counted = Usage(**now)
+    def _next_words(self) -> Token:
+        """As many tokens as are known, as one, and at least one. What is left rides along in other passes."""
+        sample, ends = self._sample, self._view.model.vocabulary.end_ids
+        found = sample.at_hand(self._ids, self._left)
+        if not found:
+            if self not in (ref() for ref in sample.readers):
+                sample.readers.append(weakref.ref(self))
+            # First what another model may begin with; whoever reads on wants the rest.
+            ahead = min(self._left, LONGEST_DRAFT if self._slices else FIRST_WORDS) - 1
+            self._slices += 1
+            first = sample.next_token(self._ids, 0, ahead=ahead)
+            found = sample.at_hand(self._ids, self._left) or [first]
+        tokens = [token.token for token in found]
+        if end := next((i for i, token in enumerate(tokens, 1) if token in ends), 0):
+            del tokens[end:]
+            self.finish_reason = "stop"
+        elif len(tokens) == self._left:
+            self.finish_reason = "length"
+        else:
+            sample.ride(self._until, ends)
+        self._ids += tokens
+        self._left -= len(tokens)
+        counted = Usage(completion_tokens=len(tokens))
+        self.usage.add(counted)
+        self._view.model.count(counted)
+        text = self._growing.add(*tokens)
+        self._text += text
+        return Token(text, (), len(tokens))
 
     @property
-    def _ahead(self) -> int:
-        """Tokens that will be read whatever they are: those of a stream whose probabilities nobody looks at."""
-        drafting = self._drafted or (self._view.drafting and self._view.model.draft_ahead)
-        return min(self._left, LONGEST_DRAFT) - 1 if self._logprobs is None and not drafting else 0
+    def open(self) -> bool:
+        """Whether more may be read."""
+        return not self._closed and self.finish_reason is None
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next token is known, so that reading it takes no pass."""
+        return self._rides and self.open and bool(self._sample.at_hand(self._ids, 1))
 
     def _draft(self) -> tuple[DraftRate | None, list[int]]:
         """Tokens that may follow, as many as it pays to look at, and where they come from."""
@@ -97,7 +134,7 @@ class LocalStream:
         most = min(LONGEST_DRAFT, self._left - 1)
         if not model.draft_ahead:
             return None, []
-        if guess := look_up(self._ids, self._view.sample.cut_off):
+        if guess := look_up(self._ids, self._sample.cut_off):
             rate = rates["lookup"]
             if length := rate.length(min(most, len(guess)), engine.cost, engine.samples_per_pass):
                 return rate, guess[:length]
@@ -144,8 +181,33 @@ class LocalView:
         # A seed for each sample: what is drawn does not depend on what other samples do.
         seed = f"{model.name}\n{sample_id}"  # two models' chances have nothing to do with each other
         self.chance = torch.Generator().manual_seed(zlib.crc32(seed.encode("utf-8", "surrogatepass")))
+        self.samples = [self.sample]
         for sample in filter(None, (self.sample, self.drafting)):
             weakref.finalize(self, sample.slots.release, sample)
+
+    @property
+    def rides_along(self) -> bool:
+        """See language_models.interface.rides_along."""
+        return self.model.engine.writes_ahead
+
+    def sample_for(self, ids: list[int]) -> CachedSample:
+        """A place for the continuation of a text: where the same is being written already, or where its beginning is and nobody reads.
+
+        All of them may be read: then a new one where there is a slot for it, and the oldest one where there is none.
+        """
+        if any((same := sample).common(ids) == len(ids) for sample in self.samples):
+            return same
+        free = [sample for sample in self.samples if not sample.held]
+        if free:
+            return max(free, key=lambda sample: sample.common(ids))
+        if len(self.samples) < MOST_SAMPLES and self.model.slots.free:
+            sample = CachedSample(self.model.slots)
+            weakref.finalize(self, self.model.slots.release, sample)
+        else:
+            sample = self.samples.pop(0)
+            sample.stop_riding()
+        self.samples.append(sample)
+        return sample
 
     @property
     def name(self) -> str:

@@ -4,13 +4,13 @@ A token's text is its slice of the continuation's text; a character that spans s
 text of a token depends on those before it (SentencePiece drops the space of a first word), so a few of them are decoded along.
 """
 
+import functools
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from language_models.interface import REPLACEMENT
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 TOKENS_BEFORE = 6
 
@@ -18,11 +18,13 @@ TOKENS_BEFORE = 6
 class Vocabulary:
     """What a tokenizer says of texts and ids; safe to use from many threads. `end_ids` end a continuation."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", end_ids: frozenset[int]):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int]):
         self.tokenizer, self.end_ids = tokenizer, end_ids
         self._texts: dict[int, str] = {}
+        self._lengths: dict[int, int] = {}
         self._encoded: dict[str, list[int]] = {}
         self._lock = threading.Lock()
+        self._decode = _plain_decode(tokenizer)
         self._anchor = self.encode("a", special=False)[-1:]
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
@@ -40,7 +42,16 @@ class Vocabulary:
 
     def decode(self, ids: list[int], *, names: bool = False) -> str:
         """The text of ids; special tokens are left out, unless their `names` are wanted."""
-        return self.tokenizer.decode(ids, skip_special_tokens=not names, clean_up_tokenization_spaces=False)
+        return self._decode(ids, skip_special_tokens=not names)
+
+    def length_of(self, ids: Sequence[int]) -> int:
+        """The length of the text of ids."""
+        if len(ids) != 1:
+            return len(self.decode(ids))
+        length = self._lengths.get(ids[0])
+        if length is None:
+            length = self._lengths[ids[0]] = len(self.decode(ids))
+        return length
 
     def text_of(self, token: int) -> str:
         """The text of one token within a text, "" for an end of sequence; a part of a character is a replacement character."""
@@ -51,6 +62,17 @@ class Vocabulary:
             before = self.decode(self._anchor, names=True)
             text = self._texts[token] = self.decode([*self._anchor, token], names=True)[len(before) :]
         return text
+
+
+def _plain_decode(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str]:
+    """The tokenizer's `decode` without clean-up. What transformers does around its Rust part takes most of the time of few ids."""
+    kind = type(tokenizer)
+    if (
+        kind.decode is PreTrainedTokenizerBase.decode
+        and getattr(kind, "_decode", None) is PreTrainedTokenizerFast._decode
+    ):
+        return tokenizer.backend_tokenizer.decode
+    return functools.partial(tokenizer.decode, clean_up_tokenization_spaces=False)
 
 
 class GrowingText:
@@ -68,16 +90,18 @@ class GrowingText:
         self._old, self._new, self._given = prompt_ids[first:], [], 0
         self._old_length = len(vocabulary.decode(self._old))
 
-    def add(self, token: int) -> str:
-        """The text that a token adds: "" for an end of sequence, for special tokens, and while a character is not whole."""
-        if token in self._vocabulary.end_ids:
+    def add(self, *tokens: int) -> str:
+        """The text that tokens add: "" for an end of sequence, for special tokens, and while a character is not whole."""
+        if tokens[-1] in self._vocabulary.end_ids:
+            tokens = tokens[:-1]
+        if not tokens:
             return ""
-        self._new.append(token)
+        self._new += tokens
         text = self._vocabulary.decode(self._old + self._new)[self._old_length :]
         whole = text.rstrip(REPLACEMENT)
         piece = whole[self._given :]
         self._given = max(self._given, len(whole))
         if text and whole == text:
             self._old, self._new, self._given = self._new, [], 0
-            self._old_length = len(self._vocabulary.decode(self._old))
+            self._old_length = self._vocabulary.length_of(self._old)
         return piece

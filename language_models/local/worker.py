@@ -1,10 +1,10 @@
-"""Who runs the forward passes: one thread per device, which puts together what the samples want of a model at one time."""
+"""Who runs the forward passes: one thread at a time per device, which puts together what the samples want of a model at one time."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engine import Engine
@@ -15,15 +15,31 @@ from language_models.local.segments import NextToken, Segment
 T = TypeVar("T")
 
 
+class Rider(Protocol):
+    """A sample whose continuation nobody waits for yet: it is written in passes that are run anyway."""
+
+    def board(self) -> Segment | None:
+        """What it adds to the pass that is about to be run; None for nothing. Called by the thread that runs it, as `leave` is."""
+
+    def leave(self, found: list[NextToken] | None) -> None:
+        """The pass is over; `found` is None where it failed."""
+
+
 @dataclass(eq=False)
 class _Request:
     engine: Engine
     segment: Segment
-    answered: threading.Event = field(default_factory=threading.Event)
+    riders: Callable[[], list[Rider]] = list
+    woken: threading.Event | None = None  # of one whose thread waits for another one to run the pass
+    done: bool = False
     found: list[NextToken] | None = None
     error: ModelError | None = None
     before: list[NextToken] = field(default_factory=list)  # what has been written of a long continuation
     left: int = 0  # tokens of a continuation that are written later
+
+    @property
+    def answered(self) -> bool:
+        return self.found is not None or self.error is not None
 
     def cut(self, most: int) -> None:
         """Write that many tokens at most for now, and the rest later."""
@@ -56,29 +72,57 @@ class Worker:
     that were just answered are waited for a moment, so that they do not miss the pass by a hair.
     """
 
-    WAIT_SHARE = 0.1  # of the time of the next pass, that samples are waited for
+    # Of the time of the next pass, that samples are waited for: where a pass costs the same for one more, it is worth more.
+    WAIT_SHARE, WAIT_SHARE_SHARED = 0.1, 0.5
 
-    def __init__(self):
+    def __init__(self, own_thread: bool = True):
+        """
+        Args:
+            own_thread: have a thread of its own compute, see `call`. Otherwise one of those that wait for a pass runs it, for all
+                that wait: two changes of threads less for each pass, which count where a pass takes a few milliseconds.
+        """
+        self._own_thread = own_thread
+        self._wait_share = self.WAIT_SHARE if own_thread else self.WAIT_SHARE_SHARED
         self._changed = threading.Condition()
         self._waiting: dict[Engine, list[_Request]] = {}
         self._calls: list[tuple[Callable, Future]] = []
         self._expected = 0  # samples that were answered by the last pass and have not come back yet
         self._thread: threading.Thread | None = None
+        self._led = False  # whether one of those that wait runs the passes
+        self._device = threading.RLock()  # held by the one that computes
 
-    def run(self, engine: Engine, segment: Segment) -> list[NextToken]:
+    def run(self, engine: Engine, segment: Segment, riders: Callable[[], list[Rider]] = list) -> list[NextToken]:
         """Take part in the next pass of a model; returns what `Engine.run` finds for the segment.
+
+        Args:
+            engine, segment: what is asked for.
+            riders: says who may ride along in a pass of that model.
 
         Raises:
             ModelError: the pass failed, for lack of memory say.
         """
-        request = _Request(engine, segment)
+        request = _Request(engine, segment, riders)
         if segment.ahead:
             request.cut(engine.slice)
         with self._changed:
             self._waiting.setdefault(engine, []).append(request)
-            self._expected = max(0, self._expected - 1)
-            self._wake()
-        request.answered.wait()
+            self._expected = max(0, self._expected - 1)  # who comes back
+            leads = not self._own_thread and not self._led
+            self._led = self._led or leads
+            if not leads:
+                request.woken = threading.Event()
+                self._wake()
+        try:
+            while not request.done:
+                if leads:
+                    self._run_batch(request)
+                else:
+                    request.woken.wait()
+                    leads = not request.done
+        finally:
+            if not self._own_thread:
+                # Also where this thread was interrupted: nobody else may wait for ever.
+                self._hand_over(request, leads)
         if request.error:
             raise request.error
         return request.found
@@ -90,6 +134,9 @@ class Worker:
         and where there are more of them than processors, they sleep between any two operations. A small model's pass takes
         half as long again so (benchmarks/cpu_passes.py).
         """
+        if not self._own_thread:
+            with self._device:
+                return function()
         if threading.current_thread() is self._thread:
             return function()
         future: Future = Future()
@@ -99,7 +146,7 @@ class Worker:
         return future.result()
 
     def _wake(self) -> None:
-        if self._thread is None:
+        if self._own_thread and self._thread is None:
             self._thread = threading.Thread(target=self._work, name="forward passes", daemon=True)
             self._thread.start()
         self._changed.notify_all()
@@ -111,37 +158,66 @@ class Worker:
             if self._calls:
                 _do(self._calls.pop(0))
             else:
-                self._run_batch()
+                self._run_batch(None)
 
-    def _run_batch(self) -> None:
+    def _hand_over(self, request: _Request, leads: bool) -> None:
+        """A request's thread goes on its way: if it led, another one that waits leads from now on."""
+        heir = None
+        with self._changed:
+            if not request.done and (waiting := self._waiting.get(request.engine)) and request in waiting:
+                waiting.remove(request)
+                if not waiting:
+                    del self._waiting[request.engine]
+            if leads or (request.woken and request.woken.is_set() and not request.done):
+                heir = next((waiting[0] for waiting in self._waiting.values()), None)
+                self._led = heir is not None
+        if heir:
+            heir.woken.set()
+
+    def _run_batch(self, own: _Request | None) -> None:
         batch: list[_Request] = []
         going_on: list[_Request] = []
+        interrupted: KeyboardInterrupt | None = None
         try:
             batch = self._next_batch()
-            _answer(batch)
+            with self._device:
+                _answer_with_riders(batch)
             # Long continuations are written in slices, so that those of other samples join in.
             going_on = [request for request in batch if request.goes_on()]
         except BaseException as error:  # whatever happens, nobody may wait for ever
-            if not batch:
-                with self._changed:
-                    batch = [request for waiting in self._waiting.values() for request in waiting]
-                    self._waiting.clear()
-            _refuse(batch, error)
+            if own and isinstance(error, KeyboardInterrupt):
+                # The other samples have nothing to do with what was said to this thread.
+                interrupted = error
+                going_on = [request for request in batch if request is not own and not request.answered]
+                batch = [request for request in batch if request.answered] + going_on
+            else:
+                if not batch:
+                    with self._changed:
+                        batch = [request for waiting in self._waiting.values() for request in waiting]
+                        self._waiting.clear()
+                _refuse(batch, error)
         with self._changed:
             for request in going_on:
                 self._waiting.setdefault(request.engine, []).append(request)
             batch = [request for request in batch if request not in going_on]
             self._expected = len(batch)
         for request in batch:
-            request.answered.set()
+            request.done = True
+            if request is not own:
+                request.woken.set()
+        if interrupted:
+            raise interrupted
 
     def _next_batch(self) -> list[_Request]:
         with self._changed:
-            longest = self.WAIT_SHARE * self._cost(self._best())
-            self._changed.wait_for(lambda: not self._expected, timeout=longest)
+            longest = self._wait_share * self._cost(self._best())
+            if self._expected:
+                self._changed.wait_for(lambda: not self._expected, timeout=longest)
             return self._waiting.pop(self._best())
 
     def _best(self) -> Engine:
+        if len(self._waiting) == 1:
+            return next(iter(self._waiting))
         return max(self._waiting, key=lambda engine: len(self._waiting[engine]) / self._cost(engine))
 
     def _cost(self, engine: Engine) -> float:
@@ -160,10 +236,29 @@ def _do(call: tuple[Callable, Future]) -> None:
 def _refuse(batch: list[_Request], error: BaseException) -> None:
     """Have those of a batch that are not answered yet fail."""
     for request in batch:
-        if request.found is None and request.error is None:
+        if not request.answered:
             request.error = ModelError(
                 f"no forward pass of {request.engine.name} can be put together ({reason_of(error)})"
             )
+
+
+def _answer_with_riders(batch: list[_Request]) -> None:
+    """Run a batch and those who ride along; where that fails, the batch without them."""
+    aboard: list[tuple[Rider, _Request]] = []
+    try:
+        for rider in batch[0].riders():
+            segment = rider.board()
+            if segment is not None:
+                aboard.append((rider, _Request(batch[0].engine, segment)))
+        if not aboard or _failure(batch + [request for _, request in aboard]) is not None:
+            for request in batch:
+                request.found = None
+            _answer(batch)
+            for _, request in aboard:
+                request.found = None
+    finally:
+        for rider, request in aboard:
+            rider.leave(request.found)
 
 
 def _answer(batch: list[_Request]) -> None:
@@ -186,6 +281,8 @@ def _failure(batch: list[_Request]) -> ModelError | None:
         found = engine.run([request.segment for request in batch])
         for request, tokens in zip(batch, found, strict=True):
             request.found = tokens
+    except KeyboardInterrupt:  # of a thread that runs passes for others
+        raise
     except BaseException as error:  # whatever happens, nobody may wait for ever; Rust's panics are no Exceptions
         return failure_of(engine.name, engine.device, error)
     return None

@@ -158,13 +158,11 @@ class TestMemory:
         assert devices.memory_words(TWO_GPUS[:1]) == "5.0 GB are free on cuda:0"
 
 
-def test_each_gpu_has_a_thread_of_its_own(monkeypatch):
-    current = {}
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.update({device: True}))
+def test_each_gpu_has_a_worker_of_its_own(monkeypatch):
     monkeypatch.setattr(local_model, "_workers", {})
     first = local_model._worker_of(torch.device("cuda"))
     assert first is local_model._worker_of(torch.device("cuda:0")) is not local_model._worker_of(torch.device("cuda:1"))
-    assert list(current) == TWO_GPUS
+    assert local_model._worker_of(CPU) is local_model._worker_of(torch.device("cpu"))
 
 
 def test_the_cache_begins_with_what_the_run_needs(monkeypatch, folder):
