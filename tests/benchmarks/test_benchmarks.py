@@ -69,5 +69,14 @@ def test_guided_decoding():
         "repeats": 1,
         "long_prompt": 0,
     }
-    printed = benchmark("guided_decoding", *(word for name, size in sizes.items() for word in (f"--{name}", size)))
-    assert "ARGS" in printed
+    options = [word for name, size in sizes.items() for word in (f"--{name}", size)]
+    printed = benchmark("guided_decoding", *options, "--engine", "packed")
+    assert "| ARGS, one-row tree step " in printed
+    # Three new tokens of one prompt and of eight: three passes of the base LM, and those of the reward model.
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if ", engine packed" in line
+    ]
+    assert [(row[0].split(",")[0], row[1], row[4]) for row in rows] == [
+        (method, batch, "3") for batch in ("1", "8") for method in ("PAD", "ARGS")
+    ]
+    assert "other tokens than" not in printed
