@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OUTCOMES = "NUDGING_TEST_OUTCOMES"  # the variable that names the file of outcomes
 GET = ". To get it: "  # stands between why tests are left out and how to have them run
-NOT_AN_ERROR = "Development data"  # begins the reason of what --all goes without, too
+DATA, GPU = "Development data", "No GPU"
+NOT_AN_ERROR = (DATA, GPU)  # one of them begins the reason of what --all goes without, too
 INTERRUPTED, NO_TESTS = 2, 5  # pytest's statuses
 REAL_SERVERS = (
     "language_models/hosted/test_real_servers.py",

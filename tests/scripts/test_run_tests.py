@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runs import REPOSITORY
 
 from scripts import run_tests
-from scripts.run_tests import GET, NOT_AN_ERROR, Outcome, add_outcomes, good, left_out, run_session, verdict
+from scripts.run_tests import DATA, GET, GPU, Outcome, add_outcomes, good, left_out, run_session, verdict
 
 CONFTEST = """
 from outcomes import Outcomes
@@ -105,8 +105,9 @@ class TestVerdict:
         assert "  how to get it: apt-get install chromium" in lines
         assert verdict(outcome, True, 1).splitlines()[-1] == "FAILED in 1 s"  # --all
 
-    def test_development_data_is_never_an_error(self):
-        outcome = Outcome(passed=3, skipped=[("tests/a.py::x", f"{NOT_AN_ERROR}: no rows{GET}the hub")])
+    @pytest.mark.parametrize("what", [DATA, GPU])
+    def test_development_data_and_gpus_are_never_an_error(self, what):
+        outcome = Outcome(passed=3, skipped=[("tests/a.py::x", f"{what}: no rows{GET}the hub")])
         assert good(outcome, True)
 
     def test_failures_have_names(self):

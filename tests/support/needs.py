@@ -10,10 +10,12 @@ from typing import NoReturn
 
 import pytest
 
-from scripts.run_tests import GET, NOT_AN_ERROR
+from scripts.run_tests import DATA, GET, GPU
 
 TORCH = "./scripts/test.sh without --no_torch (PyTorch's CPU build, or its build with CUDA if the disk has 6 GB left)"
 DEBIAN = "./scripts/test.sh --all as root on Debian or Ubuntu, or apt-get install {}"
+NO_GPU = f"{GPU}: CUDA graphs and compiled kernels are tested on one{GET}a machine with an NVIDIA GPU, and PyTorch's build with CUDA"
+ONE_GPU = f"{GPU}: models on several GPUs are tested on two{GET}a machine with two NVIDIA GPUs"
 
 
 def module(name: str, why: str = "models in this process need {}", how: str = TORCH) -> ModuleType:
@@ -43,4 +45,4 @@ def leave_out(why: str, how: str, *, an_error: bool = True) -> NoReturn:
 
 def reason(why: str, how: str, *, an_error: bool = True) -> str:
     """What stands in the reports."""
-    return f"{'' if an_error else NOT_AN_ERROR + ': '}{why}{GET}{how}"
+    return f"{'' if an_error else DATA + ': '}{why}{GET}{how}"

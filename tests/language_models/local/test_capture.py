@@ -15,7 +15,7 @@ from language_models.local.engines import make_engine  # noqa: E402
 from language_models.local.model import LocalModel  # noqa: E402
 from language_models.local.segments import Segment  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=needs.NO_GPU)
 LONG = [(7 * i) % 500 for i in range(500)]
 
 
@@ -130,7 +130,7 @@ def test_no_memory_for_a_larger_cache():
     assert ids_of(stream) == expected(n=30)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason=needs.ONE_GPU)
 def test_a_model_on_the_second_device():
     """Its kernels and graphs are of that device, whichever is the current one of the thread."""
     first, second = model_on("cuda:0"), model_on("cuda:1")

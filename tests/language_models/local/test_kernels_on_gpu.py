@@ -15,8 +15,7 @@ from language_models.local.kernel_check import AttentionKind, fixed_pass, kernel
 from language_models.local.segments import Segment  # noqa: E402
 from language_models.local.slot_cache import SlotCache  # noqa: E402
 
-NO_GPU = needs.reason("kernels are compiled and captured on a GPU", "a machine with an NVIDIA GPU", an_error=False)
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=needs.NO_GPU)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
