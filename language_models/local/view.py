@@ -144,7 +144,10 @@ class LocalStream:
             # The draft model's passes are shared by fewer samples than this model's, so that a token for all takes several.
             each = small.step_cost(small.samples_per_pass) * engine.samples_per_pass / small.samples_per_pass
             if length := rate.length(most, engine.cost, engine.samples_per_pass, each):
-                return rate, self._guess(length)
+                guess = self._guess(length)
+                if small.writes_ahead and len(guess) < length:
+                    rate.record(1, 0)  # what stands behind a token that is not certain has been written, and paid for, all the same
+                return rate, guess
         return None, []
 
     def _guess(self, length: int) -> list[int]:
