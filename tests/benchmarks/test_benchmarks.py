@@ -25,7 +25,7 @@ def test_nudging_speed():
 
 
 def test_attacks():
-    assert "1 of 1 end as they should" in benchmark("attacks", "--part", "options")
+    assert "1 of 1 end as they should" in benchmark("attacks", "--part", "options", "--name", "no model")
 
 
 def test_client_throughput():
