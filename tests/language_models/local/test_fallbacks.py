@@ -209,12 +209,16 @@ def short_of_memory(monkeypatch, tokens, error=None):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError(NO_MEMORY), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")]
+    "most, error",
+    [
+        (1, torch.OutOfMemoryError(NO_MEMORY)),
+        (8, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")),
+        (32, torch.OutOfMemoryError(NO_MEMORY)),
+    ],
 )
-@pytest.mark.parametrize("most", [1, 8, 32])
 def test_where_memory_is_short_passes_are_smaller(monkeypatch, most, error):
     model = local("llama", 4, samples=2, engine="graphs")
-    text = PROMPT * 4
+    text = PROMPT * 3
     short_of_memory(monkeypatch, most, error)
     other = greedy(model.for_sample(1), PROMPT, 8, logprobs=1)
     next(other)
