@@ -218,7 +218,7 @@ def short_of_memory(monkeypatch, tokens, error=None):
 )
 def test_where_memory_is_short_passes_are_smaller(monkeypatch, most, error):
     model = local("llama", 4, samples=2, engine="graphs")
-    text = PROMPT * 3
+    text = PROMPT * 4
     short_of_memory(monkeypatch, most, error)
     other = greedy(model.for_sample(1), PROMPT, 8, logprobs=1)
     next(other)
