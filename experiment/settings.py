@@ -213,12 +213,6 @@ class RunSettings:
                 raise SettingsError(
                     "--engine graphs needs each model on one device: leave out --device_map auto, or take --engine auto"
                 )
-        own = any(model.in_process for model in self.models.values()) or self.judge_settings.runs_here
-        if self.engine != RunSettings.engine and not own:
-            raise SettingsError(
-                f"--engine {self.engine} is of models that this process loads (hub ids and folders without a host), "
-                "and this run has none: leave it out"
-            )
 
     @property
     def roles(self) -> tuple[str, ...]:

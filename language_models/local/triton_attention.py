@@ -5,9 +5,10 @@ just these: nothing is padded to the longest sample, gathered or masked, and the
 replayed from a CUDA graph. Where a long text meets few queries, its keys are split among programs, each of which gives a partial
 result, and a second kernel puts them together ("flash-decoding", https://pytorch.org/blog/flash-decoding/).
 
-Why kernels of our own: flash-attn, FlashInfer and torch's varlen_attn (torch 2.13) compute in 16 bits only, where texts are to be
-those of the published loop in float32; flash-attn and varlen_attn know no trees, varlen_attn no soft-capping, and FlashInfer plans
-every mix of samples on the host. flex_attention has all masks and caps, but by torch.compile, and a block mask for each mix.
+Why kernels of our own: texts are to be those of the published loop in float32, with sliding windows, soft-capping and trees. What
+others have was read, not run: flash-attn is for float16 and bfloat16 only, and has no wheel on the package index, so that users
+would have to compile it; FlashInfer's table of number formats has no float32; varlen_attn of torch 2.13 takes neither masks nor
+soft-capping. flex_attention, which takes both, was not tried.
 """
 
 import functools

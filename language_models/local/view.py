@@ -146,9 +146,8 @@ class LocalStream:
             if length := rate.length(most, engine.cost, engine.samples_per_pass, each):
                 guess = self._guess(length)
                 if small.writes_ahead and len(guess) < length:
-                    rate.record(
-                        1, 0
-                    )  # what stands behind a token that is not certain has been written, and paid for, all the same
+                    # What stands behind a token that is not certain has been written, and paid for, all the same.
+                    rate.record(1, 0)
                 return rate, guess
         return None, []
 

@@ -29,10 +29,6 @@ NUDGED = f"--exp nudging {OURS} --nudging_template plain"
     [
         ("nudging", "--engine fast", "--engine has no choice 'fast'; choose one of: auto, graphs, packed"),
         ("nudging", "--device_map balanced", "--device_map has no choice 'balanced'; choose one of: none, auto"),
-        ("nudging", "--engine graphs", "this run has none: leave it out"),
-        ("nudging", "--engine packed --judge_model gpt-4o", "this run has none"),
-        ("nudging", "--engine packed --judge_model a/judge --judge none", "this run has none"),
-        ("nudging", "--engine packed --judge_model judge.gguf --judge none", "this run has none"),
         ("nudging", "--base_device cuda:1", "--base_model llama/Llama-2-70b-hf is behind a server: leave the option"),
         ("nudging", "--device_map auto", "--device_map auto is for a base model that this process loads"),
         ("proxy_tuning", "--proxy_base_device cpu", "--proxy_base_device is of a model that this process loads"),
@@ -53,7 +49,8 @@ def test_what_nobody_would_follow_is_refused(capsys, command, more, says):
         ("nudging", "--engine packed --judge_model a/judge"),  # the judge follows it
         (f"--exp nudging --base_model a/base {NUDGING}", "--engine graphs --device_map auto --engine auto"),
         (f"--exp nudging --base_model a/base {NUDGING}", "--engine graphs"),  # one of them does
-        # Sweeps give the same options to all their experiments: those of a model that this one has not are not in the way.
+        # Sweeps give the same options to all their pairs and experiments: those that this one has no model for are not in the way.
+        ("nudging", "--engine graphs --device cuda --dtype bfloat16"),
         ("nudging_only", "--base_device cuda:1 --device_map auto"),
     ],
 )
@@ -108,7 +105,11 @@ class TestSweeps:
         tasks = read_sweep(sweeps.write(tmp_path, top + options + pair)).tasks
         assert [(task.settings.engine, task.settings.nudging_device) for task in tasks] == [("graphs", "cuda:1")] * 3
 
-    @pytest.mark.parametrize("options", ['engine = "graphs"', 'engine = "fast"', 'base_device = "cpu"'])
+    def test_pairs_behind_servers_are_not_in_the_way(self, tmp_path):
+        tasks = read_sweep(sweeps.write(tmp_path, '[options]\nengine = "graphs"\ndevice = "cuda"\n')).tasks
+        assert tasks and all(task.settings.engine == "graphs" for task in tasks)
+
+    @pytest.mark.parametrize("options", ['engine = "fast"', 'base_device = "cpu"'])
     def test_they_are_refused_in_the_same_words(self, tmp_path, options):
         with pytest.raises(ConfigError, match=r"pair small: --(engine|base_device) .*(leave|choose)"):
             read_sweep(sweeps.write(tmp_path, f"[options]\n{options}\n"))

@@ -140,11 +140,11 @@ class TestRealWeights:
         shown = run_it("measure_reward.py", [*files, "--rm", rm, "--metrics"])
         return json.loads(shown.splitlines()[-1])
 
-    def test_args_raises_the_reward_that_guides_it(self, aligned, joy, tmp_path):
+    def test_args_raises_the_reward_that_guides_it(self, in_this_process, aligned, joy, tmp_path):
         plain, guided = self.collected(in_a_process, tmp_path, aligned, "--rm", joy, "--chat_template", "on")
         print(*(f"{p['result']!r} -> {g['result']!r}" for p, g in zip(plain, guided, strict=True)), sep="\n")
         assert all(len(row["result"].split()) > 5 for row in guided)
-        figures = self.measured(in_a_process, tmp_path, joy)
+        figures = self.measured(in_this_process, tmp_path, joy)
         assert figures["paired"]["wins"] >= 2 and figures["paired"]["difference"]["mean"] > 0
 
     def test_pad_with_a_preference_text_writes_more_of_it(self, in_this_process, aligned, joy, tmp_path):

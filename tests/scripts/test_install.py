@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,24 @@ def in_venv(checkout: Path, code: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """An environment as this program makes it, with nothing installed."""
+    folder = tmp_path_factory.mktemp("made") / ".venv"
+    Environment(folder).make()
+    assert (folder / "made-here").exists() and not (folder / "installing").exists()
+    (folder / "made-here").unlink()
+    return folder
+
+
 @pytest.mark.slow
 class TestForReal:
-    """Real environments and the real pip."""
+    """Real environments, made once and then copied, and the real pip."""
+
+    @pytest.fixture(autouse=True)
+    def venv(self, made, tmp_path, monkeypatch):
+        program = write_program(tmp_path / "copied-by", f'cp -a "{made}/." "$3"')
+        monkeypatch.setattr(install, "base_python", lambda: str(program))
 
     def test_once(self, checkout, capsys):
         assert main(["requirements.txt"]) == 0
@@ -34,8 +50,8 @@ class TestForReal:
         assert main(["requirements.txt"]) == 0
         assert capsys.readouterr().err.startswith("installing")
 
-    def test_an_environment_of_somebody_elses_is_added_to(self, checkout, capsys):
-        subprocess.run([sys.executable, "-m", "venv", checkout / ".venv"], check=True)
+    def test_an_environment_of_somebody_elses_is_added_to(self, made, checkout, capsys):
+        shutil.copytree(made, checkout / ".venv", symlinks=True)
         (checkout / ".venv/mine").touch()
         (checkout / ".venv/installing").touch()
         assert main(["requirements.txt"]) == 0

@@ -36,7 +36,7 @@ def engine(architecture: str, kind: str):
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_texts_in_pieces_beside_others(architecture, kind, data):
     tokens, logprobs = expected(architecture)

@@ -209,9 +209,13 @@ def short_of_memory(monkeypatch, tokens, error=None):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError(NO_MEMORY), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")]
+    "most, error",
+    [
+        (1, torch.OutOfMemoryError(NO_MEMORY)),
+        (8, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")),
+        (32, torch.OutOfMemoryError(NO_MEMORY)),
+    ],
 )
-@pytest.mark.parametrize("most", [1, 8, 32])
 def test_where_memory_is_short_passes_are_smaller(monkeypatch, most, error):
     model = local("llama", 4, samples=2, engine="graphs")
     text = PROMPT * 4

@@ -52,7 +52,7 @@ WANTS = st.sampled_from(["top 0", "top 1", "top 3", "sampled", "sampled, top 2"]
 ROUND = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(0, 70), st.integers(0, 9), WANTS), max_size=SLOTS)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(ROUND, min_size=1, max_size=5), st.sampled_from([1, 8, 32, 64, 1024]), st.integers(0, 9))
 def test_any_partition_into_segments_passes_and_sizes(rounds, most, seed):
     """Texts are cut back at random too, as where a sample goes on in another way."""
@@ -149,7 +149,7 @@ def trees(draw):
     return parents
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(trees(), min_size=1, max_size=2), st.integers(1, 30), st.sampled_from([8, 32, 1024]))
 def test_tokens_that_branch(two, cached, most):
     engine = shared_engine("gemma")
@@ -161,12 +161,12 @@ def test_tokens_that_branch(two, cached, most):
     with mock.patch.object(engine, "most", most):
         found = engine.outputs([*segments, Segment(2, 0, before, 1)])
     for segment, rows in zip(segments, found, strict=False):
-        for n, row in enumerate(rows):
-            line, at = [], n
-            while at >= 0:
-                line.insert(0, segment.tokens[at])
-                at = segment.parents[at]
-            assert (row - logits_of(before + line, "gemma")[-1]).abs().max() < 1e-3
+        for n in set(range(len(rows))) - set(segment.parents):  # of a leaf the line holds all that it comes from
+            line = [n]
+            while segment.parents[line[0]] >= 0:
+                line.insert(0, segment.parents[line[0]])
+            expected = logits_of(before + [segment.tokens[at] for at in line], "gemma")[-len(line) :]
+            assert (rows[line] - expected).abs().max() < 1e-3
     assert (found[-1] - logits_of(before, "gemma")[-1:]).abs().max() < 1e-3
 
 

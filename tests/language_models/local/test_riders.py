@@ -52,7 +52,7 @@ def nudged(base, nudging, prompt: str, settings: NudgingSettings = SETTINGS):
     return nudge(*views, prompt, prompt + CHAT, settings, request_mode="streamed")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 10**6),
     st.sampled_from([0.0, 0.01, 0.05]),
@@ -90,14 +90,16 @@ def test_drawn_texts_are_the_same_on_both_engines(seed, monkeypatch, worker):
     assert one == other and one.text
 
 
-@pytest.mark.parametrize("tokenizers", [(BYTE_LEVEL, BYTE_LEVEL), (OTHER, BYTE_LEVEL)], ids=["same", "different"])
-def test_texts_of_real_layers(tokenizers, worker):
-    own, small = tokenizers
+@pytest.mark.parametrize(("own", "own_thread"), [(BYTE_LEVEL, True), (OTHER, False)], ids=["same", "different"])
+def test_texts_of_real_layers(own, own_thread, monkeypatch):
+    """With models of one tokenizer, and of two."""
+    workers(monkeypatch, own_thread)
+    small = BYTE_LEVEL
     ends = frozenset({300, 301, 302})
     drafter = local("gpt2", 13, small, end_ids=ends, draft_ahead=True, engine="graphs", samples=8)
     base = local("llama", 13, own, end_ids=ends, drafter=drafter, draft_ahead=True, engine="graphs", samples=2)
     plain = TokenByToken(KINDS["llama"](13), own, ends), TokenByToken(KINDS["gpt2"](13), small, ends)
-    chosen = NudgingSettings(top_prob_thres=0.5, max_token_total=24)
+    chosen = NudgingSettings(top_prob_thres=0.5, max_token_total=20)
     prompts = [f"{n}. {PROMPT}" for n in range(2)]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda prompt: nudged(base, drafter, prompt, chosen), prompts))
@@ -120,7 +122,8 @@ def test_a_third_of_the_steps_is_saved(monkeypatch, worker):
         counts[rides] = asked, base.engine.launches, texts
     assert counts[True][2] == counts[False][2]
     assert counts[True][0] < 2 / 3 * counts[False][0]
-    assert counts[True][1] <= 1.1 * counts[False][1]
+    # Drafts that are broken off count against further ones, so that the base model checks a few less in advance.
+    assert counts[True][1] <= 1.2 * counts[False][1]
 
 
 def proposal(model, text: str = PROMPT, n: int = 16):
