@@ -129,13 +129,16 @@ class GraphEngine(Engine):
     def _pass_seconds(self) -> float:
         """What a pass over few tokens takes with the layers as they are, as a median; its graph is not kept."""
         segments, took = [Segment(0, 0, [11] * min(8, self.longest), 1)], []
-        for _ in range(1 + KEPT):  # the first one captures
-            started = time.perf_counter()
-            self.outputs(segments)
-            took.append(time.perf_counter() - started)
-        self.sizes_made.drop()
-        self.costs.forget()
-        self.reset_counts()
+        try:
+            for _ in range(1 + KEPT):  # the first one captures
+                started = time.perf_counter()
+                self.outputs(segments)
+                took.append(time.perf_counter() - started)
+        finally:
+            # Also where one fails: the graph has the addresses of weights that may be given up, and of a cache that grows.
+            self.sizes_made.drop()
+            self.costs.forget()
+            self.reset_counts()
         return median(took[1:])
 
     def give_up(self) -> None:
@@ -255,13 +258,14 @@ class GraphEngine(Engine):
             for piece, at in zip(part, places, strict=True):
                 if at:
                     found[piece.index].append(values[at.start : at.stop])
-        self.wait()
+        none = torch.empty(0, self.width, dtype=self.model.dtype, device=self.device)
+        outputs = [torch.cat(one) if len(one) > 1 else one[0] if one else none for one in found]
+        self.wait()  # last: they are read on another stream
         seconds = time.perf_counter() - started
         self.count(len(together), sum(map(len, together)), sum(len(segment.tokens) for segment in segments), seconds)
         if made == self.sizes_made.made and len(together) == 1:
             self.costs.record(fixed.shape.tokens, seconds)
-        none = torch.empty(0, self.width, dtype=self.model.dtype, device=self.device)
-        return [torch.cat(one) if len(one) > 1 else one[0] if one else none for one in found]
+        return outputs
 
     def _shape_of(self, part: list[Piece]) -> Shape:
         number = sum(piece.end - piece.begin for piece in part)

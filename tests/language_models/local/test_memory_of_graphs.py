@@ -1,0 +1,90 @@
+"""What graphs write into each other's memory, and what is read after the stream is through, shown without a GPU."""
+
+import gc
+import weakref
+from contextlib import nullcontext
+
+import needs
+import pytest
+
+torch = needs.module("torch")
+
+from local_models import KINDS  # noqa: E402
+from tiny_models import make_model  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from language_models.interface import ModelError  # noqa: E402
+from language_models.local import captures, engines, fixed_sizes, graph_engine  # noqa: E402
+from language_models.local.engines import make_engine  # noqa: E402
+from language_models.local.segments import Segment  # noqa: E402
+
+
+class Graph:
+    """Stands for a CUDA graph of a pool: what a replay writes may lie where any other graph has left its results."""
+
+    def __init__(self, fixed, pooled):
+        self.fixed, self.pooled = fixed, pooled
+
+    def replay(self):
+        for other in self.fixed.engine.sizes_made._shapes.values():
+            if other is not self.fixed and other.graph:
+                for name in other.graph.pooled:
+                    getattr(other, name).fill_(float("nan"))
+        self.fixed.forward()
+
+
+@pytest.fixture
+def pooled(monkeypatch):
+    """Engines whose graphs share memory: all tensors that a pass makes are in it, those that were there before are not."""
+
+    def record(work, pool, device):
+        fixed = work.__self__
+        before = fixed.logits, fixed.out
+        work()
+        names = zip(("logits", "out"), before, (fixed.logits, fixed.out), strict=True)
+        return Graph(fixed, [name for name, old, new in names if new is not None and new is not old])
+
+    plain = captures.FixedSizes.__init__
+    monkeypatch.setattr(fixed_sizes, "record_graph", record)
+    monkeypatch.setattr(
+        captures.FixedSizes, "__init__", lambda self, engine, wanted, tell: plain(self, engine, True, tell)
+    )
+
+
+def test_steps_leave_alone_what_the_pass_before_them_has_found(pooled):
+    engine, plain = make_engine(KINDS["llama"](1), slots=3, longest=128, kind="graphs"), KINDS["llama"](1)
+    tokens = [(7 * i) % 500 for i in range(60)]
+    ids = list(tokens)
+    with torch.inference_mode():
+        for _ in range(4):
+            ids.append(int(plain(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    for most, top in ((1024, 1), (1024, 3), (8, 1), (32, 3)):  # in one pass, and in several
+        engine.most = most
+        found, other = engine.run([Segment(0, 0, tokens, 2, top, ahead=3), Segment(1, 0, tokens[:9], 1, 1)])
+        assert [token.token for token in found[1:]] == ids[60:], (most, top)
+        logprobs = [x for token in [*found, *other] for _, x in token.top]
+        assert len(logprobs) == 2 * top + 3 + 1 and all(-50 < x <= 0 for x in logprobs)
+
+
+class Watched(TorchDispatchMode):
+    """Notes what is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.after: list[str] | None = None
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if self.after is not None:
+            self.after.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("most", [8, 1024])
+def test_outputs_are_there_when_the_stream_is_through(monkeypatch, most):
+    """Whoever asked reads them on another stream: nothing may be started after that."""
+    engine, watched = make_engine(make_model("llama", 1), slots=2, longest=128, kind="graphs"), Watched()
+    engine.most = most
+    monkeypatch.setattr(engine, "wait", lambda: setattr(watched, "after", []))
+    with watched:
+        found = engine.outputs([Segment(0, 0, [3] * 40, 30), Segment(1, 0, [5] * 5, 5)])
+    assert [len(rows) for rows in found] == [30, 5] and watched.after == []
