@@ -76,15 +76,18 @@ class GraphEngine(Engine):
         with torch.inference_mode():
             self.latest = torch.zeros(slots + 1, dtype=torch.long, device=self.device)
         super().__init__(model, slots=slots, longest=longest, expected_tokens=expected_tokens)
-        with torch.inference_mode(), self._on_stream():
-            self.room.begin(expected_tokens)
-            self._capacity_before = self.capacity
-            if self.sizes_made.wanted:
-                self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
-        refused = list(self.sizes_made.uncaptured.values())
-        if refused and not (self.kernels or self.sizes_made.captured):
+        try:
+            with torch.inference_mode(), self._on_stream():
+                self.room.begin(expected_tokens)
+                self._capacity_before = self.capacity
+                if self.sizes_made.wanted:
+                    self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
+            refused = list(self.sizes_made.uncaptured.values())
+            if refused and not (self.kernels or self.sizes_made.captured):
+                raise GraphsRefusedError(refused[0])
+        except BaseException:
             self.give_up()
-            raise GraphsRefusedError(refused[0])
+            raise
 
     @property
     def capacity(self) -> int:
@@ -135,7 +138,9 @@ class GraphEngine(Engine):
                 self.outputs(segments)
                 took.append(time.perf_counter() - started)
         finally:
-            # Also where one fails: the graph has the addresses of weights that may be given up, and of a cache that grows.
+            with suppress(Exception):  # the error under way says more
+                self.wait()
+            # Also where a pass fails: the graph has the addresses of weights that may be given up, and of a cache that grows.
             self.sizes_made.drop()
             self.costs.forget()
             self.reset_counts()
@@ -147,6 +152,7 @@ class GraphEngine(Engine):
             self.wait()
             self.sizes_made.drop()
             self.fusion.undo()
+        self.cache.layers.clear()  # at once: engine and parts refer to each other, and go when Python looks for such
         super().give_up()
 
     @contextmanager
@@ -222,7 +228,7 @@ class GraphEngine(Engine):
             return False
         self.most = max(n for n in TOKENS if n < padded)
         self.wait()
-        self.sizes_made.drop(above=self.most)
+        self.sizes_made.drop()  # all: graphs share memory, and none of it comes back while one is left
         self.tell(f"{self.name}: memory is short, so passes are over at most {self.most} tokens from now on")
         return True
 

@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from contextlib import nullcontext
 
 import needs
 import pytest
@@ -88,3 +87,98 @@ def test_outputs_are_there_when_the_stream_is_through(monkeypatch, most):
     with watched:
         found = engine.outputs([Segment(0, 0, [3] * 40, 30), Segment(1, 0, [5] * 5, 5)])
     assert [len(rows) for rows in found] == [30, 5] and watched.after == []
+
+
+def test_measuring_that_fails_leaves_no_graph(pooled, monkeypatch):
+    """It would have the addresses of weights that are given up, and of a cache that grows."""
+    plain, made = graph_engine.GraphEngine._prepare, []
+
+    def prepare(engine):
+        plain(engine)
+        with monkeypatch.context() as patch:
+            outputs = engine.outputs
+
+            def fail(segments):
+                outputs(segments)
+                made.append(engine.sizes_made.captured)
+                if len(made) == 2:
+                    raise RuntimeError("no kernel image is available")
+
+            patch.setattr(engine, "outputs", fail)
+            with pytest.raises(RuntimeError, match="kernel image"):
+                engine._pass_seconds()
+        assert made == [1, 1] and not engine.sizes_made.captured and engine.passes == 0
+
+    monkeypatch.setattr(graph_engine.GraphEngine, "_prepare", prepare)
+    engine = make_engine(make_model("llama", 1), slots=2, longest=128, kind="graphs")
+    assert engine.kind == "graphs" and made, engine.fallbacks
+
+
+def test_short_memory_gives_back_all_graphs(pooled, monkeypatch):
+    """They share memory, so that none comes back while one is left."""
+    engine = make_engine(make_model("llama", 1), slots=2, longest=128, kind="graphs")
+    engine.measure()
+    forward, left = fixed_sizes.FixedSize.forward, []
+
+    def fail(self):
+        forward(self)
+        left.append(engine.sizes_made.captured)
+        if self.shape.tokens > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fixed_sizes.FixedSize, "forward", fail)
+    assert len(engine.run([Segment(0, 0, [5] * 30, 1, 1)])[0]) == 1 and engine.most == 8
+    assert left[0] > 2 and 0 in left
+
+
+@pytest.mark.parametrize("engine_fails", [RuntimeError("no kernel image is available\nand more"), None])
+def test_an_engine_that_is_given_up_keeps_no_memory(pooled, monkeypatch, engine_fails):
+    """Cyclic references keep it till Python looks for them, and packed passes need the memory before."""
+    made, make_cache = [], graph_engine.GraphEngine.make_cache
+    monkeypatch.setattr(
+        graph_engine.GraphEngine, "make_cache", lambda *asked: made.append(make_cache(*asked)) or made[-1]
+    )
+    tensors = []
+
+    def record(work, pool, device):
+        tensors.extend(weakref.ref(x) for pair in made[0].layers.values() for x in pair)
+        raise RuntimeError("no captures here")
+
+    monkeypatch.setattr(fixed_sizes, "record_graph", record)
+    if engine_fails:
+
+        def fail(self, expected):
+            tensors.extend(weakref.ref(x) for pair in made[0].layers.values() for x in pair)
+            raise engine_fails
+
+        monkeypatch.setattr(graph_engine.Room, "begin", fail)
+        monkeypatch.setattr(engines, "is_ours", lambda error: False)
+    gc.disable()
+    try:
+        model = KINDS["llama"](1)
+        engine = make_engine(model, slots=2, longest=128, kind="graphs")
+        assert engine.kind == "packed" and tensors and all(ref() is None for ref in tensors)
+    finally:
+        gc.enable()
+    (line,) = engine.fallbacks
+    reason = "passes of fixed sizes fail (no kernel image is available)" if engine_fails else "no captures here"
+    assert reason in line and "packed passes compute it" in line
+
+
+def test_what_stands_behind_a_fallback_is_told(monkeypatch):
+    """A fault of ours that comes on a GPU alone, say."""
+
+    def fail(engine):
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(graph_engine.GraphEngine, "_prepare", fail)
+    engine = make_engine(make_model("llama", 1), slots=1, longest=64, kind="graphs")
+    assert engine.kind == "packed" and "by itself (AttributeError: no such thing); packed" in engine.fallbacks[0]
+    monkeypatch.setattr(graph_engine.GraphEngine, "_prepare", lambda engine: None)
+    monkeypatch.setattr(graph_engine.GraphEngine, "_in_pieces", _short_of_memory)
+    engine = make_engine(make_model("llama", 1), slots=1, longest=64, kind="graphs")
+    assert engine.kind == "packed" and "fixed sizes fail (a forward pass of" in engine.fallbacks[0]
+
+
+def _short_of_memory(engine, tokens):
+    raise ModelError("a forward pass of LlamaForCausalLM failed (CUDA out of memory)")
