@@ -1,4 +1,4 @@
-"""What graphs write into each other's memory, and what is read after the stream is through, shown without a GPU."""
+"""What is done on a GPU alone, by doubles: set-up, graphs that write into each other's memory, streams, and memory given back."""
 
 import gc
 import weakref
@@ -13,7 +13,8 @@ from tiny_models import make_model  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from language_models.interface import ModelError  # noqa: E402
-from language_models.local import captures, engines, fixed_sizes, graph_engine  # noqa: E402
+from language_models.local import captures, engines, fixed_sizes, fused_layers, graph_engine  # noqa: E402
+from language_models.local import engine as engine_base  # noqa: E402
 from language_models.local.engines import make_engine  # noqa: E402
 from language_models.local.segments import Segment  # noqa: E402
 
@@ -63,6 +64,30 @@ def test_steps_leave_alone_what_the_pass_before_them_has_found(pooled):
         assert [token.token for token in found[1:]] == ids[60:], (most, top)
         logprobs = [x for token in [*found, *other] for _, x in token.top]
         assert len(logprobs) == 2 * top + 3 + 1 and all(-50 < x <= 0 for x in logprobs)
+
+
+def test_the_whole_set_up(pooled, monkeypatch):
+    """Layers are fused, measured, and the graphs captured after that are right; counts begin at 0."""
+    fuse, model = graph_engine.fuse_where_it_pays, KINDS["llama"](1)
+
+    def as_on_a_gpu(*asked):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "device", torch.device("cuda", 0))
+            patch.setattr(fused_layers, "WORTH", float("inf"))
+            return fuse(*asked)
+
+    monkeypatch.setattr(engine_base, "block_weights", lambda model: 0)  # of CPUs alone
+    monkeypatch.setattr(graph_engine, "fuse_where_it_pays", as_on_a_gpu)
+    engine = make_engine(model, slots=2, longest=128, kind="graphs")
+    assert not engine.fallbacks and engine.kind == "graphs"
+    report = engine.report
+    assert report["fused_layers"]["linears"] and report["why_not_fused"] == "" and report["cache_grown"] == 0
+    assert report["graphs"] == 1 and engine.passes == engine.tokens == 0
+    tokens = [(7 * i) % 500 for i in range(60)]
+    with torch.inference_mode():
+        expected = KINDS["llama"](1)(torch.tensor([tokens]), use_cache=False).logits[0, -9:]
+    (found,) = engine.outputs([Segment(1, 0, tokens, 9)])
+    assert (found - expected).abs().max() < 1e-3 and engine.passes == 1
 
 
 class Watched(TorchDispatchMode):
