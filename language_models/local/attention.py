@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 OWN_ATTENTION = "packed_samples"
 # What some architectures hand to their attention (sinks, relative positions); it would be left out without a word.
@@ -56,4 +56,3 @@ def _attend(
 
 
 AttentionInterface.register(OWN_ATTENTION, _attend)
-AttentionMaskInterface.register(OWN_ATTENTION, lambda *_, **__: None)

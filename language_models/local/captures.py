@@ -61,15 +61,10 @@ class FixedSizes:
         """How many shapes have graphs."""
         return sum(fixed.graph is not None for fixed in self._shapes.values())
 
-    def drop(self, above: int = 0) -> None:
-        """Give back the memory of all sizes of more than so many tokens; they are captured again when they are used.
-
-        The passes must be over.
-        """
-        for shape in [shape for shape in self._shapes if shape.tokens > above]:
-            del self._shapes[shape]
-        if not self._shapes:
-            self._new_pool()
+    def drop(self) -> None:
+        """Give back the memory of all sizes; they are captured again when they are used. The passes must be over."""
+        self._shapes.clear()
+        self._new_pool()
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -89,6 +84,9 @@ class FixedSizes:
             if not out_of_memory(error) and is_lost(device):
                 raise failure_of(self.engine.name, device, error) from None
             reason = f"{type(error).__name__}: {reason_of(error)}"
+        except BaseException:  # somebody has said to stop; other samples may go on
+            self._new_pool()
+            raise
         else:
             self._succeeded, reason = True, ""
         self.seconds += time.perf_counter() - began

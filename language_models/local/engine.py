@@ -17,6 +17,7 @@ from language_models.local.attention import OWN_ATTENTION
 from language_models.local.blocked_weights import block_weights
 from language_models.local.choices import drawn_token
 from language_models.local.costs import PassCosts
+from language_models.local.loading import reason_of
 from language_models.local.segments import NextToken, Segment
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class Cache(Protocol):
     @property
     def bytes(self) -> int:
         """What the tensors take."""
+
+
+class NotTheSameError(ModelError):
+    """An engine does not compute what the model computes by itself; `reason` says what was raised, or how far it is off."""
+
+    reason = ""
 
 
 class Engine(ABC):
@@ -66,13 +73,13 @@ class Engine(ABC):
         self.longest, self.expected_tokens = longest, expected_tokens
         self.fallbacks: list[str] = []
         self.cache = self.make_cache(slots, longest)
-        self.grown = 0
+        self.grown, self._capacity_before = 0, 0
         self.parameters = sum(p.numel() for p in model.parameters())
         self.vocabulary_size = model.get_input_embeddings().weight.shape[0]  # ids below it can go in
         self.costs = PassCosts(self.sizes)
         self.reset_counts()
         self._adopt()
-        self._capacity_before = self.capacity
+        self.grown, self._capacity_before = 0, self.capacity
 
     @property
     def capacity(self) -> int:
@@ -176,7 +183,7 @@ class Engine(ABC):
         """Give the model the attention over packed segments, and see that it computes what the model computes by itself.
 
         Raises:
-            ModelError: it does not, as for architectures whose state is no key-value cache.
+            NotTheSameError: it does not, as for architectures whose state is no key-value cache.
         """
         self._attention_before = self.model.config._attn_implementation
         try:
@@ -191,7 +198,7 @@ class Engine(ABC):
             self.model.set_attn_implementation(self._attention_before)
 
     def _check_passes(self) -> None:
-        refusal = ModelError(
+        refusal = NotTheSameError(
             f"models of the architecture {self.name} cannot be run by run_api.py itself; serve the model, with vLLM say, "
             "and name its host"
         )
@@ -203,12 +210,12 @@ class Engine(ABC):
             block_weights(self.model)
             self._prepare()
             found = self._in_pieces(tokens)
-        except NotImplementedError:
-            raise refusal from None
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        except (NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
+            refusal.reason = f"{type(error).__name__}: {reason_of(error)}"
             raise (told_with(refusal, error) if is_ours(error) else refusal) from None
-        spread = expected.std().item() or 1.0
-        if not (found - expected).abs().max().item() <= LOOSE.get(self.model.dtype, 0.5) * max(1.0, spread):
+        spread, worst = expected.std().item() or 1.0, (found - expected).abs().max().item()
+        if not worst <= LOOSE.get(self.model.dtype, 0.5) * max(1.0, spread):
+            refusal.reason = f"the logits differ by {worst:.2g}"
             raise refusal
 
     @torch.inference_mode()

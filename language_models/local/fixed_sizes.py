@@ -60,8 +60,9 @@ class FixedSize:
             self.on_host[name] = self.host[at : at + size].numpy()
             self.on_device[name] = self.inputs[at : at + size]
             at += size
-        self.graph = None
-        self.logits = self.out = None
+        self.graph = self.logits = None
+        # Graphs replayed later may write into the memory of this one's results, all but what is made here.
+        self.out = None if shape.step else torch.zeros(2, shape.kept or tokens, device=engine.device)
         if shape.step:
             self.history = torch.zeros(STEPS, 2, tokens, device=engine.device)
             self.order = torch.arange(tokens, device=engine.device)
@@ -134,7 +135,7 @@ class FixedSize:
         self.logits, token, best = engine.computed(ids, positions, packed, kept if shape.kept else 0)
         if token is not None:
             engine.latest[rows] = token[last]
-            self.out = torch.stack([token.float(), best])
+            torch.stack([token.float(), best], out=self.out)
 
     def _step(self, rows, starts, limits, counter) -> None:
         engine = self.engine
@@ -172,7 +173,7 @@ class FixedSize:
         try:
             self.graph = record_graph(self.forward, self.engine.sizes_made.pool, self.engine.device)
         except BaseException:
-            self.graph = self.logits = self.out = None  # they lie in the memory of a graph that is none
+            self.graph = self.logits = None  # they lie in the memory of a graph that is none
             raise
 
 

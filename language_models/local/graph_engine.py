@@ -76,15 +76,18 @@ class GraphEngine(Engine):
         with torch.inference_mode():
             self.latest = torch.zeros(slots + 1, dtype=torch.long, device=self.device)
         super().__init__(model, slots=slots, longest=longest, expected_tokens=expected_tokens)
-        with torch.inference_mode(), self._on_stream():
-            self.room.begin(expected_tokens)
-            self._capacity_before = self.capacity
-            if self.sizes_made.wanted:
-                self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
-        refused = list(self.sizes_made.uncaptured.values())
-        if refused and not (self.kernels or self.sizes_made.captured):
+        try:
+            with torch.inference_mode(), self._on_stream():
+                self.room.begin(expected_tokens)
+                self._capacity_before = self.capacity
+                if self.sizes_made.wanted:
+                    self.sizes_made.of(self._shape_of([Piece(0, Segment(0, 0, [0], 1), 0, 1)]))
+            refused = list(self.sizes_made.uncaptured.values())
+            if refused and not (self.kernels or self.sizes_made.captured):
+                raise GraphsRefusedError(refused[0])
+        except BaseException:
             self.give_up()
-            raise GraphsRefusedError(refused[0])
+            raise
 
     @property
     def capacity(self) -> int:
@@ -129,13 +132,18 @@ class GraphEngine(Engine):
     def _pass_seconds(self) -> float:
         """What a pass over few tokens takes with the layers as they are, as a median; its graph is not kept."""
         segments, took = [Segment(0, 0, [11] * min(8, self.longest), 1)], []
-        for _ in range(1 + KEPT):  # the first one captures
-            started = time.perf_counter()
-            self.outputs(segments)
-            took.append(time.perf_counter() - started)
-        self.sizes_made.drop()
-        self.costs.forget()
-        self.reset_counts()
+        try:
+            for _ in range(1 + KEPT):  # the first one captures
+                started = time.perf_counter()
+                self.outputs(segments)
+                took.append(time.perf_counter() - started)
+        finally:
+            with suppress(Exception):  # the error under way says more
+                self.wait()
+            # Also where a pass fails: the graph has the addresses of weights that may be given up, and of a cache that grows.
+            self.sizes_made.drop()
+            self.costs.forget()
+            self.reset_counts()
         return median(took[1:])
 
     def give_up(self) -> None:
@@ -144,6 +152,7 @@ class GraphEngine(Engine):
             self.wait()
             self.sizes_made.drop()
             self.fusion.undo()
+        self.cache.layers.clear()  # at once: engine and parts refer to each other, and go when Python looks for such
         super().give_up()
 
     @contextmanager
@@ -219,7 +228,7 @@ class GraphEngine(Engine):
             return False
         self.most = max(n for n in TOKENS if n < padded)
         self.wait()
-        self.sizes_made.drop(above=self.most)
+        self.sizes_made.drop()  # all: graphs share memory, and none of it comes back while one is left
         self.tell(f"{self.name}: memory is short, so passes are over at most {self.most} tokens from now on")
         return True
 
@@ -255,13 +264,14 @@ class GraphEngine(Engine):
             for piece, at in zip(part, places, strict=True):
                 if at:
                     found[piece.index].append(values[at.start : at.stop])
-        self.wait()
+        none = torch.empty(0, self.width, dtype=self.model.dtype, device=self.device)
+        outputs = [torch.cat(one) if len(one) > 1 else one[0] if one else none for one in found]
+        self.wait()  # last: they are read on another stream
         seconds = time.perf_counter() - started
         self.count(len(together), sum(map(len, together)), sum(len(segment.tokens) for segment in segments), seconds)
         if made == self.sizes_made.made and len(together) == 1:
             self.costs.record(fixed.shape.tokens, seconds)
-        none = torch.empty(0, self.width, dtype=self.model.dtype, device=self.device)
-        return [torch.cat(one) if len(one) > 1 else one[0] if one else none for one in found]
+        return outputs
 
     def _shape_of(self, part: list[Piece]) -> Shape:
         number = sum(piece.end - piece.begin for piece in part)

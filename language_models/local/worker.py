@@ -37,6 +37,7 @@ class _Request:
     error: ModelError | None = None
     before: list[NextToken] = field(default_factory=list)  # what has been written of a long continuation
     left: int = 0  # tokens of a continuation that are written later
+    given_up: bool = False  # by its thread, which was interrupted
 
     @property
     def answered(self) -> bool:
@@ -56,6 +57,7 @@ class _Request:
         if self.error or not self.left or written < segment.ahead:
             if self.before and not self.error:
                 self.found = self.before + self.found
+            self.before, self.left = [], 0  # so that it may be asked again
             return False
         self.before += self.found
         last = self.found[-1].token
@@ -107,15 +109,16 @@ class Worker:
         request = _Request(engine, segment, riders)
         if segment.ahead:
             request.cut(engine.slice)
-        with self._changed:
-            self._waiting.setdefault(engine, []).append(request)
-            self._expected = max(0, self._expected - 1)  # who comes back
-            leads = not self._own_thread and not self._led
-            self._led = self._led or leads
-            if not leads:
-                request.woken = threading.Event()
-                self._wake()
+        leads = False
         try:
+            with self._changed:
+                self._waiting.setdefault(engine, []).append(request)
+                self._expected = max(0, self._expected - 1)  # who comes back
+                leads = not self._own_thread and not self._led
+                self._led = self._led or leads
+                if not leads:
+                    request.woken = threading.Event()
+                    self._wake()
             while not request.done:
                 if leads:
                     self._run_batch(request)
@@ -167,6 +170,7 @@ class Worker:
         """A request's thread goes on its way: if it led, another one that waits leads from now on."""
         heir = None
         with self._changed:
+            request.given_up = not request.done
             if not request.done and (waiting := self._waiting.get(request.engine)) and request in waiting:
                 waiting.remove(request)
                 if not waiting:
@@ -174,8 +178,8 @@ class Worker:
             if leads or (request.woken and request.woken.is_set() and not request.done):
                 heir = next((waiting[0] for waiting in self._waiting.values()), None)
                 self._led = heir is not None
-        if heir:
-            heir.woken.set()
+            if heir:  # within the lock: one that is interrupted now sees that it was to lead
+                heir.woken.set()
 
     def _run_batch(self, own: _Request | None) -> None:
         batch: list[_Request] = []
@@ -191,7 +195,7 @@ class Worker:
             if own and isinstance(error, KeyboardInterrupt):
                 # The other samples have nothing to do with what was said to this thread.
                 interrupted = error
-                going_on = [request for request in batch if request is not own and not request.answered]
+                going_on = [r for r in batch if r is not own and (not r.answered or r.goes_on())]
                 batch = [request for request in batch if request.answered] + going_on
             else:
                 if not batch:
@@ -201,7 +205,8 @@ class Worker:
                 _refuse(batch, error)
         with self._changed:
             for request in going_on:
-                self._waiting.setdefault(request.engine, []).append(request)
+                if not request.given_up:
+                    self._waiting.setdefault(request.engine, []).append(request)
             batch = [request for request in batch if request not in going_on]
             self._expected = len(batch)
         for request in batch:

@@ -144,10 +144,10 @@ def test_what_a_failing_capture_has_made_is_not_read(capturing, with_kernels):
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(fixed_sizes, "record_graph", record)
         fixed.warm_up()
-        assert fixed.out is not None
+        assert fixed.logits is not None
         with pytest.raises(RuntimeError, match="Invalidated"):
             fixed.capture()
-    assert fixed.graph is fixed.out is fixed.logits is None
+    assert fixed.graph is fixed.logits is None
 
 
 class CUDAGraph:
@@ -367,7 +367,8 @@ def test_a_model_that_fixed_sizes_do_not_compute_gets_packed_passes(monkeypatch)
     report = model.engine.report
     assert report["kind"] == "packed" and answer(model) == expected(6)
     assert report["fallbacks"] == [
-        "passes of fixed sizes do not compute what LlamaForCausalLM computes by itself; packed passes compute it"
+        "passes of fixed sizes do not compute what LlamaForCausalLM computes by itself "
+        "(the logits differ by 1); packed passes compute it"
     ]
     monkeypatch.setattr(engines.PackedEngine, "logits", lambda *args: [x + 1 for x in plain(*args)])
     with pytest.raises(ModelError, match="LlamaForCausalLM cannot be run by run_api.py itself; serve the model"):

@@ -15,7 +15,7 @@ from waiting import in_threads, wait_until
 torch = needs.module("torch")
 
 from language_models.interface import ModelError  # noqa: E402
-from language_models.local.segments import Segment  # noqa: E402
+from language_models.local.segments import NextToken, Segment  # noqa: E402
 from language_models.local.worker import Worker, _answer, _Request  # noqa: E402
 
 
@@ -196,3 +196,61 @@ def test_the_thread_keeps_nothing_of_what_was_called():
     gc.collect()
     # The thread lets go a moment after it has answered.
     wait_until(lambda: [large() for large in made] == [None, None], "the thread lets go")
+
+
+class Writer(Model):
+    """Writes ahead, in slices of two: each token is the number of its place."""
+
+    slice = 2
+
+    def run(self, segments: list[Segment]) -> list[list[NextToken]]:
+        super().run(segments)
+        return [[NextToken(s.end + n, ()) for n in range(s.wanted + s.ahead)] for s in segments]
+
+
+class Interrupts:
+    """A rider; Ctrl-C comes to the thread that runs the pass as it leaves."""
+
+    def board(self):
+        return Segment(9, 0, [1], 1)
+
+    def leave(self, found):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 6])
+def test_continuations_of_others_are_whole_where_the_leader_is_interrupted(ahead):
+    """In their first slice, or in a later one."""
+    for before in range(1 + ahead // 2):
+        worker, model = Worker(own_thread=False), Writer(0)
+        other = _Request(model, Segment(1, 0, [5], 1, ahead=ahead), woken=threading.Event())
+        other.cut(model.slice)
+        worker._waiting[model] = [other]
+        for _ in range(before):
+            worker._run_batch(None)
+        own = _Request(model, Segment(0, 0, [5], 1), lambda: [Interrupts()])
+        worker._waiting[model].insert(0, own)
+        with pytest.raises(KeyboardInterrupt):
+            worker._run_batch(own)
+        for _ in range(9):
+            if not other.done:
+                worker._run_batch(None)
+        assert [token.token for token in other.found] == list(range(1, ahead + 2)) and not worker._waiting
+
+
+def test_an_interrupted_thread_is_not_asked_to_lead():
+    """One whose continuation is being written, and one that was to lead from now on."""
+    worker, model = Worker(own_thread=False), Writer(0)
+    request = _Request(model, Segment(0, 0, [5], 1, ahead=4), woken=threading.Event())
+    request.cut(model.slice)
+    worker._waiting[model], run = [request], model.run
+    model.run = lambda segments: worker._hand_over(request, False) or run(segments)
+    worker._led = True
+    worker._run_batch(None)
+    assert not worker._waiting
+    first, second = (_Request(model, Segment(n, 0, [5], 1), woken=threading.Event()) for n in range(2))
+    worker._waiting[model] = [first, second]
+    worker._hand_over(request, True)  # the leader's
+    assert first.woken.is_set() and worker._led
+    worker._hand_over(first, False)
+    assert second.woken.is_set() and worker._led and worker._waiting[model] == [second]
