@@ -4,11 +4,15 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from language_models.local.drafts import DraftRate
 from language_models.local.engine import Engine
 from language_models.local.segments import NextToken, Sampling, Segment
 from language_models.local.worker import Worker
+
+if TYPE_CHECKING:
+    from language_models.local.view import LocalStream
 
 
 class CacheSlots:
@@ -218,6 +222,10 @@ class CachedSample:
         """Whether a stream may still read what is known here."""
         self.readers = [ref for ref in self.readers if (stream := ref()) is not None and stream.open]
         return bool(self.readers)
+
+    def read_by(self, stream: "LocalStream") -> None:
+        """A stream reads here from now on; those that have ended are no longer kept in mind."""
+        self.readers = [ref for ref in self.readers if ref() is not None] + [weakref.ref(stream)]
 
     def common(self, ids: list[int]) -> int:
         """How many tokens of a text are here at its beginning; the last one may be what is known to come next."""

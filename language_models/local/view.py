@@ -89,7 +89,7 @@ class LocalStream:
         """As many tokens as are known, as one, and at least one. What is left rides along in other passes."""
         if self._sample is None:
             self._sample = self._view.sample_for(self._ids)
-            self._sample.readers.append(weakref.ref(self))
+            self._sample.read_by(self)
         sample, ends = self._sample, self._view.model.vocabulary.end_ids
         found = sample.at_hand(self._ids, self._left)
         if not found:

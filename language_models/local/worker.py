@@ -53,17 +53,14 @@ class _Request:
         """Whether something of a continuation is left; if so, that is what the request asks for now."""
         segment = self.segment
         # An engine that has written less than it was asked for has no room for more.
-        written = 0 if self.error else len(self.found) - segment.wanted
-        if self.error or not self.left or written < segment.ahead:
+        if self.error or not self.left or (written := len(self.found) - segment.wanted) < segment.ahead:
             if self.before and not self.error:
                 self.found = self.before + self.found
             self.before, self.left = [], 0  # so that it may be asked again
             return False
-        self.before += self.found
         last = self.found[-1].token
-        self.segment = Segment(segment.slot, segment.end + written, [last], 1, segment.top, None, self.left - 1)
-        self.left = 0
-        self.found = None
+        rest = Segment(segment.slot, segment.end + written, [last], 1, segment.top, None, self.left - 1)
+        self.before, self.segment, self.left, self.found = self.before + self.found, rest, 0, None
         self.cut(self.engine.slice)
         return True
 
@@ -168,7 +165,6 @@ class Worker:
 
     def _hand_over(self, request: _Request, leads: bool) -> None:
         """A request's thread goes on its way: if it led, another one that waits leads from now on."""
-        heir = None
         with self._changed:
             request.given_up = not request.done
             if not request.done and (waiting := self._waiting.get(request.engine)) and request in waiting:
@@ -178,19 +174,17 @@ class Worker:
             if leads or (request.woken and request.woken.is_set() and not request.done):
                 heir = next((waiting[0] for waiting in self._waiting.values()), None)
                 self._led = heir is not None
-            if heir:  # within the lock: one that is interrupted now sees that it was to lead
-                heir.woken.set()
+                if heir:  # while it cannot go on its way itself, interrupted
+                    heir.woken.set()
 
     def _run_batch(self, own: _Request | None) -> None:
         batch: list[_Request] = []
         going_on: list[_Request] = []
         interrupted: KeyboardInterrupt | None = None
         try:
-            batch = self._next_batch()
+            self._next_batch(batch)
             with self._device, self._on_device():
                 _answer_with_riders(batch)
-            # Long continuations are written in slices, so that those of other samples join in.
-            going_on = [request for request in batch if request.goes_on()]
         except BaseException as error:  # whatever happens, nobody may wait for ever
             if own and isinstance(error, KeyboardInterrupt):
                 # The other samples have nothing to do with what was said to this thread.
@@ -203,10 +197,15 @@ class Worker:
                         batch = [request for waiting in self._waiting.values() for request in waiting]
                         self._waiting.clear()
                 _refuse(batch, error)
+        # Long continuations are written in slices, so that those of other samples join in.
+        going_on += [request for request in batch if request.answered and request.goes_on()]
         with self._changed:
             for request in going_on:
-                if not request.given_up:
-                    self._waiting.setdefault(request.engine, []).append(request)
+                if request.given_up:
+                    continue
+                waiting = self._waiting.setdefault(request.engine, [])
+                if request not in waiting:
+                    waiting.append(request)
             batch = [request for request in batch if request not in going_on]
             self._expected = len(batch)
         for request in batch:
@@ -216,12 +215,15 @@ class Worker:
         if interrupted:
             raise interrupted
 
-    def _next_batch(self) -> list[_Request]:
+    def _next_batch(self, batch: list[_Request]) -> None:
+        """Fill a list, which has them too where the thread is interrupted on the way back."""
         with self._changed:
             longest = self._wait_share * self._cost(self._best())
             if self._expected:
                 self._changed.wait_for(lambda: not self._expected, timeout=longest)
-            return self._waiting.pop(self._best())
+            best = self._best()
+            batch += self._waiting[best]
+            del self._waiting[best]
 
     def _best(self) -> Engine:
         if len(self._waiting) == 1:

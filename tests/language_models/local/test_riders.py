@@ -273,3 +273,11 @@ def test_an_interrupted_thread_leaves_the_passes_to_others(monkeypatch):
     for thread in (*threads, waits):
         thread.join(10)
     assert found == {n: Plain(small).complete(f"{n} {PROMPT}", SamplingParams(6)).text for n in range(3)}
+
+
+def test_what_was_read_is_not_kept_in_mind(monkeypatch, worker):
+    """Many streams of the same text in one view, as of a server that is asked the same again and again."""
+    model = context_model(monkeypatch, rules(14)[1], samples=2)
+    for _ in range(50):
+        model.complete(PROMPT, SamplingParams(5))
+    assert sum(len(sample.readers) for sample in model._own.view.samples) <= 2

@@ -15,6 +15,7 @@ from waiting import in_threads, wait_until
 torch = needs.module("torch")
 
 from language_models.interface import ModelError  # noqa: E402
+from language_models.local import worker as worker_module  # noqa: E402
 from language_models.local.segments import NextToken, Segment  # noqa: E402
 from language_models.local.worker import Worker, _answer, _Request  # noqa: E402
 
@@ -80,7 +81,8 @@ def test_few_samples_of_a_large_model_wait_for_more(small, large, chosen):
         requests = [_Request(models[name], Segment(row, 0, [1], 1)) for row in range(count)]
         if requests:
             worker._waiting[models[name]] = requests
-    batch = worker._next_batch()
+    batch: list[_Request] = []
+    worker._next_batch(batch)
     assert len(batch) == {"small": small, "large": large}[chosen]
     assert all(request.engine is models[chosen] for request in batch)
 
@@ -254,3 +256,79 @@ def test_an_interrupted_thread_is_not_asked_to_lead():
     assert first.woken.is_set() and worker._led
     worker._hand_over(first, False)
     assert second.woken.is_set() and worker._led and worker._waiting[model] == [second]
+
+
+class NumberWriter:
+    """Writes the numbers that follow a text's length, two at a time."""
+
+    name, device, slice = "NumberWriter", torch.device("cpu"), 2
+
+    def __init__(self):
+        self.passes = 0
+
+    def request_cost(self, segments: list[Segment]) -> float:
+        return 0.0
+
+    def run(self, segments: list[Segment]) -> list[list[NextToken]]:
+        self.passes += 1
+        return [[NextToken(n, ()) for n in range(s.end, s.end + 1 + s.ahead)] for s in segments]
+
+
+@pytest.mark.parametrize("place", ["_next_batch", "_failure", "after the answers"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_what_was_written_before_is_kept_whatever_happens_to_the_thread_that_leads(place, error, monkeypatch):
+    """A long continuation is written in slices: one of them alone would be a wrong text."""
+    worker, writer = Worker(own_thread=False), NumberWriter()
+    leader, found, others_wait = threading.current_thread(), [], threading.Event()
+    at = {"next": Worker._next_batch, "failure": worker_module._failure, "all": worker_module._answer_with_riders}
+
+    def strike() -> None:
+        if threading.current_thread() is leader and writer.passes >= 3:
+            raise error
+
+    def run(segments):
+        if threading.current_thread() is leader:
+            others_wait.wait(10)
+        return NumberWriter.run(writer, segments)
+
+    def then_strikes(do):
+        def done(*given):
+            result = do(*given)
+            strike()
+            return result
+
+        return done
+
+    writer.run = run
+    if place == "_next_batch":
+        monkeypatch.setattr(Worker, "_next_batch", then_strikes(at["next"]))
+    elif place == "_failure":
+        monkeypatch.setattr(worker_module, "_failure", then_strikes(at["failure"]))
+    else:
+        monkeypatch.setattr(worker_module, "_answer_with_riders", then_strikes(at["all"]))
+    request = Segment(1, 0, [0], 1, ahead=15)
+
+    def other() -> None:
+        with contextlib.suppress(ModelError):
+            found.append([token.token for token in worker.run(writer, request)])
+
+    thread = threading.Thread(target=other)
+    own = threading.Thread(
+        target=lambda: (
+            wait_until(lambda: any(len(waiting) for waiting in worker._waiting.values()), "the other one waits"),
+            others_wait.set(),
+        )
+    )
+    starts = threading.Thread(target=lambda: (wait_until(lambda: worker._led, "a thread leads"), thread.start()))
+    starts.start()
+    own.start()
+    mine = None
+    with contextlib.suppress(KeyboardInterrupt, ModelError):
+        mine = [token.token for token in worker.run(writer, Segment(0, 0, [0], 1, ahead=31))]
+    starts.join(10)
+    thread.join(10)
+    own.join(10)
+    assert not thread.is_alive() and not worker._led and not worker._waiting
+    whole = [list(range(1, 17))]
+    assert found == whole if error is KeyboardInterrupt else found in ([], whole)
+    assert mine is None or mine == list(range(1, 33))
