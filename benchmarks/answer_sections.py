@@ -212,7 +212,7 @@ class AnswerSections:
         self.device.reset_peak()
         for engine in engines:
             engine.reset_counts()
-        speeds, total, seconds, texts = [], 0, 0.0, []
+        speeds, total, seconds, texts, processor = [], 0, 0.0, [], time.process_time()
         for took, texts in self.runs(lambda: all_of(prompts, options.tokens)):
             tokens = sum(map(count_tokens, texts))
             speeds.append(tokens / took)
@@ -226,6 +226,7 @@ class AnswerSections:
             **_computed("base", engines[:1], total),
             **_computed("other", engines[1:], total),
             "outside": max(0.0, 1 - in_passes / seconds),
+            "processor_us_per_token": 1e6 * (time.process_time() - processor) / max(1, total),
             "outside_ms_per_token": 1000 * max(0.0, seconds - in_passes) / max(1, total),
             "speed_in_passes": total / in_passes if in_passes else None,
             "peak_gb": self.device.peak_gb,
@@ -283,7 +284,7 @@ class AnswerSections:
         return f"{sum(a == b for a, b in both)}/{len(both)} as first" if both else "first"
 
     def _say(self, row: dict[str, Any]) -> None:
-        shown = {key: row[key] for key in ("outside", "texts", "warm_up_s") if key in row}
+        shown = {key: row[key] for key in ("outside", "processor_us_per_token", "texts", "warm_up_s") if key in row}
         self.sections.say(f"{row['section']}@{row['at_a_time']}/{row['engine']}: {row['speed']:.1f} tokens/s {shown}")
 
 

@@ -39,7 +39,7 @@ from device_sections import DeviceSections
 from guided_sections import GuidedSections
 from markov_pair import SHAPES
 from measurements import Device, Measurements, Sections, machine
-from priced_passes import H100, PricedEngine, Prices, read_prices
+from priced_passes import H100, NOTHING, PricedEngine, Prices, read_prices
 from synthetic_models import SyntheticModels
 
 from language_models.local.loading import pick_device, pick_dtype
@@ -57,6 +57,8 @@ GUIDED = (1, 8)  # answers at a time of PAD and ARGS
 # Seconds that a section needs at least, for shapes of several billion parameters.
 NEEDS = {"generate": 12, "compiled": 45, "continuous": 20, "alone": 8, "nudging": 8, "pad": 15, "args": 15}
 
+BUILT_IN = {"h100": H100, "none": NOTHING}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -72,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--skip", nargs="+", default=[], metavar="SECTION")
     parser.add_argument("--engines", nargs="+", choices=("graphs", "packed"), help="default: graphs, then packed")
     parser.add_argument(
-        "--prices", metavar="FILE", help="predict with a file of prices, or with the built-in ones: h100"
+        "--prices",
+        metavar="FILE",
+        help="predict with a file of prices, or with built-in ones: h100, or none (passes that take no time)",
     )
     parser.add_argument("--out", type=Path, default=Path("gpu_nudging"), help="folder of the results")
     parser.add_argument("--budget_s", type=float, default=540)
@@ -100,7 +104,7 @@ def prices_of(options: argparse.Namespace) -> dict[str, Prices]:
     """
     if options.prices is None:
         return {}
-    known = H100 if options.prices == "h100" else read_prices(options.prices)
+    known = BUILT_IN.get(options.prices) or read_prices(options.prices)
     for shape in (options.base, options.nudging):
         if shape not in known:
             raise ValueError(f"--prices {options.prices} has none for the shape {shape!r}; it has: {', '.join(known)}")

@@ -21,8 +21,10 @@ from language_models.local import model as local_model
 from language_models.local.costs import PassCosts
 from language_models.local.engine import Engine
 from language_models.local.segments import NextToken, Segment
+from language_models.local.worker import Worker
 
 SLICE, LARGEST, STEPS = 4, 1024, 32
+GPU_WORKER = Worker(own_thread=False)
 FEW = 200  # other words that are told as alternatives
 
 
@@ -64,6 +66,8 @@ H100 = {
 # Not measured: 7b's, by the bytes of the weights that a pass reads.
 _MORE = 12.85 / 6.61
 H100["13b"] = Prices(*({n: _MORE * ms for n, ms in table.items()} for table in (H100["7b"].passes, H100["7b"].steps)))
+# What is left of an answer's time is spent outside of passes.
+NOTHING = {name: Prices(*({n: 1e-4 for n in table} for table in (of.passes, of.steps))) for name, of in H100.items()}
 
 
 def read_prices(path: str | Path) -> dict[str, Prices]:
@@ -217,10 +221,11 @@ def _lateness() -> float:
 
 @contextlib.contextmanager
 def priced_engines() -> Iterator[None]:
-    """LocalModel puts a `priced_model` into a PricedEngine."""
-    make = local_model.make_engine
+    """LocalModel puts a `priced_model` into a PricedEngine, whose passes are run as those of a GPU: by the threads that wait."""
+    make, workers = local_model.make_engine, dict(local_model._workers)
     local_model.make_engine = lambda model, kind, **options: PricedEngine(model, **options)
+    local_model._workers = {torch.device("cpu"): GPU_WORKER}
     try:
         yield
     finally:
-        local_model.make_engine = make
+        local_model.make_engine, local_model._workers = make, workers

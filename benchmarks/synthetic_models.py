@@ -22,6 +22,7 @@ from measurements import Device
 from priced_passes import PricedEngine, Prices, priced_engines, priced_model
 
 from language_models.local.model import LocalModel
+from nudging import ROUNDS_AHEAD_RIDING
 from utils import count_tokens_by
 
 WARM_UP_SEED, SEED = 99, 5
@@ -115,20 +116,27 @@ class SyntheticModels:
         if found is None or (found.kind, found.at_a_time) != (kind, at_a_time):
             found = None
             self.drop()
-            # The nudging model drafts for the base model besides.
-            nudging = self._local("nudging", kind, 2 * at_a_time)
+            # The nudging model drafts for the base model besides, and has room for the rests of proposals that ride along.
+            riders = ROUNDS_AHEAD_RIDING * at_a_time
+            if kind == PricedEngine.kind:
+                nudging = self._local("nudging", kind, 2 * at_a_time + riders)
+            else:
+                nudging = self._local("nudging", kind, 2 * at_a_time, riders=riders)
             base = self._local("base", kind, at_a_time, drafter=nudging)
             found = self._loaded = Loaded(kind, at_a_time, base, nudging)
         if proxy and found.small is None:
             found.small = self._local("small", kind, at_a_time)
         return found
 
-    def _local(self, role: str, kind: str, samples: int, drafter: LocalModel | None = None) -> LocalModel:
+    def _local(
+        self, role: str, kind: str, samples: int, drafter: LocalModel | None = None, riders: int = 0
+    ) -> LocalModel:
         options = {
             "end_ids": frozenset({END}),
             "context_length": CONTEXT_LENGTH,
             "samples": samples,
             "drafter": drafter,
+            "riders": riders,
         }
         options["expected_tokens"] = self.options.prompt_tokens + self.options.tokens + TEMPLATE_TOKENS
         if kind == PricedEngine.kind:

@@ -146,8 +146,9 @@ class LocalStream:
             if length := rate.length(most, engine.cost, engine.samples_per_pass, each):
                 guess = self._guess(length)
                 if small.writes_ahead and len(guess) < length:
-                    # What stands behind a token that is not certain has been written, and paid for, all the same.
-                    rate.record(1, 0)
+                    rate.record(
+                        1, 0
+                    )  # what stands behind a token that is not certain has been written, and paid for, all the same
                 return rate, guess
         return None, []
 
