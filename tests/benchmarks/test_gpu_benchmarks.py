@@ -88,7 +88,9 @@ def test_prices_and_shapes_that_are_none(tmp_path, monkeypatch, capsys, options,
 
 
 def test_gpu_checks(tmp_path):
-    said = printed("gpu_checks", "--scale", "tiny", "--only", "identity", "tests", "half", "--minutes", 60, "--out", tmp_path)
+    said = printed(
+        "gpu_checks", "--scale", "tiny", "--only", "identity", "tests", "half", "--minutes", 60, "--out", tmp_path
+    )
     found = json.loads((tmp_path / "gpu_checks.json").read_text())
     verdicts = {"identity": "passed", "tests": "not run: pytest or hypothesis is not installed", "half": "passed"}
     assert {name: step["verdict"] for name, step in found.items()} | {"tests": verdicts["tests"]} == verdicts
