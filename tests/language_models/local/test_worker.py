@@ -81,7 +81,8 @@ def test_few_samples_of_a_large_model_wait_for_more(small, large, chosen):
         requests = [_Request(models[name], Segment(row, 0, [1], 1)) for row in range(count)]
         if requests:
             worker._waiting[models[name]] = requests
-    batch = worker._next_batch()
+    batch = []
+    worker._next_batch(batch)
     assert len(batch) == {"small": small, "large": large}[chosen]
     assert all(request.engine is models[chosen] for request in batch)
 
