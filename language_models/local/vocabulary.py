@@ -91,17 +91,30 @@ class GrowingText:
         self._old_length = len(vocabulary.decode(self._old))
 
     def add(self, *tokens: int) -> str:
-        """The text that tokens add: "" for an end of sequence, for special tokens, and while a character is not whole."""
+        """The text that tokens add: "" for an end of sequence, for special tokens, and while a character is not whole.
+
+        It does not matter how many come at once.
+        """
         if tokens[-1] in self._vocabulary.end_ids:
             tokens = tokens[:-1]
         if not tokens:
             return ""
+        text = self._vocabulary.decode(self._old + self._new + list(tokens))[self._old_length :]
+        if len(tokens) > 1 and REPLACEMENT in text:
+            # Some decoders take all bytes in a row for broken where one is, also those that were whole when they came.
+            return "".join(self.add(token) for token in tokens)
         self._new += tokens
-        text = self._vocabulary.decode(self._old + self._new)[self._old_length :]
         whole = text.rstrip(REPLACEMENT)
         piece = whole[self._given :]
         self._given = max(self._given, len(whole))
         if text and whole == text:
+            if len(tokens) > 1:
+                self._new = self._last_character()
             self._old, self._new, self._given = self._new, [], 0
             self._old_length = self._vocabulary.length_of(self._old)
         return piece
+
+    def _last_character(self) -> list[int]:
+        """The tokens of `_new` that are decoded along with what comes: one, or those that are a character together."""
+        ends = (self._new[-n:] for n in range(1, len(self._new)))
+        return next((end for end in ends if REPLACEMENT not in self._vocabulary.decode(end)), self._new)

@@ -5,6 +5,8 @@ import pytest
 
 needs.module("torch")
 
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from tiny_models import BEGIN, END_OF_TEXT, byte_fallback_tokenizer, make_tokenizer  # noqa: E402
 from tokenizers import decoders, normalizers  # noqa: E402
 
@@ -47,6 +49,20 @@ def test_the_pieces_are_the_text(tokenizer, prompt):
         # A character belongs to the last of its tokens, so that no piece but a part's is empty.
         for i, piece in enumerate(pieces):
             assert piece or "\ufffd" in tokenizer.decode(ids[len(before) : len(before) + i + 1])
+
+
+@TOKENIZERS
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["How do I bake bread?", "A dog 😀", " ", "Line\n", "�"]),
+    st.lists(st.lists(st.one_of(st.integers(3, 599), st.integers(3, 258)), min_size=1, max_size=5), max_size=6),
+)
+def test_text_does_not_depend_on_how_many_tokens_come_at_once(tokenizer, prompt, groups):
+    """Bytes that are no text among them: of those in a row some decoders lose all."""
+    vocabulary = Vocabulary(tokenizer, frozenset())
+    at_once, single = (GrowingText(vocabulary, vocabulary.encode(prompt)) for _ in range(2))
+    for group in groups:
+        assert at_once.add(*group) == "".join(single.add(token) for token in group)
 
 
 @TOKENIZERS
