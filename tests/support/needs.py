@@ -14,7 +14,9 @@ from scripts.run_tests import DATA, GET, GPU
 
 TORCH = "./scripts/test.sh without --no_torch (PyTorch's CPU build, or its build with CUDA if the disk has 6 GB left)"
 DEBIAN = "./scripts/test.sh --all as root on Debian or Ubuntu, or apt-get install {}"
-NO_GPU = f"{GPU}: CUDA graphs and compiled kernels are tested on one{GET}a machine with an NVIDIA GPU and PyTorch for CUDA"
+NO_GPU = (
+    f"{GPU}: CUDA graphs and compiled kernels are tested on one{GET}a machine with an NVIDIA GPU and PyTorch for CUDA"
+)
 ONE_GPU = f"{GPU}: models on several GPUs are tested on two{GET}a machine with two NVIDIA GPUs"
 
 
