@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from language_models.local.loading import cache_argument, context_length
+from language_models.local.loading import cache_argument
+from language_models.local.windows import context_length
 from pad.growing_layer import GrowingLayer, growing_cache
 
 

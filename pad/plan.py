@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from command.errors import OptionError
 from language_models.interface import ModelError
-from language_models.local.loading import adapter_base, config_length, load_config, load_tokenizer, pick_device
+from language_models.local.loading import adapter_base, load_config, load_tokenizer, pick_device
+from language_models.local.windows import config_length
 from pad.config import DecodingConfig
 from pad.dimension import is_armorm, is_classifier, output_of
 from pad.prompts import Prompt, UnwritablePrompt, encode, same_vocabulary, with_perspective

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from command.errors import OptionError
 from language_models.interface import ModelError
-from language_models.local.loading import config_length, load_config, load_model, load_tokenizer
+from language_models.local.loading import load_config, load_model, load_tokenizer
+from language_models.local.windows import config_length
 from pad.answers import Answered, chat_turns, is_dialogue
 from pad.armorm import load_armorm
 from pad.dimension import described, is_armorm, is_classifier, output_of

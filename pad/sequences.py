@@ -13,9 +13,9 @@ from torch import Tensor
 from command.unexpected import is_ours, plain, told_with
 from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engines import make_engine
-from language_models.local.loading import context_length
 from language_models.local.segments import MOST_IN_TREE
 from language_models.local.told import set_up_notes
+from language_models.local.windows import context_length
 from pad.cached_model import CachedModel
 from pad.engine_sequences import EngineSequences
 

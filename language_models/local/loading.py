@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install -r requirements-torch.txt"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ADAPTER = "adapter_config.json"
-NO_LIMIT = 1 << 30  # tokens; of models whose configuration names no longest sequence
 
 
 def require_torch() -> None:
@@ -326,21 +325,6 @@ def _from_pretrained(auto_class, name: str, kind: str, **options):
 def reason_of(error: Exception) -> str:
     """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def context_length(model: "PreTrainedModel") -> int:
-    """The longest sequence of a model in tokens, prompt and answer together; NO_LIMIT where its configuration names none."""
-    return config_length(model.config)
-
-
-def config_length(config: "PretrainedConfig") -> int:
-    """`context_length` of a model whose configuration alone is there."""
-    config = config.get_text_config()
-    for field in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        length = getattr(config, field, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    return NO_LIMIT
 
 
 def cache_argument(model: "PreTrainedModel") -> str:

@@ -34,7 +34,6 @@ from language_models.local.devices import (
 from language_models.local.drafts import DraftRate
 from language_models.local.engines import make_engine
 from language_models.local.loading import (
-    context_length,
     eos_token_ids,
     load_causal_lm,
     load_tokenizer,
@@ -45,6 +44,7 @@ from language_models.local.loading import (
 from language_models.local.told import passes_in_words, set_up_notes
 from language_models.local.view import LocalStream, LocalView
 from language_models.local.vocabulary import Vocabulary
+from language_models.local.windows import context_length, extended_by_longrope
 from language_models.local.worker import Worker
 
 if TYPE_CHECKING:
@@ -209,6 +209,11 @@ class LocalModel:
                 loaded.warnings.append(
                     f"the tokenizer of {name} puts no {bos} in front of prompts; it will write nonsense"
                 )
+        if extended_by_longrope(model.config):
+            loaded.warnings.append(
+                f"texts of {name} end at {length:,} tokens here: longer ones would change how all others beside them are computed "
+                "(longrope); serve the model, with vLLM say, if they have to be longer"
+            )
         return loaded
 
     def shared(self, counted_in: str) -> "LocalModel":

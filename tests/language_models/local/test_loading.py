@@ -9,14 +9,12 @@ from runs import REPOSITORY
 torch = needs.module("torch")
 
 from tiny_models import END_OF_TURN, make_model, make_tokenizer, save, save_adapter  # noqa: E402
-from transformers import BloomConfig, BloomForCausalLM  # noqa: E402
+from transformers import BloomConfig, BloomForCausalLM, Phi3Config  # noqa: E402
 
 from command.errors import OptionError  # noqa: E402
 from language_models.interface import ModelError  # noqa: E402
 from language_models.local import loading  # noqa: E402
 from language_models.local.loading import (  # noqa: E402
-    NO_LIMIT,
-    context_length,
     eos_token_ids,
     load_causal_lm,
     load_model,
@@ -25,6 +23,7 @@ from language_models.local.loading import (  # noqa: E402
     pick_device,
     pick_dtype,
 )
+from language_models.local.windows import NO_LIMIT, config_length, context_length  # noqa: E402
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -45,6 +44,14 @@ def test_a_model_as_it_was_saved(folder):
     assert torch.equal(model(ids).logits, make_model("llama", 1)(ids).logits)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert load_causal_lm(str(folder), **CPU | {"dtype": torch.bfloat16}).dtype == torch.bfloat16
+
+
+def test_a_text_is_no_longer_than_what_changes_no_other_one():
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "rope_theta": 10000.0}
+    sizes = {"max_position_embeddings": 4096, "original_max_position_embeddings": 512, "hidden_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    assert config_length(Phi3Config(**sizes, **heads, rope_parameters=rope)) == 512
+    assert config_length(Phi3Config(**sizes, **heads)) == 4096
 
 
 def test_length_and_ends(folder):
