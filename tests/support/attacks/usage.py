@@ -14,13 +14,6 @@ ATTACKS = [
     Attack("options", "no model", option("--exp", "nudging"), exit_code=2, says="--exp nudging needs --base_model"),
     Attack(
         "options",
-        "an engine, and no model of this process",
-        option(*SERVED, "--engine", "graphs"),
-        exit_code=2,
-        says="--engine graphs is of models that this process loads .* leave it out",
-    ),
-    Attack(
-        "options",
         "a device for a model behind a server",
         option(*SERVED, "--base_device", "cuda:1"),
         exit_code=2,
