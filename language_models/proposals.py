@@ -264,6 +264,8 @@ class Base:
             proposal.read()
             if began:
                 self._wait, began = time.monotonic() - began, 0.0
+            if not self.writer.model.runs_ahead:
+                continue  # nothing is written in vain, and what was read may be of use
             coming = self._tail.at_hand
             if not (coming.startswith(proposal.text) or proposal.text.startswith(coming)):
                 self._tail.close()

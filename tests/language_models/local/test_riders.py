@@ -107,6 +107,18 @@ def test_texts_of_real_layers(own, own_thread, monkeypatch):
         assert result == nudge(*plain, prompt, prompt + CHAT, chosen, request_mode="streamed")
 
 
+@pytest.mark.parametrize("seed", [1, 17, 27, 35, 39])
+def test_what_was_read_ahead_of_a_proposal_is_read_on(seed, monkeypatch, worker):
+    """Texts whose tokens are not those that they are cut into: asked anew, a model goes on in another way than it had begun."""
+    small = rules(seed)[1]
+    chosen = NudgingSettings(
+        top_prob_thres=0.7, completion_token_num=3, completion_token_num_nudging=2, max_token_total=30
+    )
+    model = context_model(monkeypatch, small, samples=4)
+    expected = nudge(Plain(small), Plain(small), PROMPT, PROMPT + CHAT, chosen, request_mode="streamed")
+    assert nudged(model, model, PROMPT, chosen) == expected
+
+
 def test_a_third_of_the_steps_is_saved(monkeypatch, worker):
     """Against proposals that are read to their end before the base model is asked, as of models that do not ride."""
     counts = {}
