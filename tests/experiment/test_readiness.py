@@ -1,6 +1,7 @@
 """run_api.py --dry_run checks what a run checks before it asks anything (experiment/readiness.py), and writes nothing."""
 
 import json
+import sys
 
 import pytest
 from gguf_files import gguf_bytes
@@ -58,6 +59,7 @@ def test_what_a_run_would_refuse(dry_run, more, said, monkeypatch, tmp_path):
 def test_what_serves_a_file(dry_run, tmp_path, monkeypatch):
     (tmp_path / "base.gguf").write_bytes(gguf_bytes())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)  # another test may have imported it
     code, _, err = dry_run("--base_host", "", "--base_model", tmp_path / "base.gguf")
     assert code == 2 and "needs the package xllamacpp" in err
 
