@@ -88,13 +88,11 @@ def test_prices_and_shapes_that_are_none(tmp_path, monkeypatch, capsys, options,
 
 
 def test_gpu_checks(tmp_path):
-    said = printed(
-        "gpu_checks", "--scale", "tiny", "--only", "identity", "tests", "half", "--minutes", 60, "--out", tmp_path
-    )
+    said = printed("gpu_checks", "--scale", "tiny", "--only", "identity", "tests", "--minutes", 60, "--out", tmp_path)
     found = json.loads((tmp_path / "gpu_checks.json").read_text())
-    verdicts = {"identity": "passed", "tests": "not run: pytest or hypothesis is not installed", "half": "passed"}
+    verdicts = {"identity": "passed", "tests": "not run: pytest or hypothesis is not installed"}
     assert {name: step["verdict"] for name, step in found.items()} | {"tests": verdicts["tests"]} == verdicts
-    assert "float32 on cpu: all the same" in said and "random, bfloat16: 32 places" in said
+    assert "float32 on cpu: all the same" in said
 
 
 @pytest.mark.parametrize(("failing", "code"), [("identity", 1), ("half", 3), ("none", 0)])

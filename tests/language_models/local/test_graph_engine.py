@@ -52,7 +52,7 @@ WANTS = st.sampled_from(["top 0", "top 1", "top 3", "sampled", "sampled, top 2"]
 ROUND = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(0, 70), st.integers(0, 9), WANTS), max_size=SLOTS)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=7, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(ROUND, min_size=1, max_size=5), st.sampled_from([1, 8, 32, 64, 1024]), st.integers(0, 9))
 def test_any_partition_into_segments_passes_and_sizes(rounds, most, seed):
     """Texts are cut back at random too, as where a sample goes on in another way."""
@@ -149,7 +149,7 @@ def trees(draw):
     return parents
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(trees(), min_size=1, max_size=2), st.integers(1, 30), st.sampled_from([8, 32, 1024]))
 def test_tokens_that_branch(two, cached, most):
     engine = shared_engine("gemma")

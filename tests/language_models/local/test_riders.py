@@ -52,7 +52,7 @@ def nudged(base, nudging, prompt: str, settings: NudgingSettings = SETTINGS):
     return nudge(*views, prompt, prompt + CHAT, settings, request_mode="streamed")
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 10**6),
     st.sampled_from([0.0, 0.01, 0.05]),
