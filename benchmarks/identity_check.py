@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/support")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+import transformers
 from local_models import ARCHITECTURES
 
 from command.errors import UserError
@@ -32,6 +33,7 @@ ENGINES = ("graphs", "packed")
 PROMPTS, WRITTEN = (3, 17, 40, 70), 24
 TOLERANCE = 1e-3
 ROUNDS = 12
+SOFT_CAPPED_SINCE = (5, 22)  # transformers, for Gemma 2
 
 
 class Texts:
@@ -142,6 +144,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"identity_check.py: {error}", file=sys.stderr)
         return 2
     for architecture in options.architectures:
+        if architecture == "gemma2" and tuple(map(int, transformers.__version__.split(".")[:2])) < SOFT_CAPPED_SINCE:
+            # Not a fault of the engines, which refuse the model: its own attention does not compute what it should.
+            print(
+                f"left out {architecture}: transformers {transformers.__version__} leaves its soft-capping out",
+                flush=True,
+            )
+            continue
         for kind in ENGINES:
             try:
                 well, how = check(architecture, kind, device)
