@@ -108,7 +108,7 @@ async function write(turn, answer, signal) {
 }
 
 async function run(turn, answers) {
-  if (running) return;
+  if (running) return say("Another answer is being written.");
   const controller = new AbortController();
   running = controller;
   for (const answer of answers) if (answer.state !== "running") answer.start();
