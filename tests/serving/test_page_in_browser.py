@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
+LIMIT = 60  # seconds
 TAB, SHIFT, CONTROL, ENTER, ESCAPE, END, LEFT, RIGHT = "\ue004 \ue008 \ue009 \ue007 \ue00c \ue010 \ue012 \ue014".split()
 NUDGED = [
     ("There", "nudging", None),
@@ -41,7 +42,11 @@ class Chat(Page):
 
     def __init__(self, browser, stub, **view):
         super().__init__(browser, stub.url, **view)
-        wait_until(lambda: self.texts("#models") != ["A base model, nudged by an aligned one"], "models are listed")
+        wait_until(
+            lambda: self.texts("#models") != ["A base model, nudged by an aligned one"],
+            "models are listed",
+            limit=LIMIT,
+        )
 
     def find(self, selector):
         return self.browser.find_element("css selector", selector)
@@ -56,10 +61,12 @@ class Chat(Page):
             self.until_idle()
 
     def until_idle(self):
-        wait_until(lambda: self.texts("#send") == ["Send"] and self.texts("#status") != [""], "answers end", limit=60)
+        wait_until(
+            lambda: self.texts("#send") == ["Send"] and self.texts("#status") != [""], "answers end", limit=LIMIT
+        )
 
     def until_text(self, selector, texts):
-        wait_until(lambda: self.texts(selector) == texts, f"{texts} in {selector}", limit=60)
+        wait_until(lambda: self.texts(selector) == texts, f"{texts} in {selector}", limit=LIMIT)
 
 
 def test_a_streamed_answer_with_marks(browser, stub):
@@ -112,12 +119,12 @@ def hover(page):
         "return [r.x + r.width / 2, r.y + r.height / 2]; })"
     ):
         mouse("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
-        wait_until(lambda: page.find("#tip").is_displayed(), "the mouse is on a mark", limit=60)
+        wait_until(lambda: page.find("#tip").is_displayed(), "the mouse is on a mark", limit=LIMIT)
         asked.append(page.texts("#tip")[0].replace("\u00a0", " "))
     top = "The base model's top probability here: "
     assert asked == ["The base model was not asked here.", f"{top}31.4 %", f"{top}25.0 %"]
     mouse("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 2, "y": 2})
-    wait_until(lambda: not page.find("#tip").is_displayed(), "the mouse has left", limit=60)
+    wait_until(lambda: not page.find("#tip").is_displayed(), "the mouse has left", limit=LIMIT)
     page.js("document.querySelector('#log mark').focus()")
     page.press(RIGHT)
     assert page.texts("#tip")[0].startswith(f"{top}31.4") and page.find("#tip").is_displayed()
@@ -158,7 +165,7 @@ def test_stop_aborts_the_request_and_keeps_what_has_come(browser, stub, how):
     else:
         page.press(ESCAPE)
     page.until_idle()
-    wait_until(lambda: stub.left == ["pair"], "the server sees that the client has left", limit=60)
+    wait_until(lambda: stub.left == ["pair"], "the server sees that the client has left", limit=LIMIT)
     assert page.texts(".answer") == ["Once upon"] and page.texts(".notes")[0].startswith("stopped by you · ")
     stub.reply = lambda body: answer((" a time", "base", 0.9))
     page.ask("Go on.")
@@ -173,7 +180,7 @@ def test_a_new_chat_ends_the_old_one(browser, stub):
     stub.reply = lambda body: answer(("Yes.", "base", 0.9))
     page.click("#new")
     assert page.texts(".card") == []
-    wait_until(lambda: stub.left == ["pair"], "the server sees that the client has left", limit=60)
+    wait_until(lambda: stub.left == ["pair"], "the server sees that the client has left", limit=LIMIT)
     page.ask("Is it so?")
     assert stub.requests[-1]["messages"] == [{"role": "user", "content": "Is it so?"}]
     assert page.texts(".answer") == ["Yes."] and page.texts("h2") == ["Question 1"]
@@ -260,11 +267,11 @@ def test_a_key_where_the_server_asks_for_one(browser, stub):
     assert page.js("return document.activeElement.id") == "key"
     assert page.js("return document.documentElement.scrollWidth") == 320
     page.press("wrong-key", ENTER)
-    wait_until(lambda: "no valid API key" in page.texts("#key-note")[0], "a wrong key is told", limit=60)
+    wait_until(lambda: "no valid API key" in page.texts("#key-note")[0], "a wrong key is told", limit=LIMIT)
     page.press("schlüssel", ENTER)
-    wait_until(lambda: "ASCII" in page.texts("#key-note")[0], "no key at all is told", limit=60)
+    wait_until(lambda: "ASCII" in page.texts("#key-note")[0], "no key at all is told", limit=LIMIT)
     page.press(CONTROL, "a", CONTROL, stub.key, ENTER)
-    wait_until(lambda: not page.find("#key-form").is_displayed(), "the key is taken", limit=60)
+    wait_until(lambda: not page.find("#key-form").is_displayed(), "the key is taken", limit=LIMIT)
     assert page.texts("#models") == ["demo-base, nudged by demo-aligned"]
     page.click(".again")
     page.until_idle()
@@ -406,19 +413,19 @@ def test_it_scrolls_with_the_text_while_the_reader_is_at_the_bottom(browser, stu
     page = Chat(browser, stub)
     below = "return document.documentElement.scrollHeight - innerHeight - scrollY"
     page.ask("Much?", answers=False)
-    wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the page follows", limit=60)
+    wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the page follows", limit=LIMIT)
     page.js("scrollBy(0, -400)")
-    wait_until(lambda: page.js("return !follows"), "the page sees that the reader has scrolled", limit=60)
+    wait_until(lambda: page.js("return !follows"), "the page sees that the reader has scrolled", limit=LIMIT)
     place = page.js("return scrollY")
     gates[0].set()
-    wait_until(lambda: "line 89" in page.texts(".answer")[0], "more has come", limit=60)
+    wait_until(lambda: "line 89" in page.texts(".answer")[0], "more has come", limit=LIMIT)
     page.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     assert page.js("return scrollY") == place
     page.js("scrollTo(0, document.documentElement.scrollHeight)")
-    wait_until(lambda: page.js("return follows"), "the reader is back at the bottom", limit=60)
+    wait_until(lambda: page.js("return follows"), "the reader is back at the bottom", limit=LIMIT)
     gates[1].set()
     page.until_idle()
-    wait_until(lambda: page.js(below) < 2, "the page follows again", limit=60)
+    wait_until(lambda: page.js(below) < 2, "the page follows again", limit=LIMIT)
     assert page.js("return document.querySelector('.answer').childNodes.length") == 1
 
 

@@ -59,6 +59,7 @@ class ChatStub:
     """A server in a thread. `reply` makes of a request's body what is answered: a response, or the parts of a stream."""
 
     def __init__(self):
+        self.stopping = threading.Event()  # streams wait no longer
         self.forget()
         routes = [
             Route("/", self.page),
@@ -78,6 +79,7 @@ class ChatStub:
         self.reply: Callable[[dict], Response | Iterable[Part]] = lambda body: answer(("Yes.", "base", 0.9))
 
     def stop(self) -> None:
+        self.stopping.set()
         self.uvicorn.should_exit = True
         self.thread.join()
 
@@ -111,7 +113,7 @@ class ChatStub:
                     yield part
                     await asyncio.sleep(0)
                 else:
-                    while part is None or not part.is_set():
+                    while not (self.stopping.is_set() or (part and part.is_set())):
                         await asyncio.sleep(0.005)
         except (asyncio.CancelledError, GeneratorExit):
             self.left.append(model)
