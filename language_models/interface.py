@@ -84,13 +84,15 @@ class SamplingParams:
     """How a model is to continue a prompt; the fields are called as in requests to /v1/completions, which are made of them.
 
     `max_tokens`: most tokens to write, in the model's own. `temperature` and `top_p`: sampling; temperature 0 is greedy.
-    `logprobs`: how many of the most probable tokens to report at each position; None for no tokens at all.
+    `logprobs`: how many of the most probable tokens to report at each position; None for no tokens at all. `seed`: of the random
+    numbers that are drawn.
     """
 
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     logprobs: int | None = None
+    seed: int | None = None
 
 
 @dataclass
