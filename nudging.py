@@ -33,7 +33,8 @@ class NudgingSettings:
 
     `top_prob_thres` (gamma in the paper) is a probability: below it the base model counts as uncertain.
     `completion_token_num` and `completion_token_num_nudging` are the tokens asked for per call, in each model's own tokens;
-    `max_token_total` is the length of the answer in cl100k_base tokens.
+    `max_token_total` is the length of the answer in cl100k_base tokens. `nudging_top_p` is 1 in all experiments, as published (the
+    option of that name is for the nudging model alone); `seed` is that of the sampling, None for none.
     """
 
     top_prob_thres: float = 0.3
@@ -43,6 +44,8 @@ class NudgingSettings:
     base_temperature: float = 0.0
     base_top_p: float = 0.9
     nudging_temperature: float = 0.0
+    nudging_top_p: float = 1.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,15 @@ CRITERIA = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer: words of the nudging model, or one token of the base model."""
+    """A part of an answer: words of the nudging model, or one token of the base model.
+
+    `top_prob` is the base model's top-1 probability there, 0 to 1: at its own token, or at the uncertain one in whose place the
+    nudging model's words stand; None where it was not asked (at an answer's beginning, behind a repetition or an end).
+    """
 
     text: str
     by: Literal["nudging", "base"]
+    top_prob: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +103,24 @@ def nudging_rounds(
         return criterion.certain(token, settings.top_prob_thres)
 
     answer, last_words, repeats = "", "", 0
+    uncertain: Token | None = None
     for _ in range(MAX_ROUNDS):
         if count_tokens(answer) >= settings.max_token_total:
             return "length"
         proposal = nudger.propose(answer)
+        proposal.top_prob = uncertain and uncertain.top_prob
         yield proposal
         words, run = take_over(base, answer, proposal, certain)
         repeats = repeats + 1 if words == last_words else 0
         if repeats == MAX_REPEATS:
             return "repeated_nudging_words"
-        yield Piece(words, "nudging")
-        answer, last_words = answer + words, words
+        yield Piece(words, "nudging", proposal.top_prob)
+        answer, last_words, uncertain = answer + words, words, None
         if run is not None:
             if not run.empty:  # else the base model considers the answer finished, and the nudging model goes on
-                for token in base_goes_on(run, answer, settings.max_token_total - count_tokens(answer), certain):
-                    yield Piece(token.text, "base")
-                    answer += token.text
+                limit = settings.max_token_total - count_tokens(answer)
+                added, uncertain = yield from base_goes_on(run, answer, limit, certain)
+                answer += added
             base.keep(run)
         yield RoundOver()
     return "round"
@@ -131,7 +141,9 @@ def take_over(base: Base, answer: str, proposal: Proposal, certain: Callable[[To
     return all_but_last_word(proposal.text), None
 
 
-def base_goes_on(run: Run, before: str, limit: int, certain: Callable[[Token], bool]) -> Iterator[Token]:
+def base_goes_on(
+    run: Run, before: str, limit: int, certain: Callable[[Token], bool]
+) -> Generator[Piece, None, tuple[str, Token | None]]:
     """The base model's tokens after an answer text, until it is uncertain, repeats itself, or ends.
 
     Args:
@@ -140,22 +152,30 @@ def base_goes_on(run: Run, before: str, limit: int, certain: Callable[[Token], b
         limit: no call is begun once that many cl100k_base tokens were added.
         certain: whether the base model is certain of a token.
 
+    Returns:
+        Their text, and the token that the base model was uncertain of, None where something else ended them.
+
     Raises:
         ProposalEndsAnswer: no more of them are wanted.
     """
-    yield run.first
-    added, over, first_call = run.first.text, False, True
+    yield _piece(run.first)
+    added, over, first_call, uncertain = run.first.text, False, True, None
     while not over and count_tokens(added) < limit:
-        accepted, over = yield from certain_tokens(run, before, added, certain)
+        accepted, over, uncertain = yield from certain_tokens(run, before, added, certain)
         added += accepted
         # The end of the call that brought the nudging words to their end does not count as an ending.
         over = over or (run.ended and not first_call)
         first_call = False
+    return added, uncertain
+
+
+def _piece(token: Token) -> Piece:
+    return Piece(token.text, "base", token.top_prob)
 
 
 def certain_tokens(
     run: Run, before: str, added: str, certain: Callable[[Token], bool]
-) -> Generator[Token, None, tuple[str, bool]]:
+) -> Generator[Piece, None, tuple[str, bool, Token | None]]:
     """The tokens of one call that count: up to the first uncertain one, and none where they are a repetition as a whole.
 
     Each is yielded as soon as it is known to count; what is read beyond them is put back.
@@ -165,21 +185,22 @@ def certain_tokens(
         added: the base model's tokens of this round so far.
 
     Returns:
-        Their text, and whether the base model goes no further: it is uncertain, or repeats itself.
+        Their text, whether the base model goes no further (it is uncertain, or repeats itself), and the uncertain token.
     """
     seen, call = before + added, run.call()
     held: list[Token] = []  # certain tokens that may still turn out to belong to a repetition
     rest: list[Token] = []  # the first uncertain token, and what was read after it
-    accepted = ""
+    accepted, uncertain = "", None
     for token in call:
         if not certain(token):
             rest.append(token)
+            uncertain = token
             break
         held.append(token)
         accepted += token.text
         # What goes on from a text that is new cannot have been seen either.
         if accepted not in seen:
-            yield from held
+            yield from map(_piece, held)
             held.clear()
     # A call is a repetition if its whole text is one, what follows its uncertain token included.
     whole = accepted + "".join(token.text for token in rest)
@@ -188,10 +209,10 @@ def certain_tokens(
         whole += token.text
     if whole in added or (len(accepted.split(" ")) > REPETITION_WORDS and accepted in seen):
         run.put_back(held + rest)
-        return "", True
+        return "", True, None
     run.put_back(rest)
-    yield from held
-    return accepted, bool(rest)
+    yield from map(_piece, held)
+    return accepted, bool(rest), uncertain
 
 
 def settle(
@@ -233,7 +254,7 @@ def settle(
             if proposal.finish_reason == "stop":
                 rounds.close()
                 if proposal.text:
-                    yield Piece(proposal.text, "nudging")
+                    yield Piece(proposal.text, "nudging", proposal.top_prob)
                 yield RoundOver()
                 return "nudging_model_stop"
             yield from held
@@ -247,13 +268,14 @@ class NudgingResult:
     """An answer in the making and its record.
 
     `nudging_words[i]` are the words of the nudging model that open `pieces[i]`; the pieces joined are the uncleaned answer.
-    `base_tokens` counts the base model's tokens in it.
+    `base_tokens` counts the base model's tokens in it. `context_error` is what was said where a context window ended it.
     """
 
     pieces: list[str] = field(default_factory=list)
     nudging_words: list[str] = field(default_factory=list)
     stop_reason: str = ""
     base_tokens: int = 0
+    context_error: ContextLengthError | None = None
 
     def add(self, piece: Piece) -> None:
         """Record what comes next; words of the nudging model open a piece of the record."""
@@ -285,7 +307,7 @@ def answer_stream(
     request_mode: str = "published",
     *,
     result: NudgingResult | None = None,
-    criterion: str = "top_prob",
+    criterion: str | Criterion = "top_prob",
     rounds_ahead: int | None = None,
 ) -> Generator[Piece, None, NudgingResult]:
     """Answer one prompt by nudging (paper, section 3), piece by piece: `for piece in answer_stream(...)`.
@@ -298,7 +320,7 @@ def answer_stream(
         on_round: called after every round with (round number from 1, nudging words, piece of this round).
         request_mode: "published" or "streamed" (language_models/readers.py); the answer does not depend on it.
         result: an empty record, to be filled with what has been yielded.
-        criterion: a key of CRITERIA.
+        criterion: a key of CRITERIA, or one of one's own.
         rounds_ahead: see `settle`; the answer does not depend on it. None: what suits the nudging model.
 
     Yields:
@@ -313,11 +335,13 @@ def answer_stream(
         ModelError: a model did not answer, after all retries.
     """
     result = NudgingResult() if result is None else result
-    rule = CRITERIA[criterion]
+    rule = CRITERIA[criterion] if isinstance(criterion, str) else criterion
     base_params = SamplingParams(
-        settings.completion_token_num, settings.base_temperature, settings.base_top_p, rule.logprobs
+        settings.completion_token_num, settings.base_temperature, settings.base_top_p, rule.logprobs, settings.seed
     )
-    nudging_params = SamplingParams(settings.completion_token_num_nudging, settings.nudging_temperature)
+    nudging_params = SamplingParams(
+        settings.completion_token_num_nudging, settings.nudging_temperature, settings.nudging_top_p, seed=settings.seed
+    )
     if rounds_ahead is None:
         rounds_ahead = ROUNDS_AHEAD_RIDING if rides_along(nudging, nudging_params) else ROUNDS_AHEAD
     with (
@@ -341,8 +365,8 @@ def answer_stream(
                     opened = len(result.pieces) == number
                     on_round(number, *((result.nudging_words[-1], result.pieces[-1]) if opened else ("", "")))
                 number += 1
-        except ContextLengthError:
-            result.stop_reason = "context_length"
+        except ContextLengthError as error:
+            result.stop_reason, result.context_error = "context_length", error
     return result
 
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 import contextlib
 
 from experiment.command_line import COMMAND, parse_settings
-from experiment.connect import connect
+from experiment.connect import connect, lengths
 from experiment.readiness import check_folder, check_models, prepared
 from experiment.run import Run
 from experiment.sample import describe, unwritable, used_request_mode
@@ -49,7 +49,9 @@ def run(settings: RunSettings) -> int:
         say_what_is_there(the_run)
         if the_run.data_set.scoring != "rule" and not the_run.why_no_judge:
             settings.judge_settings.check_connection(settings.judge_settings.name_for(the_run.data_set))
-        models = connect(settings, the_run.data_set, examples, builders, servers) if the_run.todo else {}
+        models = {}
+        if the_run.todo:
+            models = connect(settings, lengths(settings, the_run.data_set, examples, builders), servers)
         request_mode = used_request_mode(settings, models)
         if settings.rerun:
             for path in files.set_aside():

@@ -1,8 +1,9 @@
 """Instruct templates, clean-up of answers, and token counting: the small things that every experiment shares."""
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 
 SHORTEST_REPEATED_SUFFIX = 30
@@ -16,47 +17,70 @@ class InstructTemplate:
 
     `text` holds `{system}` and `{user}`; the answer follows it. `name_parts` are the parts of a model's name that all have
     to be there for the family to be recognised, up to its version `last_version`: later ones have another template. `bos` is
-    written only when asked for: servers add it by themselves.
+    written only when asked for: servers add it by themselves. In conversations `without_system` stands for a `text` that has no
+    system turn, and `next_turn` adds an answer (`{assistant}`) and what the user said then.
     """
 
     text: str
+    without_system: str
+    next_turn: str
     name_parts: tuple[str, ...] = ()
     bos: str = ""
     strips_response: bool = False
     last_version: int | None = None
 
 
-_LLAMA_3 = (
-    "<|start_header_id|>system<|end_header_id|>\n\n%s{system}<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
-    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+_LLAMA_3_TURN = (
+    "<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 )
+_LLAMA_3 = "<|start_header_id|>system<|end_header_id|>\n\n%s{system}<|eot_id|>" + _LLAMA_3_TURN
+_LLAMA_3_1 = _LLAMA_3 % "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+_LLAMA_3_NEXT = "{assistant}<|eot_id|>" + _LLAMA_3_TURN
+_GEMMA_TURN = "<start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
+_CHATML_TURN = "<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
 
 # To add a family: one entry here. The first entry whose name parts are all in the model's name is taken.
 INSTRUCT_TEMPLATES = {
     "llama-2": InstructTemplate(
-        "[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] ", ("llama", "2", "chat"), "<s>", strips_response=True
+        "[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] ",
+        "[INST] {user} [/INST] ",
+        "{assistant} </s><s>[INST] {user} [/INST] ",
+        ("llama", "2", "chat"),
+        "<s>",
+        strips_response=True,
     ),
     "llama-3.1": InstructTemplate(
-        _LLAMA_3 % "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+        _LLAMA_3_1,
+        _LLAMA_3_1.replace("{system}", ""),
+        _LLAMA_3_NEXT,
         ("llama", "3.1", "instruct"),
         "<|begin_of_text|>",
     ),
-    "llama-3": InstructTemplate(_LLAMA_3 % "", ("llama", "3", "instruct"), "<|begin_of_text|>"),
+    "llama-3": InstructTemplate(
+        _LLAMA_3 % "", _LLAMA_3_TURN, _LLAMA_3_NEXT, ("llama", "3", "instruct"), "<|begin_of_text|>"
+    ),
     "gemma": InstructTemplate(
         "<start_of_turn>user\n{system}\n{user}<end_of_turn>\n<start_of_turn>model\n",
+        _GEMMA_TURN,
+        "{assistant}<end_of_turn>\n" + _GEMMA_TURN,
         ("gemma", "it"),
         "<bos>",
         last_version=3,
     ),
     "olmo": InstructTemplate(
-        "<|endoftext|><|user|>\n{system}\n{user}\n<|assistant|>\n", ("olmo", "instruct"), last_version=2
+        "<|endoftext|><|user|>\n{system}\n{user}\n<|assistant|>\n",
+        "<|endoftext|><|user|>\n{user}\n<|assistant|>\n",
+        "{assistant}<|endoftext|>\n<|user|>\n{user}\n<|assistant|>\n",
+        ("olmo", "instruct"),
+        last_version=2,
     ),
     "chatml": InstructTemplate(
-        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>system\n{system}<|im_end|>\n" + _CHATML_TURN,
+        _CHATML_TURN,
+        "{assistant}<|im_end|>\n" + _CHATML_TURN,
         ("chatml",),
     ),
-    "plain": InstructTemplate("{system}\n{user}\n"),
+    "plain": InstructTemplate("{system}\n{user}\n", "{user}\n", "{assistant}\n{user}\n"),
 }
 # Families that write their turns in ChatML, by the same rule.
 CHATML_NAME_PARTS = (("qwen", "instruct"), ("smollm", "instruct"))
@@ -126,6 +150,40 @@ def apply_instruct_template(
     template = INSTRUCT_TEMPLATES[family]
     text = template.text.format(system=system, user=user)
     return (template.bos if bos else "") + text + (response.lstrip() if template.strips_response else response)
+
+
+def apply_conversation_template(turns: Iterable[tuple[str, str]], family: str) -> str:
+    """The prompt of a conversation in a family's instruct template, before the next answer.
+
+    The published program has questions only, which are a system and a user turn: of these it is `apply_instruct_template`'s prompt.
+    Turns that follow one another in one role are joined by a newline, and a system turn later on stands in front of the user's that
+    follows it. In the family "plain" every turn's text is a line of its own.
+
+    Args:
+        turns: (role, text) with the roles system, user and assistant.
+        family: a key of INSTRUCT_TEMPLATES.
+    """
+    template = INSTRUCT_TEMPLATES[family]
+    turns = list(turns)
+    if family == "plain":
+        return "".join(f"{text}\n" for _, text in turns)
+    opening = list(itertools.takewhile(lambda turn: turn[0] == "system", turns))
+    exchanges: list[tuple[list[str], list[str]]] = [([], [])]  # what the user said, and the answer
+    for role, text in turns[len(opening) :]:
+        if role == "assistant":
+            exchanges[-1][1].append(text)
+            continue
+        if exchanges[-1][1]:
+            exchanges.append(([], []))
+        exchanges[-1][0].append(text)
+    user = "\n".join(exchanges[0][0])
+    system = "\n".join(text for _, text in opening)
+    prompt = template.text.format(system=system, user=user) if opening else template.without_system.format(user=user)
+    for (_, answer), (said, _) in itertools.pairwise(exchanges):
+        told = "\n".join(answer)
+        told = told.strip() if template.strips_response else told
+        prompt += template.next_turn.format(assistant=told, user="\n".join(said))
+    return prompt
 
 
 @functools.cache

@@ -29,8 +29,9 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/support")]
 
 from baselines import average_ensemble, proxy_tuning  # noqa: E402
 from datasets_loader import DATA_SETS, Example, load_examples  # noqa: E402
-from experiment.connect import connect  # noqa: E402
-from experiment.sample import prompt_builders, sample_prompts  # noqa: E402
+from experiment.connect import connect, lengths  # noqa: E402
+from experiment.prompts import prompt_builders  # noqa: E402
+from experiment.sample import sample_prompts  # noqa: E402
 from experiment.settings import RunSettings  # noqa: E402
 from language_models.hosted.replicas import Replicas  # noqa: E402
 from language_models.interface import Metered, SamplingParams  # noqa: E402
@@ -244,7 +245,7 @@ def run_all(settings: RunSettings, examples: list[Example], threads: list[int], 
     builders = prompt_builders(settings)
     prompts = [sample_prompts(data_set, example, builders) for example in examples]
     with contextlib.ExitStack() as stack:
-        models = connect(settings, data_set, examples, builders, stack)
+        models = connect(settings, lengths(settings, data_set, examples, builders), stack)
         for n in threads:
             found = compare(settings, models, prompts, n)
             show(f"{title}: {len(prompts)} answers, {n} threads", found["rows"])

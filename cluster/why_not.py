@@ -6,8 +6,8 @@ from pathlib import Path
 from cluster.sweep_config import Task
 from command.errors import UserError
 from datasets_loader import DATA_SETS, check_split, load_examples
+from experiment.prompts import prompt_builders
 from experiment.readiness import check_folder, check_models, check_shard
-from experiment.sample import prompt_builders
 
 
 class WhyNot:

@@ -3,7 +3,8 @@
 import contextlib
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
@@ -11,8 +12,9 @@ from command.options import api_key, split_hosts
 from command.secrets import NEUTRAL_API_KEY
 from datasets_loader import DataSet, Example
 from experiment.command_line import COMMAND
-from experiment.sample import PromptBuilder, PromptError, family_name, sample_prompts
-from experiment.settings import ModelSettings, RunSettings
+from experiment.model_settings import ModelSettings, PairSettings
+from experiment.prompts import PromptBuilder, PromptError, family_name
+from experiment.sample import sample_prompts
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN, engine_in_words, is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
@@ -32,17 +34,44 @@ USUAL_TOKENS_PER_CL100K_TOKEN = 1.25
 STREAMS_PER_SAMPLE = 2  # the nudging model may begin its next proposal before the last one has ended
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How long texts will be: the longest prompts, and the most cl100k_base tokens of prompt and answer, counted if need be."""
+
+    prompts: Sequence[str]
+    most_tokens: Callable[[], int]
+
+
+def lengths(
+    settings: PairSettings, data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]
+) -> Lengths:
+    """How long the texts of an experiment will be."""
+
+    def most_tokens() -> int:
+        longest = settings.max_token_total
+        for example in examples:
+            with contextlib.suppress(PromptError):  # such a sample fails by itself
+                prompts = sample_prompts(data_set, example, builders).values()
+                longest = max(longest, settings.max_token_total + max(map(count_tokens, prompts)))
+        return longest
+
+    in_process = any(model.in_process for model in settings.models.values())
+    return Lengths(longest_prompts(data_set, examples, builders) if in_process else (), most_tokens)
+
+
 def connect(
-    settings: RunSettings,
-    data_set: DataSet,
-    examples: list[Example],
-    builders: dict[str, PromptBuilder],
+    settings: PairSettings,
+    lengths: Lengths,
     servers: contextlib.ExitStack,
+    say: Callable[[str], None] = COMMAND.note,
 ) -> dict[str, SharedModel]:
-    """The run's models, each server probed for what is needed of it; by role.
+    """The models of the settings, each server probed for what is needed of it; by role.
 
     GGUF models without a host are served by this command until `servers` is closed, transformers models loaded into it; so long
     are the connections to all servers open.
+
+    Args:
+        say: is told what is being loaded and served, and warnings.
 
     Raises:
         OptionError: what a model in this process needs is not there.
@@ -52,8 +81,8 @@ def connect(
     in_process = [model for model in settings.models.values() if model.in_process]
     loaded = {}
     if in_process:
-        loaded = local_models(settings, in_process, servers, longest_prompts(data_set, examples, builders))
-    served_here = embedded_hosts(settings, data_set, examples, builders, servers)
+        loaded = local_models(settings, in_process, servers, lengths.prompts, say)
+    served_here = embedded_hosts(settings, lengths, servers, say)
     retry_policy = RetryPolicy(settings.max_retries, settings.max_outage, settings.max_outage)
     # A server of this process is there, however slow it is.
     own_policy = RetryPolicy(settings.max_retries, settings.max_outage)
@@ -76,18 +105,18 @@ def connect(
             )
             for host in split_hosts(model.host or served_here[model.name], option)
         ]
-        replicas = Replicas(endpoints, policy, COMMAND.note)
+        replicas = Replicas(endpoints, policy, say)
         servers.callback(replicas.close)
         try:
             reports = replicas.probe(
                 model.logprobs,
                 family_name(model.name),
-                **asked_sampling(settings, role),
+                **settings.sampling(role),
             )
         except ModelError as error:
             raise ModelError(f"{option}: {error}") from None
         for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
-            COMMAND.note(f"warning: {warning}")
+            say(f"warning: {warning}")
         if not model.host:
             told = engine_in_words()
             replicas.packages += ("xllamacpp",)
@@ -97,21 +126,12 @@ def connect(
     return models
 
 
-def asked_sampling(settings: RunSettings, role: str) -> dict[str, float]:
-    """The temperature and top_p of a run's requests to the model of a role."""
-    model = settings.models[role]
-    if settings.exp == "baseline":  # all models are asked alike
-        return {"temperature": settings.base_temperature, "top_p": 1.0}
-    if settings.exp == "nudging" and role == "nudging":  # as published, without a top_p of its own
-        return {"temperature": model.temperature, "top_p": 1.0}
-    return {"temperature": model.temperature, "top_p": model.top_p}
-
-
 def local_models(
-    settings: RunSettings,
+    settings: PairSettings,
     models: list[ModelSettings],
     servers: contextlib.ExitStack,
     prompts: Sequence[str] = (),
+    say: Callable[[str], None] = COMMAND.note,
 ) -> "dict[str, LocalModel]":
     """Models of this process by role, each loaded once on each device; what they cost is told when `servers` is closed.
 
@@ -152,16 +172,16 @@ def local_models(
             device_map=model.device_map,
             # A sample that drafts for another model has a text of its own.
             samples=settings.num_threads * (users + (drafting and model.role == "nudging")),
-            riders=settings.num_threads * (settings.exp == "nudging" and model.role == "nudging") * ROUNDS_AHEAD_RIDING,
+            riders=settings.num_threads * (settings.nudges and model.role == "nudging") * ROUNDS_AHEAD_RIDING,
             drafter=found["nudging"] if drafting and model.role == "base" else None,
             engine=settings.engine,
             prompts=prompts,
             answer_tokens=int(USUAL_TOKENS_PER_CL100K_TOKEN * settings.max_token_total) + settings.completion_token_num,
         )
-        COMMAND.note(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
+        say(f"loaded {loaded.in_words} ({time.monotonic() - started:.1f} s)")
         for line in (*loaded.notes, *(f"warning: {warning}" for warning in loaded.warnings)):
-            COMMAND.note(line)
-        servers.callback(lambda loaded=loaded: COMMAND.note(loaded.cost_in_words))
+            say(line)
+        servers.callback(lambda loaded=loaded: say(loaded.cost_in_words))
     return {model.role: found[model.role] for model in models}
 
 
@@ -183,11 +203,10 @@ def longest_prompts(data_set: DataSet, examples: list[Example], builders: dict[s
 
 
 def embedded_hosts(
-    settings: RunSettings,
-    data_set: DataSet,
-    examples: list[Example],
-    builders: dict[str, PromptBuilder],
+    settings: PairSettings,
+    lengths: Lengths,
     servers: contextlib.ExitStack,
+    say: Callable[[str], None] = COMMAND.note,
 ) -> dict[str, str]:
     """The base URLs of the models without a host, by name: each is served once by this process, until `servers` is closed."""
     names = list(
@@ -195,11 +214,7 @@ def embedded_hosts(
     )
     if not names:
         return {}
-    longest = settings.max_token_total
-    for example in examples:
-        with contextlib.suppress(PromptError):  # such a sample fails by itself
-            prompts = sample_prompts(data_set, example, builders).values()
-            longest = max(longest, settings.max_token_total + max(map(count_tokens, prompts)))
+    longest = lengths.most_tokens()
     hosts = {}
     for name in names:
         started = time.monotonic()
@@ -211,5 +226,5 @@ def embedded_hosts(
                 model_threads=threads_per_model(len(names)),
             )
         )
-        COMMAND.note(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
+        say(f"serving {name} at {hosts[name]} (ready in {time.monotonic() - started:.1f} s)")
     return hosts

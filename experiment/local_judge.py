@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from command.errors import OptionError
 from experiment.judge_settings import JudgeSettings
-from experiment.sample import PromptBuilder
+from experiment.prompts import PromptBuilder
 from language_models.interface import ChatReply, SamplingParams
 from language_models.local.chat_template import tokenizer_prompt_writer
 from language_models.local.loading import load_tokenizer, require_torch

@@ -3,9 +3,9 @@
 from command.files import ResultsError
 from command.paths import why_not_writable
 from datasets_loader import load_examples
+from experiment.prompts import prompt_builders
 from experiment.result_files import ResultFiles
 from experiment.run import Run
-from experiment.sample import prompt_builders
 from experiment.settings import RunSettings, SettingsError
 from language_models.hosted.llama_cpp import gguf_path, is_gguf, require_xllamacpp
 from language_models.local.loading import load_config, pick_device

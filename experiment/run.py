@@ -21,9 +21,10 @@ from datasets_loader import DATA_SETS, DataSet, Example, fingerprint
 from experiment.command_line import COMMAND
 from experiment.judge import judge_missing, refuse_other_judges
 from experiment.judgements import Judged
+from experiment.prompts import PromptBuilder, PromptError
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
-from experiment.sample import PromptBuilder, PromptError, answer_one
+from experiment.sample import answer_one
 from experiment.settings import RunSettings
 from experiment.summary import Summary, summarise
 from language_models.interface import SharedModel

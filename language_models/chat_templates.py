@@ -5,8 +5,10 @@ A template is a small Jinja program from whoever made the model, so it runs in J
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import jinja2
 from jinja2 import nodes
@@ -15,7 +17,30 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Turns = list[dict[str, object]]
 Render = Callable[[Turns], str]
-PromptWriter = Callable[[str, str], str]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptWriter:
+    """Writes a prompt behind which the answer is written.
+
+    `conversation` makes it of the turns so far, of which one at least is the user's; it raises errors of its own and any of
+    Python's where the template refuses them.
+    """
+
+    conversation: Callable[[Sequence[Turn]], str]
+
+    def __call__(self, system: str, user: str) -> str:
+        """The prompt of a system and a user text."""
+        return self.conversation([Turn("system", system), Turn("user", user)])
+
 
 # Some templates write the day. The published program's is always this one, so that a prompt is the same tomorrow.
 TODAY = datetime(2024, 7, 26)
@@ -79,14 +104,24 @@ def _as_parts(text: str) -> object:
     return [{"type": "text", "text": text}]
 
 
-def _turns(system: str, user: str, merged: bool, content: Callable[[str], object]) -> Turns:
-    if merged:
-        return [{"role": "user", "content": content(f"{system}\n{user}")}]
-    return [{"role": "system", "content": content(system)}, {"role": "user", "content": content(user)}]
+def _messages(turns: Sequence[Turn], merged: bool, content: Callable[[str], object]) -> Turns:
+    """Turns as templates read them; `merged`: the system's stand in front of the user's that follow them."""
+    found, before = [], ""
+    for turn in turns:
+        if merged and turn.role == "system":
+            before += f"{turn.text}\n"
+            continue
+        text = turn.text
+        if turn.role == "user":
+            text, before = before + text, ""
+        found.append({"role": turn.role, "content": content(text)})
+    if before:
+        raise ValueError("a system turn has no turn of the user behind it")
+    return found
 
 
 def prompt_writer(render: Render, added_bos: str = "") -> PromptWriter:
-    """A function (system, user) -> prompt before any answer text.
+    """What writes prompts by a template, before any answer text.
 
     A template that refuses or drops a system turn gets its text in front of the user's, as the published program does for Gemma.
 
@@ -98,16 +133,30 @@ def prompt_writer(render: Render, added_bos: str = "") -> PromptWriter:
         ValueError: the template fails in every form, or leaves a text out.
     """
     reason = ""
+    example = [Turn("system", SYSTEM), Turn("user", USER)]
     for content in (_as_text, _as_parts):  # templates of models that also read images may know lists of parts alone
         for merged in (False, True):
             try:
-                sample = render(_turns(SYSTEM, USER, merged, content))
+                sample = render(_messages(example, merged, content))
             except Exception as error:  # a template raises errors of its own and any of Python's
                 reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
                 continue
             if -1 < sample.find(SYSTEM) < sample.find(USER):
                 bos = added_bos if added_bos and sample.startswith(added_bos) else ""
-                return lambda system, user, merged=merged, content=content: render(
-                    _turns(system, user, merged, content)
-                ).removeprefix(bos)
+                return PromptWriter(_conversation_writer(render, bos, merged, content))
     raise ValueError(reason or "it leaves the question out")
+
+
+def _conversation_writer(
+    render: Render, bos: str, merged: bool, content: Callable[[str], object]
+) -> Callable[[Sequence[Turn]], str]:
+    def write(turns: Sequence[Turn]) -> str:
+        prompt = render(_messages(turns, merged, content))
+        # Assistants' turns may lose what they have thought; the form of system and user was tried at the beginning.
+        at = 0
+        for turn in turns if len(turns) > 2 else ():
+            if turn.role != "assistant" and (at := prompt.find(turn.text.strip(), at)) < 0:
+                raise ValueError(f"it leaves a turn of the {turn.role} out")
+        return prompt.removeprefix(bos)
+
+    return write

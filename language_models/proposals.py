@@ -69,8 +69,10 @@ class Proposal:
     """The nudging model's next words, read as far as they were needed.
 
     `finish_reason` is None until all of them are; "stop": they end the answer. Reading raises ModelError where the model does not
-    answer after all retries.
+    answer after all retries. `top_prob` is set by whoever has asked for it: see Piece of nudging.py.
     """
+
+    top_prob: float | None = None
 
     def __init__(
         self, source: Completion | TokenStream, again: Callable[[], TokenStream] | None, pace: Pace, rides: bool = False

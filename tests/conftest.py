@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from browsers import open_browser
 from doubles import Gate, ReplyServer, ScriptedServer
 from judge_server import RIGHT, JudgeServer
 from outcomes import Outcomes
@@ -90,6 +91,13 @@ def gate():
     yield start
     for one_of_them in gates:
         one_of_them.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A real browser; without one, the test is left out."""
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,12 @@ class Replicas:
         found = [report.streams_logprobs if logprobs else report.streams for report in self.reports]
         return all(can for can in found if can is not None)
 
+    def set_retry_policy(self, retry_policy: RetryPolicy) -> None:
+        """Have failed requests be sent again so from now on."""
+        self.retry_policy = retry_policy
+        for endpoint in self.endpoints:
+            endpoint.retry_policy = retry_policy
+
     def close(self) -> None:
         """End all requests in flight, whose answers nobody will read; what they say of that is not told."""
         self._warn = lambda line: None

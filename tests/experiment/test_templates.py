@@ -8,7 +8,7 @@ from runs import final_records, gsm8k_rows, one, run_api, write_rows
 
 from command.errors import UserError
 from experiment.command_line import parse_settings
-from experiment.sample import prompt_builders
+from experiment.prompts import prompt_builders
 
 HOST = "http://localhost:8000/v1"
 OWN = "{% for m in messages %}({{ m['role'] }}){{ m['content'] }}{% endfor %}(answer)"

@@ -12,7 +12,8 @@ from experiment import connect
 from experiment.command_line import parse_settings
 from experiment.judge import judge_records
 from experiment.judge_settings import JudgeSettings
-from experiment.sample import PromptBuilder, PromptError, answer_one, describe, unwritable
+from experiment.prompts import PromptBuilder, PromptError
+from experiment.sample import answer_one, describe, unwritable
 from language_models.interface import ChatReply, Completion, Usage
 
 GSM8K = DATA_SETS["gsm8k"]
@@ -124,7 +125,7 @@ def test_a_model_of_this_process_is_told_the_length_of_what_can_be_written(monke
     examples = [Example(0, "zebra " * 100, "4"), Example(1, "Who?", "4"), Example(2, "zebra", "4")]
     for asked in (examples, examples[:1]):  # none of the latter can be asked: all fail, one by one
         with contextlib.ExitStack() as servers:
-            connect.embedded_hosts(settings, GSM8K, asked, builders, servers)
+            connect.embedded_hosts(settings, connect.lengths(settings, GSM8K, asked, builders), servers)
     assert served[1] < served[0] < 100
     assert unwritable(GSM8K, examples, builders).keys() == {0, 2}
     assert "it cannot be written" in describe(settings, GSM8K, examples, builders)

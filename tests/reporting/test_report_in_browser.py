@@ -1,12 +1,9 @@
-"""The report in a real browser: Debian's chromium, headless, driven by selenium."""
+"""The report in a real browser."""
 
-import importlib
-import os  # noqa: F401
 import random
-import shutil
 
-import needs
 import pytest
+from browsers import Page
 from made_runs import nudged_pieces, questions, record, settings, write_run, write_small_runs
 from test_report import hostile_runs
 from waiting import wait_until
@@ -14,49 +11,13 @@ from waiting import wait_until
 from reporting.html_report import main
 
 pytestmark = pytest.mark.slow
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    needs.programs(
-        "chromium", "chromedriver", packages="chromium chromium-driver", why="no browser to open the report in"
-    )
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    webdriver = importlib.import_module("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
-class Page:
+class Report(Page):
     """A report that is open in the browser."""
 
-    def __init__(self, browser, path, *, width=1200, dark=False):
-        self.browser = browser
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        browser.get_log("browser")
-        browser.get(path.as_uri())
-
-    def js(self, code, *arguments):
-        return self.browser.execute_script(code, *arguments)
-
-    def texts(self, selector):
-        return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector)
-
-    def click(self, selector):
-        self.browser.find_element("css selector", selector).click()
+    def __init__(self, browser, path, **view):
+        super().__init__(browser, path.as_uri(), **view)
 
     def until(self, count):
         """Wait until the line over the answers begins with a text."""
@@ -64,9 +25,6 @@ class Page:
 
     def choose(self, outcome):
         self.click(f"#outcome option[value='{outcome}']")
-
-    def console(self):
-        return [entry for entry in self.browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +36,7 @@ def small(tmp_path_factory):
 
 
 def test_filters(browser, small):
-    page = Page(browser, small)
+    page = Report(browser, small)
     page.click("input[value=list]")
     page.until("20 answers found, 1 to 20 shown")
     page.choose("failed")
@@ -101,7 +59,7 @@ def test_filters(browser, small):
 
 
 def test_the_page_opens_on_nudged_answers_beside_the_others(browser, small):
-    page = Page(browser, small)
+    page = Report(browser, small)
     page.until("4 questions found")
     assert page.texts(".card:first-child h4") == ["nudging 0.2", "nudging 0.4", "nudging 0.6", "base only", "ensemble"]
     assert page.texts(".card:first-child .column:first-child mark") == ["First,", "Next,", "Therefore, the answer is"]
@@ -120,7 +78,7 @@ def test_questions_that_nudging_was_not_asked_come_last(browser, tmp_path):
     nudged = [record(i, *asked[i], nudged_pieces(i, 1), None) for i in (20, 25)]
     write_run(tmp_path, "nudged", nudged, settings("nudging"))
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
-    page = Page(browser, tmp_path / "report.html")
+    page = Report(browser, tmp_path / "report.html")
     page.until("30 questions found, 1 to 20 shown")
     assert page.texts("h3")[:4] == [f"gsm8k, sample {i}" for i in (20, 25, 0, 1)]
     assert page.texts(".outcome") == []  # nothing is scored, and that need not be said thirty times
@@ -132,11 +90,11 @@ def test_without_anything_to_compare_nudging_with_answers_follow_one_another(bro
         rows = [record(i, q, gold, nudged_pieces(i, 1), 1) for i, (q, gold) in enumerate(questions(3))]
         write_run(tmp_path, name, rows, settings(experiment))
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
-    Page(browser, tmp_path / "report.html").until("6 answers" if experiment == "base_only" else "3 answers")
+    Report(browser, tmp_path / "report.html").until("6 answers" if experiment == "base_only" else "3 answers")
 
 
 def test_the_keyboard_reaches_every_filter_and_the_focus_shows(browser, small):
-    page = Page(browser, small)
+    page = Report(browser, small)
     reached = []
     for _ in range(20):
         page.browser.switch_to.active_element.send_keys("\ue004")
@@ -159,7 +117,7 @@ def test_the_keyboard_reaches_every_filter_and_the_focus_shows(browser, small):
 def test_no_script_of_a_result_runs(browser, tmp_path):
     hostile_runs(tmp_path)
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html"), "--title", "<img src=x onerror=hacked=1>"]) == 0
-    page = Page(browser, tmp_path / "report.html")
+    page = Report(browser, tmp_path / "report.html")
     for selector in ("input[value=list]", "input[value=side]"):
         page.click(selector)
         page.until("7 answers" if "list" in selector else "4 questions")
@@ -173,40 +131,32 @@ def test_a_phone_shows_the_page_without_sideways_scrolling(browser, small, tmp_p
     hostile_runs(tmp_path)
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
     for path in (small, tmp_path / "report.html"):
-        page = Page(browser, path, width=390)
+        page = Report(browser, path, width=390)
         for selector in ("input[value=list]", "input[value=side]"):
             page.click(selector)
             assert page.js("return document.documentElement.scrollWidth") <= 390
 
 
-CONTRASTS = """
-const light = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
-const parts = (c) => c.match(/[\\d.]+/g).map(Number);
-const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
-const behind = (e) => { const c = parts(getComputedStyle(e).backgroundColor);
-  return c.length === 4 && c[3] === 0 ? behind(e.parentElement) : c; };
-return ["h1", "header p", "td", "thead th", "figcaption", "svg text", "mark", ".legend", ".answer", "dt", ".notes", ".correct",
-  ".wrong", ".failed", ".unscored", ".error", "#count", "select", "#search", "button", "h3 small"].map((selector) => {
-  const e = document.querySelector(selector), style = getComputedStyle(e);
-  const one = luminance(parts(e.closest("svg") ? style.fill : style.color)), two = luminance(behind(e));
-  return [selector, (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05)]; });
-"""
+TEXTS = (
+    "h1", "header p", "td", "thead th", "figcaption", "svg text", "mark", ".legend", ".answer", "dt", ".notes", ".correct",
+    ".wrong", ".failed", ".unscored", ".error", "#count", "select", "#search", "button", "h3 small",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_texts_stand_out_in_light_and_dark(browser, small, dark):
-    page = Page(browser, small, dark=dark)
+    page = Report(browser, small, dark=dark)
     page.click("input[value=list]")
     page.until("20 answers")
     background = page.js("return getComputedStyle(document.body).backgroundColor")
     assert (int(background[4:].split(",")[0]) < 60) == dark
-    assert [(selector, ratio) for selector, ratio in page.js(CONTRASTS) if ratio < 4.5] == []
+    assert page.too_faint(*TEXTS) == []
 
 
 def test_the_table_and_the_plot_are_there_without_scripts(browser, small):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
-        Page(browser, small)
+        Report(browser, small)
         assert browser.find_element("css selector", "tbody tr").is_displayed()
         assert browser.find_element("css selector", "figure svg").is_displayed()
         assert "JavaScript" in browser.find_element("css selector", "noscript").text
@@ -224,7 +174,7 @@ def test_a_large_report(browser, tmp_path):
         ]
         write_run(tmp_path, f"n{threshold}", rows, settings("nudging", top_prob_thres=threshold))
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
-    page = Page(browser, tmp_path / "report.html")
+    page = Report(browser, tmp_path / "report.html")
     page.until("1,319 questions found, 1 to 20 shown")
     assert page.js("return document.getElementById('list').children.length") == 20  # what keeps it quick
     page.browser.find_element("id", "search").send_keys("1318 pears")

@@ -1,0 +1,1 @@
+"""One answer of a nudged pair to whatever is asked: conversations, sampling, and where it ends."""

@@ -1,0 +1,83 @@
+"""How one answer is asked for."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from command.errors import UserError
+from nudging import CRITERIA, Criterion
+
+By = Literal["pair", "base", "nudging"]
+HIGHEST_TEMPERATURE = 2.0
+MOST_TOKENS = 1_000_000
+
+
+class AskedError(UserError):
+    """Something that cannot be asked for; the message says what may be, `param` names it."""
+
+    def __init__(self, message: str, param: str):
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How one answer is asked for; what is None is as the pair was loaded.
+
+    `top_prob_thres`: below this top-1 probability the base model is uncertain. `criterion`: a key of CRITERIA, or one's own.
+    `max_tokens`: the answer is cut at that many tokens of the base model. `max_token_total`: it ends as an experiment's does, once
+    it has that many cl100k_base tokens. `stop`: it ends before the first of these texts. `temperature`, `top_p`, `seed`: of both
+    models' sampling. `by`: the pair, or one of its models alone.
+
+    Raises:
+        AskedError: at construction, if one of them cannot be.
+    """
+
+    top_prob_thres: float | None = None
+    criterion: str | Criterion | None = None
+    max_tokens: int | None = None
+    max_token_total: int | None = None
+    stop: tuple[str, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    by: By = "pair"
+
+    def __post_init__(self):
+        self._check_number("top_prob_thres", 0, 1)
+        self._check_number("temperature", 0, HIGHEST_TEMPERATURE)
+        self._check_number("top_p", 0, 1)
+        if self.top_p == 0:
+            raise AskedError("top_p must be above 0", "top_p")
+        for name in ("max_tokens", "max_token_total"):
+            self._check_whole(name, 1, MOST_TOKENS)
+        self._check_whole("seed", -(2**63), 2**63 - 1)
+        if isinstance(self.criterion, str) and self.criterion not in CRITERIA:
+            raise AskedError(
+                f"no criterion is called {self.criterion[:60]!r}; there are: {', '.join(CRITERIA)}", "criterion"
+            )
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", tuple(self.stop or ()))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise AskedError("stop must be a text or a list of texts, none of them empty", "stop")
+
+    def _check_number(self, name: str, least: float, most: float) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not least <= value <= most:
+            raise AskedError(f"{name} must be a number from {least:g} to {most:g}; it is {_shown(value)}", name)
+
+    def _check_whole(self, name: str, least: int, most: int) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise AskedError(f"{name} must be a whole number from {least} to {most}; it is {_shown(value)}", name)
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."

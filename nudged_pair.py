@@ -1,0 +1,453 @@
+"""A nudged pair for scripts and notebooks: load it, have it answer, read along. docs/python.md has examples.
+
+    from nudged_pair import NudgedPair
+
+    with NudgedPair.load(base="demo-base", nudging="demo-aligned", top_prob_thres=0.4) as pair:
+        print(pair.answer("How many days are in two weeks?"))
+        for piece in pair.stream("Name three fruits."):
+            print(piece.text, end="", flush=True)
+
+The answers are those of run_api.py for the same prompts (Fei, Razeghi, Singh, ACL 2025, arXiv 2410.09300).
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, fields, replace
+
+from answering.conversations import Prompts, turns_of, write_prompts
+from answering.endings import Part, StopSequences, TokenLimit
+from answering.sampling import Asked, By
+from answering.yardstick import Cl100kTokenizer
+from command.console import Command
+from command.errors import OptionError, UserError
+from experiment.connect import Lengths, connect
+from experiment.model_settings import PairSettings, check
+from experiment.prompts import PromptBuilder, prompt_builders
+from experiment.sample import used_request_mode
+from language_models.cancelling import Cancellation
+from language_models.hosted.replicas import Replicas
+from language_models.hosted.retries import RetryPolicy
+from language_models.hosted.served_names import only_model_at
+from language_models.interface import Metered, SamplingParams, SharedModel, Usage
+from language_models.tokenizing import TextTokenizer
+from nudging import CRITERIA, Criterion, NudgingResult, Piece, answer_stream
+from utils import clean_answer, count_tokens
+
+COMMAND = Command("nudged_pair")
+Question = str | Sequence[dict] | Prompts
+# Why an answer ends that is whole; all else has cut it off.
+WHOLE = ("nudging_model_stop", "repeated_nudging_words", "stop_sequence", "stop")
+# Tokens of the base model are at most as many as this per cl100k_base token, so that a loop goes on until max_tokens cut it.
+TOKENS_PER_TOKEN = 2
+
+
+@dataclass(frozen=True)
+class LoadSettings(PairSettings):
+    """The settings of a pair that is loaded to answer anything.
+
+    `context_length`: tokens of prompt and answer together for which a GGUF model of this process has room. `logprobs`: how many
+    log-probabilities the criterion needs at each position.
+    """
+
+    context_length: int = 4096
+    logprobs: int = max(criterion.logprobs for criterion in CRITERIA.values())
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self.context_length >= 1, "context_length", "must be at least 1", self.context_length)
+
+    def logprobs_of(self, role: str) -> int | None:
+        """See PairSettings."""
+        return self.logprobs if role == "base" else None
+
+
+@dataclass
+class Answer:
+    """An answer and its record; `str(answer)` is its text.
+
+    `raw_text` is what the models wrote, `text` the same as run_api.py records it (without white space and repetitions at its end).
+    `pieces`: who wrote what. `stop_reason` is one of nudging_model_stop, repeated_nudging_words, stop_sequence, round, length,
+    max_tokens, context_length, of one model alone stop or length, and cancelled of an answer that nobody read to its end. `usage`:
+    what was asked of each model.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    stop_reason: str = "cancelled"
+    usage: dict[str, Usage] = field(default_factory=dict)
+    _last: int = -1
+
+    def add(self, part: Part) -> None:
+        """Record what comes next."""
+        if part.number == self._last:
+            piece = self.pieces[-1]
+            self.pieces[-1] = replace(piece, text=piece.text + part.piece.text)
+        else:
+            self.pieces.append(part.piece)
+        self._last = part.number
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def raw_text(self) -> str:
+        """All that the models wrote."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def text(self) -> str:
+        """The answer as run_api.py records it."""
+        return clean_answer(self.raw_text)
+
+    @property
+    def nudging_words(self) -> list[str]:
+        """The words of the nudging model, round by round."""
+        return [piece.text for piece in self.pieces if piece.by == "nudging"]
+
+    @property
+    def rounds(self) -> int:
+        """In how many rounds it wrote."""
+        return len(self.nudging_words)
+
+    @property
+    def rate(self) -> float:
+        """The share of the answer's cl100k_base tokens that the nudging model wrote, 0 to 1."""
+        return sum(map(count_tokens, self.nudging_words)) / max(1, count_tokens(self.raw_text))
+
+    @property
+    def finish_reason(self) -> str:
+        """ "stop" where the answer is whole, "length" where it was cut off."""
+        return "stop" if self.stop_reason in WHOLE else "length"
+
+
+class AnswersError(UserError):
+    """Some of several questions could not be answered; `answers` has None in their places, `errors` what happened, by index."""
+
+    def __init__(self, answers: list[Answer | None], errors: dict[int, UserError]):
+        index, first = min(errors.items())
+        super().__init__(
+            f"{len(errors)} of {len(answers)} questions were not answered; the first: question {index}: {first}"
+        )
+        self.answers, self.errors = answers, errors
+
+
+class AnswerStream:
+    """An answer while it is written: an iterator over its pieces, each as soon as it is final.
+
+    `answer` is its record, whole once the last piece has been read.
+    """
+
+    def __init__(self, pair: "NudgedPair", prompts: Prompts, asked: Asked):
+        self.answer = Answer()
+        self.prompts, self.asked = prompts, asked
+        self._cancellation = Cancellation()
+        self._pieces = self._write(pair)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        """The next piece.
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for an answer.
+            ModelError: a model did not answer, after all retries.
+            Cancelled: see `cancel`.
+        """
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """End the writing, from any thread; whoever reads gets Cancelled."""
+        self._cancellation.cancel()
+
+    def close(self) -> None:
+        """End the writing, from the thread that reads."""
+        self._pieces.close()
+
+    def _write(self, pair: "NudgedPair") -> Generator[Piece, None, None]:
+        answer, asked = self.answer, self.asked
+        stops = StopSequences(asked.stop)
+        # One model alone counts its own tokens.
+        limit = TokenLimit(pair.tokenizer, asked.max_tokens) if asked.max_tokens and asked.by == "pair" else None
+        with closing(pair.parts(self.prompts, asked, self._cancellation, answer)) as parts:
+            reason = None
+            while reason is None:
+                try:
+                    part = next(parts)
+                except StopIteration as end:
+                    reason = end.value
+                    break
+                for within in limit.add(part) if limit else (part,):
+                    for final in stops.add(within):
+                        answer.add(final)
+                        yield final.piece
+                if stops.found:
+                    reason = "stop_sequence"
+                elif limit and limit.reached:
+                    reason = "max_tokens"
+        for final in stops.rest() if not stops.found else ():
+            answer.add(final)
+            yield final.piece
+        answer.stop_reason = reason
+
+
+class NudgedPair:
+    """A base model and a small aligned one that nudges it, ready to answer; safe to use from many threads."""
+
+    def __init__(
+        self,
+        settings: LoadSettings,
+        models: dict[str, SharedModel],
+        builders: dict[str, PromptBuilder],
+        criterion: str | Criterion = "top_prob",
+        servers: ExitStack | None = None,
+    ):
+        """See `load` and `open`.
+
+        Args:
+            servers: what is closed with the pair.
+        """
+        self.settings, self.models, self.builders, self.criterion = settings, models, builders, criterion
+        self.request_mode = used_request_mode(settings, models)
+        own = {role: getattr(model, "tokenizer", lambda: None)() for role, model in models.items()}
+        self.has_own_tokenizer = own["base"] is not None
+        self._tokenizers: dict[str, TextTokenizer] = {role: one or Cl100kTokenizer() for role, one in own.items()}
+        self._servers = servers or ExitStack()
+        self._numbers = itertools.count()
+
+    @classmethod
+    def load(
+        cls,
+        base: str,
+        nudging: str,
+        *,
+        base_host: str | None = None,
+        nudging_host: str | None = None,
+        criterion: str | Criterion = "top_prob",
+        say: Callable[[str], None] = COMMAND.note,
+        **options,
+    ) -> "NudgedPair":
+        """Load a pair, or connect to the servers of its models.
+
+        Args:
+            base, nudging: each model's name as its server has it; a GGUF file, a bundled model's name, or a folder or hub id of a
+                transformers model, which this process runs itself; or the base URL of a server with one model.
+            base_host, nudging_host: base URLs of the models that are named as their servers have them.
+            criterion: when the base model is certain: a key of CRITERIA, or one's own.
+            say: is told what is loaded, and warnings.
+            options: those of serve_nudged.py that concern models and decoding, such as top_prob_thres, nudging_template, device,
+                num_threads (how many answers are asked for at once).
+
+        Raises:
+            OptionError, ModelError, EmbeddedServerError: something cannot be; the message says what, and what to do.
+        """
+        if unknown := sorted(options.keys() - {f.name for f in fields(LoadSettings)}):
+            raise OptionError(f"NudgedPair.load has no option {unknown[0]}")
+        hosts = {"base": base_host, "nudging": nudging_host}
+        names = {"base": base, "nudging": nudging}
+        for role, name in names.items():
+            if re.match(r"https?://", name, re.IGNORECASE):
+                if hosts[role]:
+                    raise OptionError(f"{role} is a URL, and so is {role}_host: name the model by one of the two")
+                hosts[role], names[role] = name, only_model_at(name)
+        given = {f"{role}_model": name for role, name in names.items()} | {
+            f"{role}_host": host for role, host in hosts.items()
+        }
+        if isinstance(criterion, Criterion):
+            options["logprobs"] = criterion.logprobs
+        try:
+            return cls.open(LoadSettings(**given, **options), criterion, say)
+        except OptionError as error:
+            # Arguments of Python are no options of a command line.
+            words = re.sub(r"--(base|nudging)_model\b", r"\1", str(error))
+            raise OptionError(re.sub(r"--(\w+)", r"\1", words)) from None
+
+    @classmethod
+    def open(cls, settings: LoadSettings, criterion: str | Criterion, say: Callable[[str], None]) -> "NudgedPair":
+        """The pair of some settings; see `load`."""
+        Asked(criterion=criterion)  # raises that there is no such criterion
+        builders = prompt_builders(settings, say)
+        with ExitStack() as servers:
+            room = Lengths((), lambda: settings.context_length)
+            models = connect(settings, room, servers, say)
+            return cls(settings, models, builders, criterion, servers.pop_all())
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The base model's; cl100k_base where its server says nothing of it (`has_own_tokenizer`)."""
+        return self._tokenizers["base"]
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and answer can have together, in the model with the smaller window; None where it is not known."""
+        known = (getattr(model, "context_length", None) for model in self.models.values())
+        return min((length for length in known if length), default=None)
+
+    def set_patience(self, max_retries: int, max_outage: float) -> None:
+        """How long failed requests are sent again from now on; see the options of these names."""
+        policy = RetryPolicy(max_retries, max_outage, max_outage)
+        for model in self.models.values():
+            if isinstance(model, Replicas):
+                model.set_retry_policy(policy)
+
+    def count(self, text: str, by: By = "pair", special: bool = False) -> int:
+        """The tokens of a text, in those of the model that is asked, or of the pair's base model.
+
+        Args:
+            special: with the beginning of sequence, which a prompt has.
+
+        Raises:
+            ModelError: the tokenizer's server does not answer.
+        """
+        return len(self._tokenizers["base" if by == "pair" else by].encode(text, special))
+
+    def prompt_tokens(self, prompts: Prompts, by: By = "pair") -> int:
+        """The tokens of a prompt; see `count`."""
+        return self.count(prompts.nudging if by == "nudging" else prompts.base, by, special=True)
+
+    def __enter__(self) -> "NudgedPair":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what this process runs of the pair, and close the connections to its servers."""
+        self._servers.close()
+
+    def prompts(self, question: Question, *, system: str | None = None, continued: bool = False) -> Prompts:
+        """What each model is asked.
+
+        Args:
+            question: a text, or a conversation of messages {"role", "content"}; prompts stay as they are.
+            system: a system text in front of a text.
+            continued: the answer goes on with the conversation's last message, the assistant's.
+
+        Raises:
+            ConversationError: it is no conversation that can be answered.
+            PromptError: a template refuses it.
+        """
+        if isinstance(question, Prompts):
+            return question
+        if isinstance(question, str):
+            question = [{"role": "user", "content": question}]
+            question[:0] = [{"role": "system", "content": system}] if system is not None else []
+        return write_prompts(turns_of(question), self.builders, continued)
+
+    def stream(self, question: Question, *, system: str | None = None, **asked) -> AnswerStream:
+        """Have a question answered, piece by piece.
+
+        Args:
+            question, system: see `prompts`.
+            asked: the fields of Asked, such as top_prob_thres, max_tokens, stop, temperature, seed.
+
+        Raises:
+            AskedError, ConversationError, PromptError: it cannot be asked so; what reading raises: see AnswerStream.
+        """
+        return AnswerStream(self, self.prompts(question, system=system), Asked(**asked))
+
+    def answer(self, question: Question, *, system: str | None = None, **asked) -> Answer:
+        """The answer to a question; arguments and errors are those of `stream`."""
+        stream = self.stream(question, system=system, **asked)
+        with closing(stream):
+            for _ in stream:
+                pass
+        return stream.answer
+
+    def answers(
+        self, questions: Sequence[Question], *, system: str | None = None, num_threads: int | None = None, **asked
+    ) -> list[Answer]:
+        """The answers to several questions, in their order.
+
+        Args:
+            num_threads: how many are answered at once; None: as many as the pair was loaded for.
+
+        Raises:
+            AnswersError: some could not be answered; it has the answers to the others.
+        """
+        errors: dict[int, UserError] = {}
+
+        def one(index: int) -> Answer | None:
+            try:
+                return self.answer(questions[index], system=system, **asked)
+            except UserError as error:
+                errors[index] = error
+                return None
+
+        with ThreadPoolExecutor(num_threads or self.settings.num_threads) as pool:
+            found = list(pool.map(one, range(len(questions))))
+        if errors:
+            raise AnswersError(found, errors)
+        return found
+
+    def parts(
+        self, prompts: Prompts, asked: Asked, cancellation: Cancellation, answer: Answer
+    ) -> Generator[Part, None, str]:
+        """The pieces of an answer as they are final, before stop sequences and `max_tokens`; returns why it ends.
+
+        Args:
+            answer: whose usage is counted.
+        """
+        number = next(self._numbers)
+        roles = ("base", "nudging") if asked.by == "pair" else (asked.by,)
+        models = {role: Metered(cancellation.wrap(self.models[role].for_sample(number))) for role in roles}
+        answer.usage = {role: model.usage for role, model in models.items()}
+        if asked.by == "pair":
+            return self._nudged(prompts, asked, models)
+        return self._alone(getattr(prompts, asked.by), asked, models[asked.by])
+
+    def _nudged(self, prompts: Prompts, asked: Asked, models: dict[str, Metered]) -> Generator[Part, None, str]:
+        settings = self.settings.nudging_settings
+        sampled = {"base_temperature": asked.temperature, "nudging_temperature": asked.temperature}
+        sampled |= {"base_top_p": asked.top_p, "nudging_top_p": asked.top_p, "seed": asked.seed}
+        sampled |= {"top_prob_thres": asked.top_prob_thres, "max_token_total": asked.max_token_total}
+        if asked.max_tokens and asked.max_token_total is None:
+            sampled["max_token_total"] = self._room(prompts, asked.max_tokens)
+        settings = replace(settings, **{name: value for name, value in sampled.items() if value is not None})
+        result = NudgingResult()
+        pieces = answer_stream(
+            models["base"],
+            models["nudging"],
+            prompts.base,
+            prompts.nudging,
+            settings,
+            request_mode=self.request_mode,
+            result=result,
+            criterion=asked.criterion or self.criterion,
+        )
+        with closing(pieces):
+            for number, piece in enumerate(pieces):
+                yield Part(piece, number)
+        if result.context_error and not result.text:
+            raise result.context_error
+        return result.stop_reason
+
+    def _room(self, prompts: Prompts, max_tokens: int) -> int:
+        """For how many cl100k_base tokens a loop is asked whose answer is cut at `max_tokens` of the base model's.
+
+        Not for more than the context windows have room for: requests for more are refused, and then every call is sent by itself.
+        """
+        window = self.context_length or self.settings.context_length
+        call = self.settings.completion_token_num + self.settings.completion_token_num_nudging
+        room = window - TOKENS_PER_TOKEN * max(count_tokens(prompts.base), count_tokens(prompts.nudging)) - call
+        return max(1, min(TOKENS_PER_TOKEN * max_tokens, max(room, call)))
+
+    def _alone(self, prompt: str, asked: Asked, model: Metered) -> Generator[Part, None, str]:
+        """One model's own answer, as --exp base_only and nudging_only have it."""
+        role, settings = asked.by, self.settings.models[asked.by]
+        shared = self.models[role]
+        logprobs = settings.logprobs if shared.streams(True) else None
+        temperature = settings.temperature if asked.temperature is None else asked.temperature
+        top_p = settings.top_p if asked.top_p is None else asked.top_p
+        most = asked.max_tokens or asked.max_token_total or self.settings.max_token_total
+        params = SamplingParams(most, temperature, top_p, logprobs, asked.seed)
+        if not shared.streams(logprobs is not None):
+            completion = model.complete(prompt, replace(params, logprobs=None))
+            yield Part(Piece(completion.text, role), 0)
+            return completion.finish_reason
+        with closing(model.stream(prompt, params)) as stream:
+            for number, token in enumerate(stream):
+                yield Part(Piece(token.text, role, token.top_prob if token.top else None), number)
+            return stream.finish_reason

@@ -1,0 +1,1 @@
+"""The nudged pair behind an OpenAI-compatible server, and its chat page."""

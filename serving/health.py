@@ -1,0 +1,38 @@
+"""Whether both models of a pair answer."""
+
+import threading
+import time
+
+from command.errors import UserError
+from language_models.interface import ModelError
+from nudged_pair import NudgedPair
+
+SECONDS = 5.0  # that an answer may take
+KEPT_SECONDS = 1.0  # asked more often, a server gets the last outcome
+
+
+class Health:
+    """Asks both models, at most once in KEPT_SECONDS; safe to use from many threads."""
+
+    def __init__(self, pair: NudgedPair):
+        self._pair = pair
+        self._lock = threading.Lock()
+        self._checked = -KEPT_SECONDS
+        self._failure = ""
+
+    def check(self) -> None:
+        """Raise ModelError if one of the models does not answer."""
+        with self._lock:
+            if time.monotonic() - self._checked >= KEPT_SECONDS:
+                self._failure = self._ask()
+                self._checked = time.monotonic()
+        if self._failure:
+            raise ModelError(self._failure)
+
+    def _ask(self) -> str:
+        for role, model in self._pair.models.items():
+            try:
+                model.check_alive(SECONDS)
+            except UserError as error:
+                return f"the {role} model does not answer: {error}"
+        return ""

@@ -1,0 +1,324 @@
+"""Bodies of requests to /v1/chat/completions and /v1/completions: what they may hold, and what they ask for."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from answering.conversations import Prompts
+from answering.sampling import Asked
+from language_models.interface import REPLACEMENT
+from language_models.tokenizing import TextTokenizer
+from nudged_pair import NudgedPair
+from serving.errors import ApiError, unsupported
+from serving.model_names import read_name
+from utils import without_surrogates
+
+Body = TypeVar("Body", bound=BaseModel)
+MOST_CHOICES = 128
+MOST_ANSWERS = 1024  # of one request: choices of all prompts
+
+_TEXT_ONLY = "the models of the pair read and write text alone"
+_NO_PROBABILITY = (
+    "an answer that two models write has no log-probabilities: each of its tokens is from one of them, given both"
+)
+_NOT_PASSED_ON = "it is no part of nudging, and would change the probabilities by which the base model hands over"
+# Fields that cannot be defined for a pair: the values beside None that ask for nothing, and why others are refused.
+REFUSED: dict[str, tuple[tuple, str]] = {
+    "logprobs": ((False,), _NO_PROBABILITY),
+    "top_logprobs": ((0,), _NO_PROBABILITY),
+    "prompt_logprobs": ((), _NO_PROBABILITY),
+    "echo": ((False,), "the probabilities of a prompt, which echo is for, are not those of a pair; leave it out"),
+    "functions": (([],), f"{_TEXT_ONLY}, and call no functions"),
+    "function_call": (("none",), f"{_TEXT_ONLY}, and call no functions"),
+    "audio": ((), _TEXT_ONLY),
+    "modalities": ((["text"],), _TEXT_ONLY),
+    "web_search_options": ((), _TEXT_ONLY),
+    "suffix": (("",), "both models continue a text, and fill no gap in it"),
+    "presence_penalty": ((0,), _NOT_PASSED_ON),
+    "frequency_penalty": ((0,), _NOT_PASSED_ON),
+    "repetition_penalty": ((1,), _NOT_PASSED_ON),
+    "logit_bias": (({},), "the tokens of two models are not the same, so that no bias can be given by their ids"),
+    "min_p": ((0,), _NOT_PASSED_ON),
+    "top_k": ((0, -1), _NOT_PASSED_ON),
+    "min_tokens": ((0,), "an answer ends where the nudging model ends it"),
+    "ignore_eos": ((False,), "an answer ends where the nudging model ends it"),
+    "use_beam_search": ((False,), "nudging writes one answer, token by token"),
+    "guided_json": ((), "the answer of a pair follows no grammar"),
+    "guided_regex": ((), "the answer of a pair follows no grammar"),
+    "guided_choice": ((), "the answer of a pair follows no grammar"),
+    "guided_grammar": ((), "the answer of a pair follows no grammar"),
+    "structured_outputs": ((), "the answer of a pair follows no grammar"),
+}
+
+
+class StreamOptions(BaseModel):
+    """`stream_options` of a request."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    include_usage: bool | None = None
+
+
+class CommonBody(BaseModel):
+    """What both kinds of requests may hold; fields that are not known are passed over."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    prompt_field: ClassVar[str]
+
+    model: Any = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_token_total: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_prob_thres: float | None = None
+    criterion: str | None = None
+    user: str | None = None
+
+
+class ChatBody(CommonBody):
+    """A request to /v1/chat/completions."""
+
+    prompt_field = "messages"
+
+    messages: Any = None
+    tools: list | None = None
+    tool_choice: str | dict | None = None
+    response_format: dict | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+
+
+class TextBody(CommonBody):
+    """A request to /v1/completions."""
+
+    prompt_field = "prompt"
+
+    prompt: Any = None
+    best_of: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a request asks for: `n` answers to each of the prompts."""
+
+    model: str
+    prompts: list[Prompts]
+    asked: Asked
+    n: int
+    stream: bool
+    include_usage: bool
+    is_chat: bool
+
+    @property
+    def prompt_field(self) -> str:
+        """The field that has the prompts."""
+        return "messages" if self.is_chat else "prompt"
+
+
+def read_json(raw: bytes) -> dict:
+    """The object of a body.
+
+    Raises:
+        ApiError: it is none.
+    """
+
+    def no_number(name: str):
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        body = json.loads(raw, parse_constant=no_number)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ApiError(400, f"the body is not JSON: {reason}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
+    return body
+
+
+def read_body(body: dict, kind: type[Body]) -> Body:
+    """A body's fields, each of the type that it must have.
+
+    Raises:
+        ApiError: one is not.
+    """
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # Of a field that may be of several types the name of each is in its place.
+        names = [
+            str(part)
+            for part in first["loc"]
+            if part in kind.model_fields or isinstance(part, int) or part == "include_usage"
+        ]
+        place = "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in names).lstrip(".")
+        message = f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise ApiError(400, message, param=place, code="invalid_type") from None
+
+
+def refuse(body: dict) -> None:
+    """Raise ApiError if a body asks for what cannot be defined for a pair."""
+    for name, (neutral, why) in REFUSED.items():
+        value = body.get(name)
+        if value is not None and not any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral
+        ):
+            raise unsupported(name, f"{name} is not supported: {why}")
+
+
+def refuse_tools(body: ChatBody, ignored: bool) -> None:
+    """Raise ApiError where a chat is to call tools, or to answer in another form than text.
+
+    Args:
+        ignored: tools that may be used, but need not be, are left unused.
+    """
+    kind = (body.response_format or {}).get("type", "text")
+    if kind != "text":
+        raise unsupported(
+            "response_format", f"response_format can be text only: {_TEXT_ONLY}, without a grammar for it"
+        )
+    needs = body.tool_choice not in (None, "none", "auto")
+    if (body.tools and body.tool_choice != "none" and not ignored) or needs:
+        way_out = "" if needs else " (serve_nudged.py --ignore_tools leaves them unused)"
+        raise unsupported(
+            "tool_choice" if needs else "tools", f"tools are not supported: {_TEXT_ONLY}, and call no tools{way_out}"
+        )
+    if body.add_generation_prompt is False and not body.continue_final_message:
+        raise unsupported(
+            "add_generation_prompt", "add_generation_prompt cannot be false: the answer is the assistant's turn"
+        )
+
+
+def asked_of(body: CommonBody, served_name: str) -> Asked:
+    """How a body has its answers asked for.
+
+    Raises:
+        ApiError, AskedError: it cannot be.
+    """
+    served = read_name(body.model, served_name)
+    for name in ("top_prob_thres", "criterion"):
+        ours, theirs = getattr(body, name), getattr(served, name)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ApiError(
+                400, f"{name} is {ours}, and the model's name says {theirs}", param=name, code="invalid_value"
+            )
+    stop = body.stop if body.stop is not None else ()
+    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    return Asked(
+        top_prob_thres=served.top_prob_thres if body.top_prob_thres is None else body.top_prob_thres,
+        criterion=served.criterion if body.criterion is None else body.criterion,
+        max_tokens=most,
+        max_token_total=body.max_token_total,
+        stop=(stop,) if isinstance(stop, str) else tuple(map(without_surrogates, stop)),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        by=served.by,
+    )
+
+
+def chat_request(raw: dict, pair: NudgedPair, served_name: str, ignore_tools: bool) -> Request:
+    """What a body of /v1/chat/completions asks for.
+
+    Raises:
+        ApiError, AskedError, ConversationError, PromptError: it cannot be.
+    """
+    body = read_body(raw, ChatBody)
+    asked = asked_of(body, served_name)
+    refuse(raw)
+    refuse_tools(body, ignore_tools)
+    prompts = [pair.prompts(_messages(body), continued=bool(body.continue_final_message))]
+    return _request(body, prompts, asked, is_chat=True)
+
+
+def _messages(body: ChatBody) -> list:
+    if not isinstance(body.messages, list):
+        raise ApiError(400, "messages must be a list with one message at least", param="messages", code="invalid_type")
+    return body.messages
+
+
+def text_request(raw: dict, pair: NudgedPair, served_name: str) -> Request:
+    """What a body of /v1/completions asks for.
+
+    Raises:
+        ApiError, AskedError: it cannot be.
+    """
+    body = read_body(raw, TextBody)
+    asked = asked_of(body, served_name)
+    refuse(raw)
+    if body.best_of not in (None, body.n or 1):
+        raise unsupported("best_of", "best_of is not supported: answers of a pair have no probability to choose by")
+    texts = _texts(body.prompt, pair.tokenizer if pair.has_own_tokenizer else None)
+    return _request(body, [Prompts(text, text) for text in texts], asked, is_chat=False)
+
+
+def _request(body: CommonBody, prompts: list[Prompts], asked: Asked, is_chat: bool) -> Request:
+    n = 1 if body.n is None else body.n
+    if not 1 <= n <= MOST_CHOICES:
+        raise ApiError(400, f"n must be from 1 to {MOST_CHOICES}; it is {n}", param="n", code="invalid_value")
+    if n * len(prompts) > MOST_ANSWERS:
+        raise ApiError(
+            400, f"a request can have {MOST_ANSWERS} answers at most", param=body.prompt_field, code="invalid_value"
+        )
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options are for streams: set stream", param="stream_options", code="invalid_value")
+    usage = bool(body.stream_options and body.stream_options.include_usage)
+    return Request(body.model, prompts, asked, n, bool(body.stream), usage, is_chat)
+
+
+def _texts(prompt: object, tokenizer: TextTokenizer | None) -> list[str]:
+    """The texts of a prompt: a text or a list of texts, ids or a list of ids."""
+
+    def wrong(message: str) -> ApiError:
+        return ApiError(400, message, param="prompt", code="invalid_value")
+
+    if isinstance(prompt, str):
+        prompt = [prompt]
+    if not isinstance(prompt, list) or not prompt:
+        raise wrong("prompt must be a text, a list of texts, or ids of the base model's tokenizer")
+    if _are_ids(prompt):
+        prompt = [prompt]
+    texts = []
+    for one in prompt:
+        if isinstance(one, str):
+            text = without_surrogates(one)
+        elif not isinstance(one, list) or not _are_ids(one):
+            raise wrong("prompt must be a text, a list of texts, or ids of the base model's tokenizer, not a mixture")
+        elif tokenizer is None:
+            raise wrong(
+                "prompt must be text: the base model's server says nothing of its tokenizer, so ids mean nothing here"
+            )
+        else:
+            text = _decoded(one, tokenizer)
+        if not text:
+            raise wrong("a prompt must not be empty")
+        texts.append(text)
+    return texts
+
+
+def _are_ids(value: list) -> bool:
+    return bool(value) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+
+
+def _decoded(ids: list[int], tokenizer: TextTokenizer) -> str:
+    if min(ids) < 0 or max(ids) >= 2**31:
+        raise ApiError(
+            400, "ids of a prompt must be those of the base model's tokenizer", param="prompt", code="invalid_value"
+        )
+    text = tokenizer.decode(ids)
+    if REPLACEMENT in text:
+        raise ApiError(
+            400,
+            "the ids of the prompt do not stand for a whole text in the base model's tokenizer",
+            param="prompt",
+            code="invalid_value",
+        )
+    return text

@@ -1,0 +1,141 @@
+"""The options of serve_nudged.py."""
+
+import argparse
+import re
+from dataclasses import dataclass
+
+from command.console import Command
+from command.errors import OptionError
+from command.network import is_own
+from command.options import api_key, check_url
+from experiment.model_options import Options, PlainParser
+from experiment.model_settings import SettingsError, check
+from nudged_pair import LoadSettings
+
+COMMAND = Command("serve_nudged.py")
+DEFAULT_PORT = 8010
+_EXAMPLES = """\
+examples:
+  two models behind vLLM:
+    python serve_nudged.py --base_model BASE --base_host http://localhost:8000/v1 \\
+        --nudging_model CHAT --nudging_host http://localhost:8001/v1 --top_prob_thres 0.4
+  the bundled small models, which this process serves itself:
+    python serve_nudged.py --base_model demo-base --nudging_model demo-aligned --top_prob_thres 0.4
+then open http://127.0.0.1:8010, or give http://127.0.0.1:8010/v1 to any OpenAI client; docs/serving.md.
+"""
+
+
+@dataclass(frozen=True)
+class ServeSettings(LoadSettings):
+    """Everything that serve_nudged.py is told; the fields are the command-line options.
+
+    Raises:
+        SettingsError: at construction, if the settings cannot work.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    served_model_name: str = "pair"
+    api_key_env: str | None = None
+    no_key: bool = False
+    max_concurrent: int = 32
+    cors_origin: tuple[str, ...] = ()
+    ignore_tools: bool = False
+    startup_timeout: float = 600.0
+    max_retries: int = 2
+    max_outage: float = 10.0
+
+    def __post_init__(self):
+        check(self.max_concurrent >= 1, "max_concurrent", "must be at least 1", self.max_concurrent)
+        object.__setattr__(self, "num_threads", self.max_concurrent)
+        super().__post_init__()
+        check(0 <= self.port <= 65535, "port", "is a number from 0 (any free one) to 65535", self.port)
+        check(self.startup_timeout > 0, "startup_timeout", "must be above 0 seconds", self.startup_timeout)
+        named = re.fullmatch(r"[^\s@\x00-\x1f\x7f]{1,200}", self.served_model_name)
+        check(bool(named), "served_model_name", "is a word without @ and spaces", self.served_model_name)
+        check(bool(self.host.strip()), "host", "is the address to listen on, such as 127.0.0.1", self.host)
+        for origin in self.cors_origin:
+            if origin != "*" and check_url(origin, "--cors_origin") != origin.lower():
+                raise SettingsError(
+                    f"--cors_origin is scheme, host and port such as http://localhost:3000; it is {origin!r}"
+                )
+        self.key  # noqa: B018  raises that it is not there
+        if not is_own(self.host.strip("[]")) or self.is_everywhere:
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if not self.api_key_env and not self.no_key:
+            raise SettingsError(
+                f"--host {self.host} can be reached from other machines: name a variable with a key that clients must send by "
+                "--api_key_env, or say --no_key"
+            )
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether all addresses of the machine are listened on."""
+        return self.host.strip("[]") in ("0.0.0.0", "::", "")
+
+    @property
+    def key(self) -> str:
+        """The key that clients must send; "" for none."""
+        return api_key(self.api_key_env, "--api_key_env") if self.api_key_env else ""
+
+    @property
+    def base_url(self) -> str:
+        """The base URL of a host that people can open."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host.strip("[]"), self.host.strip("[]"))
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of serve_nudged.py; the defaults are ServeSettings' own."""
+    parser = PlainParser(
+        prog=COMMAND.name,
+        description="A base model, nudged by a small aligned one, as a model behind an OpenAI-compatible server, with a chat page.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options = Options(parser, ServeSettings)
+    options.models()
+    options.option(
+        "context_length",
+        "tokens of prompt and answer for which GGUF models of this process have room",
+        type=int,
+        metavar="N",
+    )
+    options.decoding()
+    options.group("server")
+    options.option(
+        "host", "address to listen on; one that other machines reach needs a key, or --no_key", metavar="ADDRESS"
+    )
+    options.option("port", "0 takes a free one, which is said", type=int, metavar="PORT")
+    options.option("served_model_name", "the pair's name for clients", metavar="NAME")
+    options.option(
+        "api_key_env",
+        "environment variable that holds the key which clients must send (default: no key)",
+        metavar="VAR",
+    )
+    options.flag("no_key", "serve other machines without a key")
+    options.option("max_concurrent", "answers written at a time; more requests get status 429", type=int, metavar="N")
+    options.option(
+        "cors_origin",
+        "origins whose pages may read answers, such as http://localhost:3000, or *",
+        nargs="*",
+        metavar="ORIGIN",
+    )
+    options.flag(
+        "ignore_tools", "leave tools unused that clients such as Open WebUI send always, instead of refusing them"
+    )
+    options.option("startup_timeout", "seconds that hosts may take until they answer first", type=float, metavar="S")
+    options.requests()
+    return parser
+
+
+def parse_settings(argv: list[str] | None = None) -> ServeSettings:
+    """Settings from a command line (None: this process's); bad ones end the process with exit code 2 and a plain line."""
+    options = vars(build_parser().parse_args(argv))
+    try:
+        return ServeSettings(**options | {name: tuple(options[name]) for name in ("end_tokens", "cors_origin")})
+    except OptionError as error:
+        COMMAND.note(f"error: {error}")
+        raise SystemExit(2) from None
