@@ -153,7 +153,8 @@ function keepUp() {
   frame ??= requestAnimationFrame(() => {
     frame = null;
     if (follows) scrollTo(0, document.documentElement.scrollHeight);
-    if (tipped) placeTip();
+    if (tipped?.isConnected) placeTip();
+    else hideTip(); // its answer is being written anew
   });
 }
 
