@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from command.errors import UserError
 
 REPLACEMENT = "\ufffd"  # what stands in a text for bytes that are no whole character
+SEEDS = 2**32 - 1  # servers take seeds below it; llama.cpp takes this one for "any"
 CHARACTER_TOKENS = 4  # at most: a character is four bytes at most (UTF-8), and a token one byte at least
 
 
@@ -52,6 +53,10 @@ class ContextLengthError(ModelError):
     """The prompt leaves too little room in the model's context window for the tokens asked for."""
 
 
+class SeedError(ModelError):
+    """A server refuses requests that have a seed."""
+
+
 class DeviceLostError(ModelError):
     """The device that computes a model has stopped working for this process: nothing that is asked of it will be answered."""
 
@@ -84,8 +89,8 @@ class SamplingParams:
     """How a model is to continue a prompt; the fields are called as in requests to /v1/completions, which are made of them.
 
     `max_tokens`: most tokens to write, in the model's own. `temperature` and `top_p`: sampling; temperature 0 is greedy.
-    `logprobs`: how many of the most probable tokens to report at each position; None for no tokens at all. `seed`: of the random
-    numbers that are drawn.
+    `logprobs`: how many of the most probable tokens to report at each position; None for no tokens at all. `seed`: with the same
+    one the same is drawn again; None for any.
     """
 
     max_tokens: int
@@ -93,6 +98,15 @@ class SamplingParams:
     top_p: float = 1.0
     logprobs: int | None = None
     seed: int | None = None
+
+    def after(self, text: str) -> "SamplingParams":
+        """The same for a call after so much of an answer: its seed is another one, so that it does not draw the same numbers again.
+
+        The seed depends on the first one and the text alone.
+        """
+        if self.seed is None:
+            return self
+        return replace(self, seed=(self.seed + len(text)) % SEEDS)
 
 
 @dataclass

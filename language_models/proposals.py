@@ -311,23 +311,24 @@ class Nudger:
             proposal.look()
         if any(proposal.finish_reason == "stop" for proposal in self._proposals):
             raise ProposalEndsAnswer
-        proposal = Proposal(*self._ask(self._prompt + answer), self._pace, self._rides)
+        proposal = Proposal(*self._ask(answer), self._pace, self._rides)
         self._proposals = [*(one for one in self._proposals if one.finish_reason is None), proposal]
         self._base.watch(proposal)
         return proposal
 
-    def _ask(self, text: str) -> tuple[Completion | TokenStream, Callable[[], TokenStream] | None]:
-        """What is written after a text, and what is asked for where it shows nothing: see `whole_character`."""
+    def _ask(self, answer: str) -> tuple[Completion | TokenStream, Callable[[], TokenStream] | None]:
+        """What is written after an answer text, and what is asked for where it shows nothing: see `whole_character`."""
+        text, params = self._prompt + answer, self._params.after(answer)
         if self._published:
-            return whole_character(self._model, text, self._params), None
+            return whole_character(self._model, text, params), None
         again = None
-        if self._params.max_tokens < CHARACTER_TOKENS:
-            longer = replace(self._params, max_tokens=CHARACTER_TOKENS)
+        if params.max_tokens < CHARACTER_TOKENS:
+            longer = replace(params, max_tokens=CHARACTER_TOKENS)
 
             def again() -> TokenStream:
                 return self._model.stream(text, longer)
 
-        return self._model.stream(text, self._params), again
+        return self._model.stream(text, params), again
 
     def close(self) -> None:
         """End all writing."""

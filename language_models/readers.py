@@ -50,7 +50,7 @@ class Writer:
             ContextLengthError: they do not fit.
             ModelError: the model did not answer, after all retries.
         """
-        return whole_character(self.model, self.prompt + text, self.params)
+        return whole_character(self.model, self.prompt + text, self.params.after(text))
 
     def open(self, text: str, draft: str) -> tuple[TokenStream, int]:
         """A stream of the rest of the answer, and how many tokens it was asked for.
@@ -75,7 +75,8 @@ class Writer:
         return self._stream(text, CHARACTER_TOKENS, "")[0]
 
     def _stream(self, text: str, tokens: int, draft: str) -> tuple[TokenStream, int]:
-        return self.model.stream(self.prompt + text, replace(self.params, max_tokens=tokens), draft), tokens
+        params = replace(self.params.after(text), max_tokens=tokens)
+        return self.model.stream(self.prompt + text, params, draft), tokens
 
 
 def whole_character(model: LanguageModel, prompt: str, params: SamplingParams) -> Completion:

@@ -15,7 +15,7 @@ from language_models.hosted.http import answers, checked, make_client, make_http
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_TOKENS, Probe
 from language_models.hosted.probe_requests import Progress
-from language_models.hosted.refused_fields import NEUTRAL_SAMPLING
+from language_models.hosted.refused_fields import NEUTRAL_SAMPLING, seed_refusals
 from language_models.hosted.resumed_stream import ResumedStream
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
@@ -108,7 +108,8 @@ class OpenAIEndpoint:
             sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self._timeout(timeout))
             return checked(self.http.send(sent))
 
-        return request(call, read, where=self.where, client=self.client, usage=usage)
+        with seed_refusals(params.seed, self.where):
+            return request(call, read, where=self.where, client=self.client, usage=usage)
 
     def _timeout(self, seconds: float | None) -> httpx2.Timeout:
         usual = self.http.timeout
@@ -153,16 +154,17 @@ class OpenAIEndpoint:
             return response
 
         reader = None if params.logprobs is None else self.reader
-        return EventStream(
-            respond,
-            reader,
-            params.max_tokens,
-            silence=timeout or self.request_timeout,
-            manners=self.manners,
-            where=self.where,
-            client=self.client,
-            count=self.count,
-        )
+        with seed_refusals(params.seed, self.where):
+            return EventStream(
+                respond,
+                reader,
+                params.max_tokens,
+                silence=timeout or self.request_timeout,
+                manners=self.manners,
+                where=self.where,
+                client=self.client,
+                count=self.count,
+            )
 
     def _body(self, prompt: str, params: SamplingParams) -> dict:
         asked = {

@@ -1,9 +1,10 @@
 """Fields of requests that a server refuses, and what can be left out of a request without changing the answers."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 
-from language_models.interface import ModelError, SamplingParams
+from language_models.interface import ContextLengthError, ModelError, SamplingParams, SeedError
 
 # Everything that would otherwise be the server's own choice (vLLM takes its defaults from the model's generation_config.json).
 NEUTRAL_FIELDS = {
@@ -19,6 +20,7 @@ NEUTRAL_SAMPLING = (
     {},
 )
 REFUSALS = (400, 422)
+NOT_IMPLEMENTED = 501
 _BEYOND_OPENAI = frozenset(NEUTRAL_SAMPLING[0].keys() - NEUTRAL_SAMPLING[1].keys())
 _NEUTRAL = frozenset(NEUTRAL_FIELDS)
 # From little to much. What changes the answers comes last: that such a request is taken tells what is refused.
@@ -72,6 +74,28 @@ class Refused:
     def of_the_plain_request(self) -> ModelError:
         """What the server says to a request of nothing but what a run cannot do without."""
         return self._said.get(_NEUTRAL, next(reversed(self._said.values())))
+
+
+@contextlib.contextmanager
+def seed_refusals(seed: int | None, where: str) -> Iterator[None]:
+    """Have the refusal of a request that has a seed say so.
+
+    Raises:
+        SeedError: instead of a refusal that names the seed; one that does not may have another cause, and says that it may be that.
+    """
+    try:
+        yield
+    except ModelError as error:
+        if seed is None or error.status not in (*REFUSALS, NOT_IMPLEMENTED) or isinstance(error, ContextLengthError):
+            raise
+        told = str(error).removeprefix(f"{where}: ")
+        if re.search(r"\bseeds?\b", told, re.IGNORECASE):
+            raise SeedError(
+                f"{where}: the server refuses seed {seed} ({told}); ask without a seed", error.status
+            ) from None
+        if error.status != NOT_IMPLEMENTED:
+            error.args = (f"{error}; the request has seed {seed}: perhaps the server takes none",)
+        raise
 
 
 def asks_for_more_tokens(error: ModelError) -> bool:

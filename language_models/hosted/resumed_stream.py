@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from language_models.cancelling import pause
 from language_models.hosted.retries import seconds_to_wait
 from language_models.hosted.streams import EventStream
 from language_models.interface import ModelError, SamplingParams, Token, TransientError, Usage
@@ -119,14 +120,16 @@ class ResumedStream:
             raise error
         self._breaks += 1
         if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there
-            time.sleep(seconds_to_wait(error, self._breaks))
-        if told is None:  # how many tokens are missing is not known: from the beginning
+            pause(seconds_to_wait(error, self._breaks), time.sleep)
+        if (
+            told is None or self._again
+        ):  # how many tokens are missing is not known: from the beginning, with the same seed
             self._written, self._again = 0, self._text
             self._stream = self._open_after("", self._params, self._before)
             return
         self._written += told
         # All may be there, and the last without a text: an end of sequence or half a character, which is written once more.
-        missing = replace(self._params, max_tokens=max(1, self._params.max_tokens - self._written))
+        missing = replace(self._params.after(self._text), max_tokens=max(1, self._params.max_tokens - self._written))
         self._stream = self._open_after(self._text, missing, self._before)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from language_models.interface import Completion, ContextLengthError, ModelError, SamplingParams, Token, Usage
+from language_models.interface import SEEDS, Completion, ContextLengthError, ModelError, SamplingParams, Token, Usage
 from language_models.local.cache import CachedSample
 from language_models.local.drafts import CERTAIN, DraftRate, look_up
 from language_models.local.segments import Sampling
@@ -41,7 +41,9 @@ class LocalStream:
         self._view, self._text, self._ids, self._drafted = view, prompt, list(ids), drafted
         self._left, self._logprobs = params.max_tokens, params.logprobs
         self._top = 0 if params.logprobs is None else max(1, params.logprobs)
-        self._sampling = Sampling(params.temperature, params.top_p, view.chance) if params.temperature else None
+        # With a seed, what is drawn depends on nothing else.
+        chance = view.chance if params.seed is None else torch.Generator().manual_seed(params.seed % SEEDS)
+        self._sampling = Sampling(params.temperature, params.top_p, chance) if params.temperature else None
         self._growing = GrowingText(view.model.vocabulary, ids)
         # Tokens that will be read whatever they are: those of a stream whose probabilities nobody looks at.
         greedy = params.logprobs is None and not self._sampling and not drafted
