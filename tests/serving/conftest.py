@@ -18,4 +18,6 @@ def served(server) -> Served:
 @pytest.fixture(scope="session")
 def demo_models() -> None:
     """The bundled models, fetched once into the user's cache."""
-    subprocess.run([sys.executable, "scripts/get_demo_models.py", "demo-base", "demo-aligned"], cwd=REPOSITORY, check=True)
+    subprocess.run(
+        [sys.executable, "scripts/get_demo_models.py", "demo-base", "demo-aligned"], cwd=REPOSITORY, check=True
+    )

@@ -1,4 +1,6 @@
-"""LangChain's OpenAI client, run by the Python that has it: {"url", "question"} comes as JSON on standard input, replies go to a file."""
+"""LangChain's OpenAI client, run by the Python that has it: {"url", "question"} comes as JSON on standard input, and replies go to
+the file `output`.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, run by the Python that has it: the runs come as JSON on standard input, what became of them goes to a file.
+"""lm-evaluation-harness, run by the Python that has it: runs come as JSON on standard input, what became of them goes to a file.
 
 A run is {"model", "model_args", "task", "more"}; what became of it {"texts": [answer, ...], "score": value} or {"error": words}.
 """

@@ -98,6 +98,7 @@ def as_a_command(*options: str, env: dict | None = None) -> Iterator[tuple[Serve
     finally:
         process.kill()
         process.wait()
+        process.stderr.close()
 
 
 @contextmanager
