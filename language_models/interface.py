@@ -260,6 +260,17 @@ class SharedModel(Protocol):
         """The model's own tokenizer; None where its server has no routes for it. That is found out once."""
         ...
 
+    def check_alive(self, seconds: float) -> None:
+        """See that the model answers, by a request of its own that nobody counts.
+
+        Args:
+            seconds: that a server may stay silent.
+
+        Raises:
+            ModelError: it does not.
+        """
+        ...
+
 
 @dataclass
 class Metered:

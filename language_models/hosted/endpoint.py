@@ -15,16 +15,25 @@ from language_models.hosted.http import answers, checked, make_client, make_http
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_TOKENS, Probe
 from language_models.hosted.probe_requests import Progress
-from language_models.hosted.refused_fields import NEUTRAL_SAMPLING, seed_refusals
+from language_models.hosted.refused_fields import NEUTRAL_SAMPLING, REFUSALS, asks_for_more_tokens, seed_refusals
 from language_models.hosted.resumed_stream import ResumedStream
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
 from language_models.hosted.streams import EventStream, Manners
 from language_models.hosted.token_texts import END_NAMES, TokenReader, without_cut_character
 from language_models.hosted.tokenizers import ServerTokenizer, find_context_length, find_tokenizer
-from language_models.interface import CHARACTER_TOKENS, Completion, LanguageModel, SamplingParams, TokenStream, Usage
+from language_models.interface import (
+    CHARACTER_TOKENS,
+    Completion,
+    LanguageModel,
+    ModelError,
+    SamplingParams,
+    TokenStream,
+    Usage,
+)
 
 T = TypeVar("T")
+ALIVE_PROMPT = "Hello"
 
 
 class OpenAIEndpoint:
@@ -190,6 +199,17 @@ class OpenAIEndpoint:
     def find_context_length(self) -> int | None:
         """How many tokens prompt and answer may have together, where the server tells it."""
         return find_context_length(self)
+
+    def check_alive(self, seconds: float) -> None:
+        """See SharedModel. By a connection of its own: where all others are in use, the server may well be alive."""
+        with make_http(self.host, 1, seconds) as http:
+            asking = copy.copy(self)
+            asking.http, asking.client = http, make_client(self.host, self.client.api_key, http)
+            try:
+                asking.ask(ALIVE_PROMPT, SamplingParams(1), Usage(), lambda body: completion_choice(body, 1), seconds)
+            except ModelError as error:
+                if error.status not in REFUSALS or not asks_for_more_tokens(error):  # some write no less than several
+                    raise
 
     def answers(self) -> bool:
         """Whether the server says anything at all, within seconds."""

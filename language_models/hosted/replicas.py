@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -141,6 +142,16 @@ class Replicas:
                 found = [one for endpoint in self.endpoints if (one := endpoint.find_tokenizer())]
                 self._tokenizer = AnyTokenizer(found) if found else None
             return self._tokenizer
+
+    def check_alive(self, seconds: float) -> None:
+        """See SharedModel; one server that answers is enough. All are asked side by side."""
+        if len(self.endpoints) == 1:
+            return self.endpoints[0].check_alive(seconds)
+        asking = [begin(functools.partial(endpoint.check_alive, seconds)) for endpoint in self.endpoints]
+        for answer in as_completed(asking):
+            if answer.exception() is None:
+                return None
+        raise asking[0].exception()
 
     def close(self) -> None:
         """End all requests in flight, whose answers nobody will read; what they say of that is not told."""

@@ -233,6 +233,11 @@ class LocalModel:
         """See SharedModel."""
         return OwnTokenizer(self.name, self.vocabulary)
 
+    def check_alive(self, seconds: float) -> None:
+        """See SharedModel. A pass is not run for it: one that is on its way may take longer than a server's silence."""
+        if self.slots.worker.lost is not None:
+            raise ModelError(str(self.slots.worker.lost))
+
     @property
     def report(self) -> dict:
         """What model this is, as JSON has it."""
