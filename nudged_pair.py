@@ -15,111 +15,32 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 
+from answering.answer import Answer
 from answering.conversations import Prompts, turns_of, write_prompts
 from answering.endings import Part, StopSequences, TokenLimit
 from answering.sampling import Asked, By
+from answering.settings import LoadSettings
 from answering.yardstick import Cl100kTokenizer
 from command.console import Command
 from command.errors import OptionError, UserError
 from experiment.connect import Lengths, connect
-from experiment.model_settings import PairSettings, check
 from experiment.prompts import PromptBuilder, prompt_builders
 from experiment.sample import used_request_mode
 from language_models.cancelling import Cancellation
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
 from language_models.hosted.served_names import only_model_at
-from language_models.interface import Metered, SamplingParams, SharedModel, Usage
+from language_models.interface import Metered, SamplingParams, SharedModel
 from language_models.tokenizing import TextTokenizer
-from nudging import CRITERIA, Criterion, NudgingResult, Piece, answer_stream
-from utils import clean_answer, count_tokens
+from nudging import Criterion, NudgingResult, Piece, answer_stream
+from utils import count_tokens
 
 COMMAND = Command("nudged_pair")
 Question = str | Sequence[dict] | Prompts
-# Why an answer ends that is whole; all else has cut it off.
-WHOLE = ("nudging_model_stop", "repeated_nudging_words", "stop_sequence", "stop")
 # Tokens of the base model are at most as many as this per cl100k_base token, so that a loop goes on until max_tokens cut it.
 TOKENS_PER_TOKEN = 2
-
-
-@dataclass(frozen=True)
-class LoadSettings(PairSettings):
-    """The settings of a pair that is loaded to answer anything.
-
-    `context_length`: tokens of prompt and answer together for which a GGUF model of this process has room. `logprobs`: how many
-    log-probabilities the criterion needs at each position.
-    """
-
-    context_length: int = 4096
-    logprobs: int = max(criterion.logprobs for criterion in CRITERIA.values())
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(self.context_length >= 1, "context_length", "must be at least 1", self.context_length)
-
-    def logprobs_of(self, role: str) -> int | None:
-        """See PairSettings."""
-        return self.logprobs if role == "base" else None
-
-
-@dataclass
-class Answer:
-    """An answer and its record; `str(answer)` is its text.
-
-    `raw_text` is what the models wrote, `text` the same as run_api.py records it (without white space and repetitions at its end).
-    `pieces`: who wrote what. `stop_reason` is one of nudging_model_stop, repeated_nudging_words, stop_sequence, round, length,
-    max_tokens, context_length, of one model alone stop or length, and cancelled of an answer that nobody read to its end. `usage`:
-    what was asked of each model.
-    """
-
-    pieces: list[Piece] = field(default_factory=list)
-    stop_reason: str = "cancelled"
-    usage: dict[str, Usage] = field(default_factory=dict)
-    _last: int = -1
-
-    def add(self, part: Part) -> None:
-        """Record what comes next."""
-        if part.number == self._last:
-            piece = self.pieces[-1]
-            self.pieces[-1] = replace(piece, text=piece.text + part.piece.text)
-        else:
-            self.pieces.append(part.piece)
-        self._last = part.number
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def raw_text(self) -> str:
-        """All that the models wrote."""
-        return "".join(piece.text for piece in self.pieces)
-
-    @property
-    def text(self) -> str:
-        """The answer as run_api.py records it."""
-        return clean_answer(self.raw_text)
-
-    @property
-    def nudging_words(self) -> list[str]:
-        """The words of the nudging model, round by round."""
-        return [piece.text for piece in self.pieces if piece.by == "nudging"]
-
-    @property
-    def rounds(self) -> int:
-        """In how many rounds it wrote."""
-        return len(self.nudging_words)
-
-    @property
-    def rate(self) -> float:
-        """The share of the answer's cl100k_base tokens that the nudging model wrote, 0 to 1."""
-        return sum(map(count_tokens, self.nudging_words)) / max(1, count_tokens(self.raw_text))
-
-    @property
-    def finish_reason(self) -> str:
-        """ "stop" where the answer is whole, "length" where it was cut off."""
-        return "stop" if self.stop_reason in WHOLE else "length"
 
 
 class AnswersError(UserError):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nudged_pair import Answer
+from answering.answer import Answer
+
 from nudging import Piece
 from serving.requests import Request
 

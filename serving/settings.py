@@ -4,13 +4,14 @@ import argparse
 import re
 from dataclasses import dataclass
 
+from answering.settings import LoadSettings
+
 from command.console import Command
 from command.errors import OptionError
 from command.network import is_own
 from command.options import api_key, check_url
 from experiment.model_options import Options, PlainParser
 from experiment.model_settings import SettingsError, check
-from nudged_pair import LoadSettings
 
 COMMAND = Command("serve_nudged.py")
 DEFAULT_PORT = 8010

@@ -9,8 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
+from answering.answer import Answer
+
 from language_models.cancelling import Cancelled
-from nudged_pair import Answer, AnswerStream, NudgedPair
+from nudged_pair import AnswerStream, NudgedPair
 from nudging import Piece
 from serving.errors import RETRY_SECONDS, ApiError, api_error
 from serving.metrics import Metrics

@@ -13,7 +13,10 @@ from runs import REPOSITORY
 # From the top down: a room may import from those below it. The files of one entry know nothing of one another.
 FLOORS = (
     ("scripts",),
-    ("run_api", "eval_utils", "collect_model_outs", "measure_reward"),
+    ("run_api", "eval_utils", "collect_model_outs", "measure_reward", "serve_nudged"),
+    ("serving",),
+    ("nudged_pair",),
+    ("answering",),
     ("cluster",),
     ("reporting",),
     ("experiment", "pad"),
@@ -150,7 +153,15 @@ def test_torch_stays_in_its_rooms():
 
 @pytest.mark.parametrize(
     "command",
-    ["run_api", "eval_utils", "collect_model_outs", "measure_reward", "reporting.html_report", "cluster.sweep"],
+    [
+        "run_api",
+        "eval_utils",
+        "collect_model_outs",
+        "measure_reward",
+        "serve_nudged",
+        "reporting.html_report",
+        "cluster.sweep",
+    ],
 )
 def test_a_command_starts_without_torch(command):
     program = f"import sys, {command}; sys.exit(any(name in sys.modules for name in {TORCH}))"

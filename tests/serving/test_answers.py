@@ -64,7 +64,9 @@ def test_text_goes_to_both_models_as_it_is(served):
     models = [served.pair.models[role].for_sample(0) for role in ("base", "nudging")]
     whole = nudge(*models, prompt, prompt, served.pair.settings.nudging_settings, request_mode="streamed").text
     assert whole.startswith(reply["choices"][0]["text"]) and reply["choices"][0]["text"]
-    streamed = served.post("/v1/completions", {"model": "pair", "prompt": prompt, "max_tokens": 20, "stream": True}).text
+    streamed = served.post(
+        "/v1/completions", {"model": "pair", "prompt": prompt, "max_tokens": 20, "stream": True}
+    ).text
     assert "".join(chunk["choices"][0]["text"] for chunk in read_events(streamed)) == reply["choices"][0]["text"]
 
 
