@@ -169,7 +169,8 @@ class Answer {
   // After what was taken has been drawn.
   keepUp() {
     this.follower.keepUp();
-    if (this.place.scrollHeight > this.place.clientHeight) this.place.tabIndex = 0; // for the keys that scroll it
+    const scrolls = getComputedStyle(this.place).overflowY === "auto" && this.place.scrollHeight > this.place.clientHeight;
+    if (scrolls) this.place.tabIndex = 0; // for the keys that scroll it
   }
 
   // Whether later questions are sent with this answer.
