@@ -149,8 +149,7 @@ function keepUp(answer) {
     for (const answer of grown) answer.keepUp();
     grown.clear();
     pageFollower.keepUp();
-    if (tipped?.isConnected) placeTip();
-    else hideTip(); // its answer is being written anew
+    moveTip();
   });
 }
 
@@ -168,7 +167,9 @@ function showTip(mark) {
 }
 
 function placeTip() {
-  const { left, bottom } = [...tipped.getClientRects()].at(-1) ?? { left: 0, bottom: 0 };
+  const { left, bottom } = [...tipped.getClientRects()].at(-1);
+  const box = tipped.parentElement.getBoundingClientRect();
+  tip.style.visibility = bottom < box.top || bottom > box.bottom + 8 ? "hidden" : "visible"; // scrolled out of its column
   tip.style.left = tip.style.top = "0"; // or it may be what makes the page wide
   const furthest = document.documentElement.clientWidth - tip.offsetWidth - 8;
   tip.style.left = `${Math.max(8, Math.min(left, furthest)) + scrollX}px`;
@@ -176,7 +177,8 @@ function placeTip() {
 }
 
 function moveTip() {
-  if (tipped) placeTip();
+  if (tipped?.isConnected) placeTip();
+  else hideTip(); // its answer is being written anew
 }
 
 function hideTip() {

@@ -298,6 +298,7 @@ def test_an_answer_that_goes_on_and_on_leaves_the_others_in_sight(browser, stub)
     assert page.js(below) > 200 and page.js("return document.querySelector('.answer').clientHeight") < 450
     assert page.js("return document.querySelector('#log mark').getBoundingClientRect().top") > 0
     page.js("document.querySelector('#log mark').focus()")
+    assert page.find("#tip").is_displayed()
     page.view(320, 600, False)
     page.until_frame()
     assert page.cut_off() == []
