@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from answering.answer import Answer
-
 from nudging import Piece
 from serving.requests import Request
 
@@ -46,6 +45,11 @@ class Reply:
     completion_tokens: int = 0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Add to the usage."""
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
 
     def _head(self, chunk: bool) -> dict[str, Any]:
         chat = self.request.is_chat

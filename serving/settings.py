@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 
 from answering.settings import LoadSettings
-
 from command.console import Command
 from command.errors import OptionError
 from command.network import is_own

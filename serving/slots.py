@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from answering.answer import Answer
-
 from language_models.cancelling import Cancelled
 from nudged_pair import AnswerStream, NudgedPair
 from nudging import Piece
@@ -29,11 +28,12 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A choice is whole; its tokens are counted where they are asked for."""
+    """A choice is whole; its tokens are counted where they are asked for, a prompt's with the first choice of it."""
 
     choice: int
     answer: Answer
     completion_tokens: int
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +165,9 @@ class Answers:
                         first = False
                     self.channel.put(Wrote(choice, piece))
             answer = stream.answer
-            tokens = self._slots.pair.count(answer.raw_text, self._request.asked.by) if self._count else 0
+            tokens = self._tokens(choice, answer) if self._count else (0, 0)
             metrics.answered(answer, self._request.asked.by, time.monotonic() - self._began)
-            event = Ended(choice, answer, tokens)
+            event = Ended(choice, answer, *tokens)
         except Cancelled:
             metrics.left()
             event = Failed(ApiError(499, "nobody waits for the answer"))
@@ -177,3 +177,8 @@ class Answers:
         finally:
             self._slots.done()
         self.channel.put(event)
+
+    def _tokens(self, choice: int, answer: Answer) -> tuple[int, int]:
+        pair, by = self._slots.pair, self._request.asked.by
+        is_first = choice % self._request.n == 0
+        return pair.count(answer.raw_text, by), pair.prompt_tokens(self._streams[choice].prompts, by) if is_first else 0
