@@ -8,12 +8,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from serving.errors import ApiError, json_bytes
 
 HEAD_SECONDS = 30.0  # in which the first line and the header fields of a request must have come
+LINGER_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
     """One connection; see uvicorn."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """See asyncio."""
@@ -22,6 +24,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        if self._refused:
+            return
         super().data_received(data)
         self._await_head(self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0]))
 
@@ -48,4 +52,6 @@ class Connection(H11Protocol):
             head = h11.Response(status_code=400, headers=list(fields.items()), reason=b"Bad Request")
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        # A line that is closed while something comes is reset, and the client may never read why.
+        self._refused = True
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)

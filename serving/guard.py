@@ -66,9 +66,7 @@ class Guard:
     def _is_own(self, origin: str, host: str) -> bool:
         try:
             # A name that was made to lead to this machine is its own host's name, but not this machine's.
-            return urlsplit(origin).netloc == host and bool(
-                self._key or is_own(urlsplit(f"//{host}").hostname or "")
-            )
+            return urlsplit(origin).netloc == host and bool(self._key or is_own(urlsplit(f"//{host}").hostname or ""))
         except ValueError:  # no address at all
             return False
 
