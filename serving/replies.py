@@ -9,6 +9,7 @@ from typing import Any
 from answering.answer import Answer
 from nudging import Piece
 from serving.requests import Request
+from serving.slots import Ended
 
 
 def piece_json(piece: Piece) -> dict[str, Any]:
@@ -46,11 +47,6 @@ class Reply:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Add to the usage."""
-        self.prompt_tokens += prompt_tokens
-        self.completion_tokens += completion_tokens
-
     def _head(self, chunk: bool) -> dict[str, Any]:
         chat = self.request.is_chat
         kind = ("chat.completion.chunk" if chunk else "chat.completion") if chat else "text_completion"
@@ -61,6 +57,11 @@ class Reply:
             "model": self.request.model,
             "system_fingerprint": None,
         }
+
+    def count(self, ended: Ended) -> None:
+        """Count the tokens of a choice."""
+        self.prompt_tokens += ended.prompt_tokens
+        self.completion_tokens += ended.completion_tokens
 
     @property
     def usage(self) -> dict[str, int]:

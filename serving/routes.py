@@ -70,12 +70,13 @@ class Api:
         raw = await read_all(request)
 
         try:
-            # Templates take time, which is not the event loop's.
+            # Templates and tokenizers take time, which is not the event loop's.
             asked = await run_in_threadpool(lambda: read(read_json(raw)))
             answers = self.slots.begin(asked, count=not asked.stream or asked.include_usage)
         except Exception as error:
             raise api_error(error, prompt_field) from None
-        reply, number = Reply(asked), asked.n * len(asked.prompts)
+        reply = Reply(asked)
+        number = asked.n * len(asked.prompts)
         try:
             if asked.stream:
                 first = await first_events(answers, request.receive)
@@ -91,7 +92,7 @@ class Api:
         if ended is None:
             raise ClientDisconnect
         for one in ended:
-            reply.count(one.prompt_tokens, one.completion_tokens)
+            reply.count(one)
         return JsonResponse(reply.whole([one.answer for one in ended]))
 
     def _entry(self, name: str) -> dict:

@@ -28,12 +28,12 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A choice is whole; its tokens are counted where they are asked for, a prompt's with the first choice of it."""
+    """A choice is whole; its tokens, and those of its prompt with the first choice of it, are counted where they are asked for."""
 
     choice: int
     answer: Answer
-    completion_tokens: int
     prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +165,8 @@ class Answers:
                         first = False
                     self.channel.put(Wrote(choice, piece))
             answer = stream.answer
-            tokens = self._tokens(choice, answer) if self._count else (0, 0)
+            event = Ended(choice, answer, *self._tokens(choice, stream))
             metrics.answered(answer, self._request.asked.by, time.monotonic() - self._began)
-            event = Ended(choice, answer, *tokens)
         except Cancelled:
             metrics.left()
             event = Failed(ApiError(499, "nobody waits for the answer"))
@@ -178,7 +177,9 @@ class Answers:
             self._slots.done()
         self.channel.put(event)
 
-    def _tokens(self, choice: int, answer: Answer) -> tuple[int, int]:
+    def _tokens(self, choice: int, stream: AnswerStream) -> tuple[int, int]:
+        if not self._count:
+            return 0, 0
         pair, by = self._slots.pair, self._request.asked.by
-        is_first = choice % self._request.n == 0
-        return pair.count(answer.raw_text, by), pair.prompt_tokens(self._streams[choice].prompts, by) if is_first else 0
+        prompt = 0 if choice % self._request.n else pair.prompt_tokens(stream.prompts, by)
+        return prompt, pair.count(stream.answer.raw_text, by)
