@@ -95,6 +95,7 @@ class Worker:
         self._changed = threading.Condition()
         self._waiting: dict[Engine, list[_Request]] = {}
         self._calls: list[tuple[Callable, Future]] = []
+        self.lost: DeviceLostError | None = None  # why nothing can be computed any more
         self._expected = 0  # samples that were answered by the last pass and have not come back yet
         self._thread: threading.Thread | None = None
         self._led = False  # whether one of those that wait runs the passes
@@ -232,6 +233,7 @@ class Worker:
                         batch = [request for waiting in self._waiting.values() for request in waiting]
                         self._waiting.clear()
                 _refuse(batch, error)
+        self.lost = next((r.error for r in batch if isinstance(r.error, DeviceLostError)), self.lost)
         # Long continuations are written in slices, so that those of other samples join in.
         going_on += [request for request in batch if request.answered and request.goes_on()]
         with self._changed:
