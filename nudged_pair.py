@@ -29,6 +29,7 @@ from experiment.connect import Lengths, connect
 from experiment.prompts import PromptBuilder, prompt_builders
 from experiment.sample import used_request_mode
 from language_models.cancelling import Cancellation
+from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
 from language_models.hosted.served_names import only_model_at
@@ -191,7 +192,7 @@ class NudgedPair:
         Asked(criterion=criterion)  # raises that there is no such criterion
         builders = prompt_builders(settings, say)
         with ExitStack() as servers:
-            room = Lengths((), lambda: settings.context_length)
+            room = Lengths((), lambda: settings.context_length // TOKENS_PER_CL100K_TOKEN)
             models = connect(settings, room, servers, say)
             return cls(settings, models, builders, criterion, servers.pop_all())
 

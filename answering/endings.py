@@ -121,6 +121,9 @@ class TokenLimit:
         for most in range(self._most, 0, -1):
             beginning = self._tokenizer.decode(ids[:most])
             # The tokens of a part of a character, or a tokenizer that writes a text otherwise than it was.
-            if len(beginning) <= len(self._text) or text.startswith(beginning):
-                return text[: max(len(beginning), len(self._text))]
+            if len(beginning) <= len(self._text):
+                break
+            # By itself it may be cut into more tokens than as the beginning of a longer text.
+            if text.startswith(beginning) and len(self._tokenizer.encode(beginning)) <= self._most:
+                return beginning
         return self._text

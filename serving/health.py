@@ -1,5 +1,6 @@
 """Whether both models of a pair answer."""
 
+import math
 import threading
 import time
 
@@ -17,15 +18,19 @@ class Health:
     def __init__(self, pair: NudgedPair):
         self._pair = pair
         self._lock = threading.Lock()
-        self._checked = -KEPT_SECONDS
+        self._checked = -math.inf
         self._failure = ""
 
     def check(self) -> None:
         """Raise ModelError if one of the models does not answer."""
-        with self._lock:
-            if time.monotonic() - self._checked >= KEPT_SECONDS:
-                self._failure = self._ask()
-                self._checked = time.monotonic()
+        # While one asks, which may take seconds, the others are told the last outcome.
+        if self._lock.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._checked >= KEPT_SECONDS:
+                    self._failure = self._ask()
+                    self._checked = time.monotonic()
+            finally:
+                self._lock.release()
         if self._failure:
             raise ModelError(self._failure)
 

@@ -152,8 +152,12 @@ addEventListener("scroll", () => {
 function keepUp() {
   frame ??= requestAnimationFrame(() => {
     frame = null;
-    if (follows) scrollTo(0, document.documentElement.scrollHeight);
-    if (tipped) placeTip();
+    if (follows) {
+      scrollTo(0, document.documentElement.scrollHeight);
+      scrolled = scrollY; // the reader may scroll up before the event comes
+    }
+    if (tipped?.isConnected) placeTip();
+    else hideTip(); // its answer is being written anew
   });
 }
 

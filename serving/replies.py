@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from answering.answer import Answer
-
 from nudging import Piece
 from serving.requests import Request
+from serving.slots import Ended
 
 
 def piece_json(piece: Piece) -> dict[str, Any]:
@@ -57,6 +57,11 @@ class Reply:
             "model": self.request.model,
             "system_fingerprint": None,
         }
+
+    def count(self, ended: Ended) -> None:
+        """Count the tokens of a choice."""
+        self.prompt_tokens += ended.prompt_tokens
+        self.completion_tokens += ended.completion_tokens
 
     @property
     def usage(self) -> dict[str, int]:

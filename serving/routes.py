@@ -69,19 +69,13 @@ class Api:
     async def _answer(self, request: Request, prompt_field: str, read: Callable[[dict], Asked]) -> Response:
         raw = await read_all(request)
 
-        def prepare() -> tuple[Asked, Reply]:
-            asked = read(read_json(raw))
-            reply = Reply(asked)
-            if not asked.stream or asked.include_usage:
-                reply.prompt_tokens = sum(self.pair.prompt_tokens(prompts, asked.asked.by) for prompts in asked.prompts)
-            return asked, reply
-
         try:
             # Templates and tokenizers take time, which is not the event loop's.
-            asked, reply = await run_in_threadpool(prepare)
+            asked = await run_in_threadpool(lambda: read(read_json(raw)))
             answers = self.slots.begin(asked, count=not asked.stream or asked.include_usage)
         except Exception as error:
             raise api_error(error, prompt_field) from None
+        reply = Reply(asked)
         number = asked.n * len(asked.prompts)
         try:
             if asked.stream:
@@ -97,7 +91,8 @@ class Api:
                 answers.close()
         if ended is None:
             raise ClientDisconnect
-        reply.completion_tokens = sum(one.completion_tokens for one in ended)
+        for one in ended:
+            reply.count(one)
         return JsonResponse(reply.whole([one.answer for one in ended]))
 
     def _entry(self, name: str) -> dict:

@@ -1,14 +1,14 @@
 """The options of serve_nudged.py."""
 
 import argparse
+import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 
 from answering.settings import LoadSettings
-
 from command.console import Command
 from command.errors import OptionError
-from command.network import is_own
 from command.options import api_key, check_url
 from experiment.model_options import Options, PlainParser
 from experiment.model_settings import SettingsError, check
@@ -61,20 +61,11 @@ class ServeSettings(LoadSettings):
                     f"--cors_origin is scheme, host and port such as http://localhost:3000; it is {origin!r}"
                 )
         self.key  # noqa: B018  raises that it is not there
-        if not is_own(self.host.strip("[]")) or self.is_everywhere:
-            self._check_open()
-
-    def _check_open(self) -> None:
-        if not self.api_key_env and not self.no_key:
+        if not (self.api_key_env or self.no_key or is_loopback(self.host.strip("[]"))):
             raise SettingsError(
                 f"--host {self.host} can be reached from other machines: name a variable with a key that clients must send by "
                 "--api_key_env, or say --no_key"
             )
-
-    @property
-    def is_everywhere(self) -> bool:
-        """Whether all addresses of the machine are listened on."""
-        return self.host.strip("[]") in ("0.0.0.0", "::", "")
 
     @property
     def key(self) -> str:
@@ -86,6 +77,15 @@ class ServeSettings(LoadSettings):
         """The base URL of a host that people can open."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host.strip("[]"), self.host.strip("[]"))
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is one that only this machine can reach."""
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
 
 
 def build_parser() -> argparse.ArgumentParser:

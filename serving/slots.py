@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from answering.answer import Answer
-
 from language_models.cancelling import Cancelled
 from nudged_pair import AnswerStream, NudgedPair
 from nudging import Piece
@@ -29,10 +28,11 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A choice is whole; its tokens are counted where they are asked for."""
+    """A choice is whole; its tokens, and those of its prompt with the first choice of it, are counted where they are asked for."""
 
     choice: int
     answer: Answer
+    prompt_tokens: int
     completion_tokens: int
 
 
@@ -165,9 +165,8 @@ class Answers:
                         first = False
                     self.channel.put(Wrote(choice, piece))
             answer = stream.answer
-            tokens = self._slots.pair.count(answer.raw_text, self._request.asked.by) if self._count else 0
+            event = Ended(choice, answer, *self._tokens(choice, stream))
             metrics.answered(answer, self._request.asked.by, time.monotonic() - self._began)
-            event = Ended(choice, answer, tokens)
         except Cancelled:
             metrics.left()
             event = Failed(ApiError(499, "nobody waits for the answer"))
@@ -177,3 +176,10 @@ class Answers:
         finally:
             self._slots.done()
         self.channel.put(event)
+
+    def _tokens(self, choice: int, stream: AnswerStream) -> tuple[int, int]:
+        if not self._count:
+            return 0, 0
+        pair, by = self._slots.pair, self._request.asked.by
+        prompt = 0 if choice % self._request.n else pair.prompt_tokens(stream.prompts, by)
+        return prompt, pair.count(stream.answer.raw_text, by)

@@ -104,7 +104,7 @@ class EventStream(Response):
                         sent.append(event_bytes(reply.piece(event.choice, event.piece)))
                     case Ended():
                         self._open -= 1
-                        reply.completion_tokens += event.completion_tokens
+                        reply.count(event)
                         sent.append(event_bytes(reply.end(event.choice, event.answer)))
                     case Failed():
                         yield b"".join([*sent, event_bytes(event.error.body)])

@@ -167,3 +167,26 @@ def test_the_criterion_of_the_paper():
     top_prob, (token,) = CRITERIA["top_prob"], completion((" a", 0.25)).tokens
     assert top_prob.logprobs == 1  # as the published program asks
     assert top_prob.certain(token, 0.25) and not top_prob.certain(token, 0.26)
+
+
+@pytest.mark.parametrize("calls", ["published", "streamed"])
+def test_pieces_carry_the_base_models_probability(calls):
+    base = Watched("B:", {" So": completion((" now", 0.7), (" we", 0.9), (" go", 0.1))})
+    nudging_model = Watched("N:", {"": completion(" So", " then"), " So now we": completion(" end", stop=True)})
+    stream = answer_stream(base, nudging_model, "B:", "N:", SETTINGS, request_mode=calls)
+    found = [(piece.text, piece.top_prob and round(piece.top_prob, 3)) for piece in stream]
+    # Where the answer begins the base model was not asked; later it was uncertain of the token that it did not write.
+    assert found == [(" So", None), (" now", 0.7), (" we", 0.9), (" end", 0.1)]
+
+
+@pytest.mark.parametrize("calls", ["published", "streamed"])
+def test_behind_a_repetition_there_is_no_probability(calls):
+    settings = NudgingSettings(0.4, completion_token_num=2)
+    base = Watched("B:", {" So": completion(" a", " b"), " So a b": completion(" a", " b")})
+    nudging_model = Watched("N:", {"": completion(" So", " then"), " So a b": completion(" end", stop=True)})
+    if calls == "streamed":
+        base = Watched("B:", {" So": completion(" a", " b", " a", " b")})
+    stream = answer_stream(base, nudging_model, "B:", "N:", settings, request_mode=calls)
+    pieces = list(stream)
+    assert "".join(piece.text for piece in pieces) == " So a b end"
+    assert [piece.top_prob for piece in pieces if piece.by == "nudging"] == [None, None]

@@ -10,6 +10,13 @@ from typing import Any
 LOOK_SECONDS = 0.2
 
 
+def cut(sock: socket.socket) -> None:
+    """Cut a connection that another thread may be reading."""
+    with contextlib.suppress(OSError, TypeError):
+        # Not the method of TLS sockets, which takes their state from under whoever reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class Deadlines:
     """Cuts connections whose time is up, which ends the reading in whichever thread waits for them.
 
@@ -55,9 +62,8 @@ class Deadlines:
                 for key in [key for key, (until, _) in self._cuts.items() if until <= now]:
                     _, stream = self._cuts.pop(key)
                     if stream is not None:
-                        with contextlib.suppress(OSError, AttributeError, TypeError):
-                            # Not the method of TLS sockets, which takes their state from under whoever reads.
-                            socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
+                        with contextlib.suppress(AttributeError, TypeError):
+                            cut(stream.get_extra_info("socket"))
 
 
 DEADLINES = Deadlines()

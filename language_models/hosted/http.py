@@ -12,9 +12,11 @@ import openai
 
 from command.network import check_certificates, proxy_for
 from command.secrets import NEUTRAL_API_KEY, hide, without_password
+from language_models.cancelling import check
 from language_models.hosted.bounds import bound_body
 from language_models.hosted.credentials import OPENAI_URL, Credentials, openai_url
 from language_models.hosted.logprobs import FaultyLogprobs, FaultyReply, UnreadableReply
+from language_models.hosted.network import Transport
 from language_models.hosted.retries import asked_to_wait
 from language_models.hosted.server_errors import ServerError, ServerFailure, error_in, error_of_reply
 from language_models.interface import ContextLengthError, ModelError, ProbabilityError, TransientError, Usage
@@ -40,13 +42,17 @@ def make_http(host: str | None, max_connections: int, request_timeout: float) ->
     https = (host or OPENAI_URL).lower().startswith("https:")
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
     timeout = httpx2.Timeout(request_timeout, connect=min(CONNECT_SECONDS, request_timeout), pool=None)
-    return openai.DefaultHttpxClient(
+    transport = Transport(
         limits=limits,
-        timeout=timeout,
         proxy=proxy and proxy.url,
         # Reading all certificates takes a while, and without https none is looked at.
         verify=httpx2.create_ssl_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         trust_env=False,  # what it would read there has been read above
+    )
+    return openai.DefaultHttpxClient(
+        transport=transport,
+        timeout=timeout,
+        trust_env=False,
         follow_redirects=False,  # see Credentials
         event_hooks={"response": [bound_body]},
     )
@@ -163,6 +169,7 @@ def answers(client: openai.OpenAI) -> bool:
     except openai.APIStatusError as error:
         return error.status_code < 500
     except openai.APIConnectionError:
+        check()  # a connection that was cut here says nothing of the server
         return False
     return True
 

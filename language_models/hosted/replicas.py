@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from language_models.cancelling import Cancelled
 from language_models.hosted.background import begin
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.probe_requests import ProbeWait, Progress
@@ -50,11 +51,15 @@ def preference(sample_id: object, hosts: list[str]) -> list[int]:
 
 @dataclass
 class _Health:
-    """`failures` in a row; left out until `out_until` on the clock, for `pause` seconds the next time."""
+    """`failures` in a row; left out until `out_until` on the clock, for `pause` seconds the next time.
+
+    `before`: both as they were before the one request that tries a server which was left out, while that is under way.
+    """
 
     failures: int = 0
     out_until: float | None = None
     pause: float = FIRST_PAUSE
+    before: tuple[float, float] | None = None
 
 
 class Replicas:
@@ -218,6 +223,9 @@ class Replicas:
                 except TransientError as error:
                     failures.append(error)
                     self._failed(i, error)
+                except Cancelled:
+                    self._not_known(i)
+                    raise
                 except ModelError:  # an answer all the same
                     self._answered(i)
                     raise
@@ -263,14 +271,23 @@ class Replicas:
                 return True
             if self._clock() < health.out_until:
                 return False
+            before = health.out_until, health.pause
             self._leave_out(i, health)  # the others wait for what this one request finds out
+            health.before = before
             return True
+
+    def _not_known(self, i: int) -> None:
+        """A request was cancelled, which says nothing of its server: if it was to try it, the next one does."""
+        health = self._health[i]
+        with self._lock:
+            if health.before is not None:
+                (health.out_until, health.pause), health.before = health.before, None
 
     def _answered(self, i: int) -> None:
         health = self._health[i]
         with self._lock:
             told, self._told_to_wait, self._answered_at = self._told_to_wait, False, self._clock()
-            health.failures = 0
+            health.failures, health.before = 0, None
             if health.out_until is None and not told:
                 return
             health.out_until, health.pause = None, FIRST_PAUSE
@@ -278,6 +295,7 @@ class Replicas:
 
     def _failed(self, i: int, error: TransientError) -> None:
         health = self._health[i]
+        health.before = None
         # A connection that was cut says little of a server that takes the next one.
         gone = error.unreachable and health.out_until is None and not self.endpoints[i].answers()
         with self._lock:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from language_models.cancelling import pause
 from language_models.hosted.retries import seconds_to_wait
 from language_models.hosted.streams import EventStream
 from language_models.interface import ModelError, SamplingParams, Token, TransientError, Usage
@@ -119,7 +120,7 @@ class ResumedStream:
             raise error
         self._breaks += 1
         if self._breaks > 1:  # the first time it may be a server that has just gone, and another one is there
-            time.sleep(seconds_to_wait(error, self._breaks))
+            pause(seconds_to_wait(error, self._breaks), time.sleep)
         if (
             told is None or self._again
         ):  # how many tokens are missing is not known: from the beginning, with the same seed

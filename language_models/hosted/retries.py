@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+from language_models.cancelling import pause
 from language_models.interface import TransientError, Usage
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def persist(
             seconds = patience.seconds_after(error)
             usage.retries += 1
             waiting(error, seconds)
-            time.sleep(seconds)
+            pause(seconds, time.sleep)
 
 
 class _Patience:

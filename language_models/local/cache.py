@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from language_models.cancelling import LOOK_SECONDS, check, current
 from language_models.local.drafts import DraftRate
 from language_models.local.engine import Engine
 from language_models.local.segments import NextToken, Sampling, Segment
@@ -38,7 +39,8 @@ class CacheSlots:
                     self._taken[sample] = self._taken.pop(idle)
                     idle.forget()
                 else:
-                    self._changed.wait()
+                    self._changed.wait(None if current() is None else LOOK_SECONDS)
+                    check()
                     continue
                 sample.busy = True
                 return self._taken[sample]

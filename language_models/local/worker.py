@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from language_models.cancelling import LOOK_SECONDS, Cancellation, Cancelled, check, current
 from language_models.interface import DeviceLostError, ModelError
 from language_models.local.engine import Engine
 from language_models.local.faults import failure_of
@@ -38,6 +39,7 @@ class _Request:
     before: list[NextToken] = field(default_factory=list)  # what has been written of a long continuation
     left: int = 0  # tokens of a continuation that are written later
     given_up: bool = False  # by its thread, which was interrupted
+    cancelled: bool = False  # what is left of a continuation is not wanted
 
     @property
     def answered(self) -> bool:
@@ -53,7 +55,12 @@ class _Request:
         """Whether something of a continuation is left; if so, that is what the request asks for now."""
         segment = self.segment
         # An engine that has written less than it was asked for has no room for more.
-        if self.error or not self.left or (written := len(self.found) - segment.wanted) < segment.ahead:
+        if (
+            self.error
+            or self.cancelled
+            or not self.left
+            or (written := len(self.found) - segment.wanted) < segment.ahead
+        ):
             if self.before and not self.error:
                 self.found = self.before + self.found
             self.before, self.left = [], 0  # so that it may be asked again
@@ -102,7 +109,9 @@ class Worker:
 
         Raises:
             ModelError: the pass failed, for lack of memory say.
+            Cancelled: what this thread does was, before the pass.
         """
+        cancellation = current()
         request = _Request(engine, segment, riders)
         if segment.ahead:
             request.cut(engine.slice)
@@ -118,9 +127,13 @@ class Worker:
                     self._wake()
             while not request.done:
                 if leads:
+                    check()
                     self._run_batch(request)
                 else:
-                    request.woken.wait()
+                    if cancellation is None:
+                        request.woken.wait()
+                    else:
+                        self._wait(request, cancellation)
                     leads = not request.done
         finally:
             if not self._own_thread:
@@ -129,6 +142,29 @@ class Worker:
         if request.error:
             raise request.error
         return request.found
+
+    def _wait(self, request: _Request, cancellation: Cancellation) -> None:
+        """Wait until a request is answered, or its thread leads.
+
+        Raises:
+            Cancelled: it waits no longer; the end of a pass that it takes part in is waited for, which writes to its slot.
+        """
+        while not request.woken.wait(LOOK_SECONDS):
+            if cancellation.cancelled:
+                request.cancelled = True
+                with self._changed:
+                    if self._withdraw(request):
+                        raise Cancelled
+
+    def _withdraw(self, request: _Request) -> bool:
+        """Take a request out of those that wait for a pass, if it is one of them."""
+        waiting = self._waiting.get(request.engine, [])
+        if request not in waiting:
+            return False
+        waiting.remove(request)
+        if not waiting:
+            del self._waiting[request.engine]
+        return True
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function on the thread of the passes, before the next one that is put together; returns or raises what it does.
@@ -167,10 +203,8 @@ class Worker:
         """A request's thread goes on its way: if it led, another one that waits leads from now on."""
         with self._changed:
             request.given_up = not request.done
-            if not request.done and (waiting := self._waiting.get(request.engine)) and request in waiting:
-                waiting.remove(request)
-                if not waiting:
-                    del self._waiting[request.engine]
+            if not request.done:
+                self._withdraw(request)
             if leads or (request.woken and request.woken.is_set() and not request.done):
                 heir = next((waiting[0] for waiting in self._waiting.values()), None)
                 self._led = heir is not None
@@ -183,8 +217,9 @@ class Worker:
         interrupted: KeyboardInterrupt | None = None
         try:
             self._next_batch(batch)
-            with self._device, self._on_device():
-                _answer_with_riders(batch)
+            if batch:
+                with self._device, self._on_device():
+                    _answer_with_riders(batch)
         except BaseException as error:  # whatever happens, nobody may wait for ever
             if own and isinstance(error, KeyboardInterrupt):
                 # The other samples have nothing to do with what was said to this thread.
@@ -218,9 +253,11 @@ class Worker:
     def _next_batch(self, batch: list[_Request]) -> None:
         """Fill a list, which has them too where the thread is interrupted on the way back."""
         with self._changed:
-            longest = self._wait_share * self._cost(self._best())
-            if self._expected:
+            if self._expected and self._waiting:
+                longest = self._wait_share * self._cost(self._best())
                 self._changed.wait_for(lambda: not self._expected, timeout=longest)
+            if not self._waiting:  # all have been withdrawn
+                return
             best = self._best()
             batch += self._waiting[best]
             del self._waiting[best]

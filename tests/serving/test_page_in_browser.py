@@ -1,4 +1,4 @@
-"""The chat page in a real browser, over a server that answers what a test says."""
+"""The chat page in a real browser: over serve_nudged.py's application, and over a server that answers what a test says."""
 
 import json
 import random
@@ -7,6 +7,7 @@ import threading
 import pytest
 from browsers import Page
 from chat_stub import MODELS, ChatStub, answer, chunk, end, event
+from served_pair import BASE, NUDGING, in_this_process, settings_over
 from starlette.responses import JSONResponse, PlainTextResponse
 from waiting import wait_until
 
@@ -40,8 +41,8 @@ def stub(one_stub):
 class Chat(Page):
     """The page, open in the browser."""
 
-    def __init__(self, browser, stub, **view):
-        super().__init__(browser, stub.url, **view)
+    def __init__(self, browser, server, **view):
+        super().__init__(browser, server.url, **view)
         wait_until(
             lambda: self.texts("#models") != ["A base model, nudged by an aligned one"],
             "models are listed",
@@ -60,6 +61,14 @@ class Chat(Page):
         if answers:
             self.until_idle()
 
+    def cut_off(self):
+        """What is wider than its place: the window, and the cards, which hide what overflows them."""
+        return self.js(
+            "return [document.documentElement, ...document.querySelectorAll('body *')]"
+            ".filter((e) => !e.closest('.said, textarea, input') && e.clientWidth && e.scrollWidth > e.clientWidth)"
+            ".map((e) => e.id || e.className || e.tagName)"
+        )
+
     def until_idle(self):
         wait_until(
             lambda: self.texts("#send") == ["Send"] and self.texts("#status") != [""], "answers end", limit=LIMIT
@@ -67,6 +76,43 @@ class Chat(Page):
 
     def until_text(self, selector, texts):
         wait_until(lambda: self.texts(selector) == texts, f"{texts} in {selector}", limit=LIMIT)
+
+
+def test_over_the_real_server(browser, server, monkeypatch):
+    monkeypatch.setenv("PAGE_TEST_KEY", "a-real-key")
+    with in_this_process(settings_over(server.host, api_key_env="PAGE_TEST_KEY", max_token_total=60)) as served:
+        page = Chat(browser, served)
+        assert page.js("return document.activeElement.id") == "key"
+        page.press("a-real-key", ENTER)
+        page.until_text("#models", [f"{BASE}, nudged by {NUDGING}"])
+        served.http.headers["Authorization"] = "Bearer a-real-key"
+        compare_with_whole_replies(page, served)
+        page.js("sessionStorage.clear()")
+
+
+def compare_with_whole_replies(page, served):
+    """Two questions, side by side: the page shows what whole replies hold."""
+    page.console()  # the refusal without a key
+    assert page.texts("#threshold-value") == ["0.40"]
+    page.find("#threshold").send_keys(RIGHT)
+    page.click("#side")
+    page.ask("How many days are in two weeks?")
+    page.ask("Are you sure?")
+    assert page.texts(".error") == [""] * 6
+    turns = [{"role": "user", "content": "How many days are in two weeks?"}]
+    for number, question in enumerate(("Are you sure?", None)):
+        columns, tokens = page.texts(f".card:nth-child({number + 1}) .answer"), []
+        for model, shown in zip(("pair@base", "pair@nudging", "pair@0.45"), columns, strict=True):
+            body = served.post("/v1/chat/completions", {"model": model, "messages": turns}).json()
+            assert shown == body["choices"][0]["message"]["content"] and shown
+            tokens.append(f"{body['usage']['completion_tokens']:,}\u00a0tokens")
+        marked = "".join(page.texts(f".card:nth-child({number + 1}) mark"))
+        assert "".join(marked.split()) == "".join("".join(body["nudging"]["words"]).split()) != ""
+        notes = page.texts(f".card:nth-child({number + 1}) .notes")
+        assert all(count in note for count, note in zip(tokens, notes, strict=True))
+        assert f" · {100 * body['nudging']['rate']:.1f}\u00a0% nudged · " in notes[2]
+        turns += [{"role": "assistant", "content": shown}, {"role": "user", "content": question}]
+    assert page.console() == []
 
 
 def test_a_streamed_answer_with_marks(browser, stub):
@@ -177,11 +223,17 @@ def test_a_new_chat_ends_the_old_one(browser, stub):
     page = Chat(browser, stub)
     page.ask("A tale.", answers=False)
     page.until_text(".answer", ["Once"])
-    stub.reply = lambda body: answer(("Yes.", "base", 0.9))
-    page.click("#new")
-    assert page.texts(".card") == []
+    gate = threading.Event()
+    stub.reply = lambda body: [chunk(("Yes.", "base", 0.9)), gate, *end()]
+    page.js(
+        "byId('new').click(); window.cards = log.children.length; question.value = 'Is it so?'; byId('ask').requestSubmit()"
+    )
+    assert page.js("return window.cards") == 0
     wait_until(lambda: stub.left == ["pair"], "the server sees that the client has left", limit=LIMIT)
-    page.ask("Is it so?")
+    page.until_text(".answer", ["Yes."])
+    assert page.texts("#send") == ["Stop"]  # the old answer's end is not this one's
+    gate.set()
+    page.until_idle()
     assert stub.requests[-1]["messages"] == [{"role": "user", "content": "Is it so?"}]
     assert page.texts(".answer") == ["Yes."] and page.texts("h2") == ["Question 1"]
 
@@ -216,6 +268,7 @@ def test_side_by_side(browser, stub):
     page.view(320, 600, False)
     narrow = page.js(where)
     assert len({x for x, _ in narrow}) == 1 and len({y for _, y in narrow}) == 3
+    assert page.cut_off() == []
     stub.reply = lambda body: answer(("Again.", "base", 0.9))
     stub.requests.clear()
     page.ask("And now?")
@@ -252,7 +305,7 @@ def test_what_models_and_servers_write_is_no_markup(browser, stub):
     everything = page.js("return document.body.textContent")
     assert not {"\u202e", "\u2066", "\x1b", "\0"} & set(everything)
     page.js("document.querySelector('#log mark').focus()")
-    assert page.js("return document.documentElement.scrollWidth") == 320
+    assert page.cut_off() == []
     log = [entry for entry in page.console() if "status of 400" not in entry["message"]]
     assert log == []
 
@@ -265,7 +318,7 @@ def test_a_key_where_the_server_asks_for_one(browser, stub):
     page.until_idle()
     assert page.texts(".error") == ["The server refuses (status 401): no valid API key"]
     assert page.js("return document.activeElement.id") == "key"
-    assert page.js("return document.documentElement.scrollWidth") == 320
+    assert page.cut_off() == []
     page.press("wrong-key", ENTER)
     wait_until(lambda: "no valid API key" in page.texts("#key-note")[0], "a wrong key is told", limit=LIMIT)
     page.press("schlüssel", ENTER)
