@@ -31,6 +31,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow
 class TestForReal:
     """Real environments, made once and then copied, and the real pip."""
