@@ -132,6 +132,11 @@ def test_a_streamed_answer_with_marks(browser, stub):
     assert page.texts("h1, #models") == ["Chat with pair", "demo-base, nudged by demo-aligned"]
     page.ask("How many?", answers=False)
     page.until_text(".answer", ["There are 14 days in"])
+    cursor = "return getComputedStyle(document.querySelector('.answer'), '::after').animationName"
+    assert page.js(cursor) == "blink"
+    still = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", still)
+    assert page.js(cursor) == "none"
     assert page.texts("mark")[1:] == ["There are", "in"]
     assert page.texts("#send") == ["Stop"] and page.texts("#status") == [""]
     assert page.find(".column").get_attribute("aria-busy") == "true"
@@ -434,6 +439,18 @@ def test_a_second_question_goes_with_the_conversation_and_the_system_prompt(brow
         ("user", "Really?"),
     ]
     assert len(stub.requests) == 2
+
+
+def test_an_empty_answer(browser, stub, served):
+    stub.reply = lambda body: answer()
+    page = Chat(browser, stub)
+    page.ask("Nothing?")
+    assert page.texts(".answer") == ["(empty)"]
+    stub.reply = lambda body: answer(("Yes.", "base", 0.9))
+    page.ask("Really?")
+    asked = stub.requests[-1]["messages"]
+    assert [m["content"] for m in asked] == ["Nothing?", "", "Really?"]
+    assert served.post("/v1/chat/completions", {"model": "pair", "messages": asked, "max_tokens": 3}).status_code == 200
 
 
 def test_the_keyboard_alone(browser, stub):
