@@ -28,7 +28,7 @@ def slow(start_server):
 
 @pytest.fixture(scope="module")
 def served_slowly(slow):
-    with in_this_process(settings_over(slow.host, top_prob_thres=0.6, max_concurrent=16)) as served:
+    with in_this_process(settings_over(slow.host, top_prob_thres=0.6, max_concurrent=64)) as served:
         yield served
 
 
@@ -123,7 +123,7 @@ def test_two_hundred_that_leave_stay_nowhere(served_slowly, slow):
             before = held()
     wait_until(lambda: held()[1] <= before[1] + 10, "sockets are closed", limit=SOON)
     # At most a thread for each of the answers that can be written at a time, and what Starlette keeps for templates.
-    assert held()[0] <= before[0] + 16
+    assert held()[0] <= before[0] + 64
     assert served_slowly.chat("Hi", max_tokens=2).status_code == 200
     metrics = served_slowly.http.get("/metrics").text
     left = next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("nudged_left_total"))
