@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster import server_processes
-from cluster.server_processes import COMMAND, HostingError, Process, Stopped, note, run_to_end
+from cluster.front import GRACE_SECONDS, front_over
+from cluster.server_processes import COMMAND, HostingError, Process, Stopped, check_port, free_port, note, run_to_end
 from command.machine import has_nvidia_gpu
 from command.network import check_certificates
 from command.options import Parser
@@ -75,6 +76,18 @@ def build_parser() -> argparse.ArgumentParser:
         option(f"--{role}_tensor_parallel_size", type=int, metavar="N", help="default: as many as GPUs are named")
         option(f"--{role}_port", type=int, default=PORTS[role], metavar="PORT", help=f"{PORTS[role]}; 0: a free one")
         option(f"--{role}_options", default="", metavar="'...'", help="options of vLLM for this server alone")
+    option(
+        "--serve_nudged",
+        type=int,
+        metavar="PORT",
+        help="serve the pair too, as a model, by serve_nudged.py at this port; 0: a free one",
+    )
+    option(
+        "--serve_nudged_options",
+        default="",
+        metavar="'...'",
+        help="its further options, as in '--top_prob_thres 0.4 --api_key_env VAR'",
+    )
     option("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: to other machines too (%(default)s)")
     option("--max_model_len", type=int, default=2048, metavar="N", help="context length (%(default)s)")
     option("--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="default: auto, on a CPU bfloat16")
@@ -124,8 +137,11 @@ def plan(options: argparse.Namespace, extra: Sequence[str]) -> list[Server]:
     elif any(getattr(options, f"{role}_gpus") for role in models):
         raise HostingError("GPUs are named, but the models are to be served on the CPU")
     ports = {role: getattr(options, f"{role}_port") or free_port() for role in models}
-    if len(set(ports.values())) < len(ports):
-        raise HostingError("each server needs a port of its own: --base_port, --nudging_port, --proxy_base_port")
+    taken = [*ports.values(), *([options.serve_nudged] if options.serve_nudged else [])]
+    if len(set(taken)) < len(taken):
+        raise HostingError(
+            "each server needs a port of its own: --base_port, --nudging_port, --proxy_base_port, --serve_nudged"
+        )
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     servers = []
     for number, (role, model) in enumerate(models.items()):
@@ -162,13 +178,6 @@ def plan(options: argparse.Namespace, extra: Sequence[str]) -> list[Server]:
     return servers
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def find_python(options: argparse.Namespace) -> str:
     """The Python that has vLLM, or will have it."""
     if options.vllm_python:
@@ -203,13 +212,7 @@ def prepare(options: argparse.Namespace, python: str, servers: list[Server]) -> 
         if is_before(asked.stdout, GENERATION_CONFIG_SINCE):
             at = server.options.index("--generation-config")
             del server.options[at : at + 2]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((options.host, server.port))
-            except OSError as error:
-                reason = f"{options.host}:{server.port}: {error.strerror or error}"
-                raise HostingError(f"{reason}; --{server.role}_port names another port") from None
+        check_port(options.host, server.port, f"--{server.role}_port")
     return servers
 
 
@@ -220,12 +223,19 @@ def is_before(version: str, wanted: tuple[int, int]) -> bool:
 
 
 def commands(servers: list[Server], urls: dict[str, str]) -> str:
-    """The hosts, and the run_api.py commands that use them."""
+    """The hosts, and the run_api.py commands that use them.
+
+    Args:
+        urls: base URLs by role, and that of serve_nudged.py as `pair` where it runs.
+    """
     names = {server.role: server.model for server in servers}
     run = ["python", "run_api.py", "--dataset_name", "gsm8k", "--num_samples", "100"]
     base = ["--base_model", names["base"], "--base_host", urls["base"]]
     nudging = ["--nudging_model", names["nudging"], "--nudging_host", urls["nudging"]]
+    names["pair"] = "both, nudged,"
     lines = [f"{role + ':':12}{names[role]} at {url}" for role, url in urls.items()]
+    if "pair" in urls:
+        lines.append(f"chat page:  {urls['pair'].removesuffix('v1')}")
     lines += ["", shlex.join([*run, "--exp", "nudging", "--top_prob_thres", "0.4", *base, *nudging])]
     if "proxy_base" in names:
         proxies = ["--proxy_chat_model", names["nudging"], "--proxy_chat_host", urls["nudging"]]
@@ -253,10 +263,15 @@ def host(options: argparse.Namespace, extra: Sequence[str]) -> None:
         options.device = "gpu" if named or has_gpu() else "cpu"
     servers = plan(options, extra)
     python = find_python(options)
+    front = front_over(options, {server.role: server.model for server in servers})
+    local = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
+    behind = {server.role: f"http://{local}:{server.port}/v1" for server in servers}
     if options.dry_run:
         for server in servers:
             settings = [f"{name}={value}" for name, value in server.environment.items()]
             COMMAND.show(hide(shlex.join([*settings, *server.command(python, options.host)])))
+        if front:
+            COMMAND.show(hide(shlex.join(front.command(behind))))
         return
     ready_file = Path(options.ready_file).absolute() if options.ready_file else None
     logs = Path(options.log_dir)
@@ -267,29 +282,39 @@ def host(options: argparse.Namespace, extra: Sequence[str]) -> None:
             ready_file.unlink(missing_ok=True)
     except OSError as error:
         raise HostingError(f"{error.filename}: {error.strerror}") from None
+    if front:
+        check_port(options.host, front.port, "--serve_nudged")
     servers = prepare(options, python, servers)
     shown = socket.gethostname() if options.host in ("0.0.0.0", "::") else options.host
-    local = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     urls = {server.role: f"http://{shown}:{server.port}/v1" for server in servers}
     processes: list[Process] = []
+    pair: list[Process] = []
+
+    def start(name: str, role: str, port: int, *how) -> Process:
+        log = logs / f"{role}-{port}.log"
+        note(f"starting {name} ({role}); its log: {log}")
+        return Process(name, log, f"http://{local}:{port}/health", *how)
+
     try:
+        if front:
+            # With the models, for which it waits: what is wrong with its options is said before they are loaded.
+            urls["pair"] = f"http://{shown}:{front.port}/v1"
+            pair.append(start("serve_nudged.py", "pair", front.port, front.command(behind), {}, GRACE_SECONDS))
         for server in servers:
-            log = logs / f"{server.role}-{server.port}.log"
-            note(f"starting {server.model} ({server.role}); its log: {log}")
-            command, health = server.command(python, options.host), f"http://{local}:{server.port}/health"
-            processes.append(Process(server.model, command, server.environment, log, health))
+            command = server.command(python, options.host)
+            processes.append(start(server.model, server.role, server.port, command, server.environment))
             if "--gpu-memory-utilization" in server.options:  # vLLM measures what is free while it starts
-                server_processes.wait_until_ready(processes[-1:], options.start_timeout)
-        server_processes.wait_until_ready(processes, options.start_timeout)
+                server_processes.wait_until_ready(processes[-1:], options.start_timeout, pair)
+        server_processes.wait_until_ready(processes + pair, options.start_timeout)
         if ready_file:
             write_ready_file(ready_file, urls)
         print(commands(servers, urls), flush=True)
         note("ready; Ctrl-C stops the servers")
-        server_processes.wait_for_death(processes)
+        server_processes.wait_for_death(processes + pair)
     finally:
         if ready_file:
             ready_file.unlink(missing_ok=True)
-        server_processes.stop(processes)
+        server_processes.stop(pair, processes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,23 @@ COMMAND = Command("serve_models.sh")
 note = COMMAND.note
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def check_port(host: str, port: int, option: str) -> None:
+    """Raise HostingError if a port cannot be listened on; `option` names another one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise HostingError(f"{host}:{port}: {error.strerror or error}; {option} names another port") from None
+
+
 def catch_signals() -> None:
     """Let Ctrl-C, TERM and a closed terminal end the waits below by Stopped instead of this process anywhere.
 
@@ -72,8 +90,21 @@ def _end_with_parent() -> None:
 class Process:
     """A server that runs in a process group of its own and writes into a log."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path, health: str):
-        self.name, self.log, self.health = name, log, health
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        health: str,
+        command: Sequence[str],
+        environment: dict[str, str],
+        stop_within: float = STOP_WITHIN,
+    ):
+        """
+        Args:
+            health: the URL that answers once it is ready.
+            stop_within: seconds that it has after SIGTERM.
+        """
+        self.name, self.log, self.health, self.stop_within = name, log, health, stop_within
         self.started, self.ready = time.monotonic(), False
         # vLLM's log shows the key that it was given.
         with open(log, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
@@ -132,8 +163,12 @@ class Process:
         return said + (f"\nthe first error in it: {errors[0]}" if errors else "")
 
 
-def wait_until_ready(processes: Sequence[Process], timeout: float) -> None:
+def wait_until_ready(processes: Sequence[Process], timeout: float, alive: Sequence[Process] = ()) -> None:
     """Wait until all answer.
+
+    Args:
+        timeout: seconds since each one's start.
+        alive: others, which need not answer yet.
 
     Raises:
         HostingError: one died, or did not answer in time.
@@ -141,9 +176,8 @@ def wait_until_ready(processes: Sequence[Process], timeout: float) -> None:
     """
     last_progress = time.monotonic()
     while waiting := [process for process in processes if not process.ready]:
+        raise_deaths([*processes, *alive])
         for process in waiting:
-            if process.process.poll() is not None:
-                raise HostingError(process.death())
             if process.answers():
                 process.ready = True
                 note(f"{process.name} answers after {process.seconds:.0f} s")
@@ -161,6 +195,13 @@ def wait_until_ready(processes: Sequence[Process], timeout: float) -> None:
         pause()
 
 
+def raise_deaths(processes: Sequence[Process]) -> None:
+    """Raise HostingError if one has died."""
+    for process in processes:
+        if process.process.poll() is not None:
+            raise HostingError(process.death())
+
+
 def wait_for_death(processes: Sequence[Process]) -> None:
     """Wait as long as all live.
 
@@ -169,24 +210,23 @@ def wait_for_death(processes: Sequence[Process]) -> None:
         Stopped: a signal came.
     """
     while True:
-        for process in processes:
-            if process.process.poll() is not None:
-                raise HostingError(process.death())
+        raise_deaths(processes)
         pause()
 
 
-def stop(processes: Sequence[Process]) -> None:
-    """End the process groups: politely, then at once; a second signal shortens it."""
+def stop(*groups: Sequence[Process]) -> None:
+    """End the process groups, those of one argument after those before it: politely, then at once; a second signal shortens it."""
     signals = len(_caught)
-    until = time.monotonic() + STOP_WITHIN
-    for process in processes:
-        process.send(signal.SIGTERM)
-    while any(process.is_alive() for process in processes) and time.monotonic() < until and len(_caught) == signals:
-        time.sleep(POLL)
-    for process in processes:
-        process.send(signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.process.wait(5)
+    for processes in groups:
+        until = time.monotonic() + max((process.stop_within for process in processes), default=0.0)
+        for process in processes:
+            process.send(signal.SIGTERM)
+        while any(process.is_alive() for process in processes) and time.monotonic() < until and len(_caught) == signals:
+            time.sleep(POLL)
+        for process in processes:
+            process.send(signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.process.wait(5)
 
 
 def run_to_end(what: str, command: Sequence[str], cwd: Path | None = None) -> None:

@@ -255,10 +255,12 @@ class Worker:
     def _next_batch(self, batch: list[_Request]) -> None:
         """Fill a list, which has them too where the thread is interrupted on the way back."""
         with self._changed:
-            if self._expected and self._waiting:
-                longest = self._wait_share * self._cost(self._best())
-                self._changed.wait_for(lambda: not self._expected, timeout=longest)
             if not self._waiting:  # all have been withdrawn
+                return
+            longest = self._wait_share * self._cost(self._best())
+            if self._expected:
+                self._changed.wait_for(lambda: not self._expected, timeout=longest)
+            if not self._waiting:
                 return
             best = self._best()
             batch += self._waiting[best]

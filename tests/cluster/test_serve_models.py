@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,9 +13,11 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import httpx2
 import pytest
 from doubles import answers, free_port
 from runs import REPOSITORY
+from served_pair import chat_body
 from waiting import HANG, finish, wait_until
 
 from baselines import PROXY_TUNING_LOGPROBS
@@ -25,8 +28,16 @@ SCRIPT = str(REPOSITORY / "scripts/serve_models.sh")
 FAKE = str(REPOSITORY / "tests/support/fake_vllm.py")
 
 
-def dry_run(*options: str, code: int = 0) -> list[str]:
-    finished = subprocess.run([SCRIPT, "--dry_run", *options], capture_output=True, text=True, timeout=HANG)
+# The script takes the packages of the Python that runs the tests.
+OWN_PYTHON = {"NUDGING_VENV": sys.prefix}
+WRITES = {"FAKE_WRITES": sys.executable}  # the stand-in's models write
+PAIR = ("base-lm", "llama-2-chat", "--device", "cpu", "--serve_nudged", "0")
+
+
+def dry_run(*options: str, code: int = 0, env: dict | None = None) -> list[str]:
+    environment = os.environ | OWN_PYTHON | (env or {})
+    command = [SCRIPT, "--dry_run", *options]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=HANG, env=environment)
     assert finished.returncode == code and "Traceback" not in finished.stderr, finished.stderr
     return finished.stdout.splitlines() or finished.stderr.splitlines()
 
@@ -38,7 +49,7 @@ class Hosting:
         self.ready_file = folder / "ready"
         ports = ["--base_port", str(free_port()), "--nudging_port", "0"]
         command = [SCRIPT, *options, *ports, "--ready_file", str(self.ready_file), "--log_dir", str(folder / "logs")]
-        environment = os.environ | {"VLLM_PYTHON": FAKE, "FAKE_MARK": str(folder)} | (env or {})
+        environment = os.environ | OWN_PYTHON | {"VLLM_PYTHON": FAKE, "FAKE_MARK": str(folder)} | (env or {})
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.mark = f"FAKE_MARK={folder}".encode()
         self.process = subprocess.Popen(command, env=environment, text=True, **streams)
@@ -119,6 +130,11 @@ class TestCommands:
             (("--base_gpus", "0", "--nudging_gpus", "1,,2"), "name the GPUs of each model: --nudging_gpus"),
             (("--device", "cpu", "--base_gpus", "0"), "served on the CPU"),
             (("--device", "cpu", "--nudging_port", "8000"), "a port of its own"),
+            (("--device", "cpu", "--serve_nudged", "8001"), "a port of its own"),
+            (
+                ("--device", "cpu", "--serve_nudged_options", "--no_key"),
+                "those of --serve_nudged PORT, which is not given",
+            ),
         ],
     )
     def test_what_does_not_fit(self, options, message):
@@ -152,6 +168,21 @@ class TestCommands:
         monkeypatch.setenv("SSLKEYLOGFILE", "/no/such/folder/keys")
         assert main(["a/b", "c/d", "--dry_run"]) == 2 and "SSLKEYLOGFILE cannot be written" in capsys.readouterr().err
 
+    def test_the_pair_as_a_model(self):
+        given = "--top_prob_thres 0.4 --no_key"
+        options = ("--host", "0.0.0.0", "--serve_nudged", "8010", "--serve_nudged_options", given)
+        *_, line = dry_run("big", "small", "--device", "cpu", *options)
+        python, script, *words = shlex.split(line)
+        assert (python, script) == (f"{sys.prefix}/bin/python", str(REPOSITORY / "serve_nudged.py"))
+        assert words == shlex.split(
+            "--base_model big --base_host http://127.0.0.1:8000/v1 --nudging_model small --nudging_host http://127.0.0.1:8001/v1 "
+            f"--startup_timeout 1800 --host 0.0.0.0 --port 8010 {given}"
+        )
+
+    def test_the_pair_sends_vllms_key(self):
+        *_, line = dry_run("a", "b", "--device", "cpu", "--serve_nudged", "0", env={"VLLM_API_KEY": "sk-vllm-123"})
+        assert "sk-vllm-123" not in line and line.count("_api_key_env VLLM_API_KEY") == 2
+
     def test_versions(self):
         assert is_before("0.7.3", (0, 8)) and not is_before("0.10.0", (0, 8)) and not is_before("", (0, 8))
 
@@ -171,6 +202,44 @@ class TestHosting:
         assert f"--base_model big --base_host {hosts['BASE_HOST']} --nudging_model small" in output
         (log,) = pair.ready_file.parent.glob("logs/base-*.log")
         assert "devices: 3\n" in log.read_text() and "--generation-config vllm" in log.read_text()
+
+    def test_the_pair_answers_until_all_are_stopped(self, hosting):
+        """Told to stop, the models go on until the pair has finished what it writes."""
+        pair = hosting(*PAIR, "--serve_nudged_options", "--top_prob_thres 0.4", env=WRITES)
+        hosts = pair.hosts()
+        assert list(hosts) == ["PAIR_HOST", "BASE_HOST", "NUDGING_HOST"]
+        root = hosts["PAIR_HOST"].removesuffix("/v1")
+        body = chat_body("How many days are in two weeks?", stream=True)
+        with httpx2.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=HANG) as reply:
+            lines = reply.iter_lines()
+            assert '"role":"assistant"' in next(lines)
+            pair.process.send_signal(signal.SIGTERM)
+            text = "\n".join(lines)
+        assert text.rstrip().endswith("data: [DONE]") and '"by":"base"' in text
+        code, output, errors = pair.end()
+        assert code == 143 and "Traceback" not in errors
+        pair.leaves_nothing()
+        assert f"pair:       both, nudged, at {root}/v1\nchat page:  {root}/\n" in output
+        assert "serve_nudged.py answers after" in errors
+
+    def test_options_of_the_pair_that_cannot_be(self, hosting):
+        """It is said at once, not when the models are loaded."""
+        options = (
+            "hangs",
+            "llama-2-chat",
+            "--device",
+            "cpu",
+            "--serve_nudged",
+            "0",
+            "--serve_nudged_options",
+            "--host 0.0.0.0",
+        )
+        code, _, errors = hosting(*options, env=WRITES).end()
+        assert code == 1 and "serve_nudged.py ended with status 2" in errors and "or say --no_key" in errors
+
+    def test_a_model_that_dies_ends_the_pair_too(self, hosting):
+        code, _, errors = hosting("base-lm", "dies", *PAIR[2:], env=WRITES).end()
+        assert code == 1 and "dies ended with status 7" in errors
 
     def test_an_old_vllm(self, hosting):
         pair = hosting("big", "small", "--device", "cpu", env={"FAKE_VLLM_VERSION": "0.6.3.post1"})
@@ -216,7 +285,7 @@ class TestHosting:
     def test_the_log_of_a_server_that_does_not_come_up(self, tmp_path):
         said = "\n".join(f"\x1b[1mline {i}\x1b[0m" for i in range(20)) + "\n"
         log, command = tmp_path / "log", ["bash", "-c", f"printf '%s' '{said}'; exec sleep {HANG}"]
-        process = Process("silent", command, {}, log, f"http://127.0.0.1:{free_port()}/health")
+        process = Process("silent", log, f"http://127.0.0.1:{free_port()}/health", command, {})
         assert log.stat().st_mode & 0o077 == 0  # vLLM's own log shows its key
         try:
             wait_until(lambda: log.read_text() == said, "its log is written", process.process)

@@ -69,6 +69,10 @@ class Chat(Page):
             ".map((e) => e.id || e.className || e.tagName)"
         )
 
+    def until_frame(self):
+        """Wait until what was done is drawn."""
+        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
     def until_idle(self):
         wait_until(
             lambda: self.texts("#send") == ["Send"] and self.texts("#status") != [""], "answers end", limit=LIMIT
@@ -128,6 +132,11 @@ def test_a_streamed_answer_with_marks(browser, stub):
     assert page.texts("h1, #models") == ["Chat with pair", "demo-base, nudged by demo-aligned"]
     page.ask("How many?", answers=False)
     page.until_text(".answer", ["There are 14 days in"])
+    cursor = "return getComputedStyle(document.querySelector('.answer'), '::after').animationName"
+    assert page.js(cursor) == "blink"
+    still = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", still)
+    assert page.js(cursor) == "none"
     assert page.texts("mark")[1:] == ["There are", "in"]
     assert page.texts("#send") == ["Stop"] and page.texts("#status") == [""]
     assert page.find(".column").get_attribute("aria-busy") == "true"
@@ -276,6 +285,31 @@ def test_side_by_side(browser, stub):
     assert asked == [["Who?", "I am pair.", "And now?"]] * 3  # the pair's answer, in all columns
 
 
+def test_an_answer_that_goes_on_and_on_leaves_the_others_in_sight(browser, stub):
+    gate = threading.Event()
+    more = [*(chunk((f"line {number}\n", "base", 0.9)) for number in range(60, 120)), *end()]
+    long = [*(chunk((f"line {number}\n", "base", 0.9)) for number in range(60)), gate, *more]
+    stub.reply = lambda body: long if body["model"] == "pair@base" else answer(*NUDGED)
+    page = Chat(browser, stub)
+    page.click("#side")
+    page.ask("How many?", answers=False)
+    below = "const box = document.querySelector('.answer'); return box.scrollHeight - box.clientHeight - box.scrollTop"
+    wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the column follows", limit=LIMIT)
+    page.js("const box = document.querySelector('.answer'); box.focus(); box.scrollBy(0, -200)")
+    active = page.js("const e = document.activeElement; return [e.className, e.getAttribute('tabindex')]")
+    assert active == ["text answer", "0"]  # a stop of the Tab key in every browser
+    wait_until(lambda: page.js("return !turns[0].answers[0].follower.follows"), "the reader has scrolled", limit=LIMIT)
+    gate.set()
+    page.until_idle()
+    assert page.js(below) > 200 and page.js("return document.querySelector('.answer').clientHeight") < 450
+    assert page.js("return document.querySelector('#log mark').getBoundingClientRect().top") > 0
+    page.js("document.querySelector('#log mark').focus()")
+    assert page.find("#tip").is_displayed()
+    page.view(320, 600, False)
+    page.until_frame()
+    assert page.cut_off() == []
+
+
 HOSTILE = (
     "<script>window.hacked = 1</script></div></body><img src=x onerror='window.hacked = 2'> \u202egnp.\u2066 \x1b[31m \x00 "
     "<!-- {{ 7 * 7 }} &lt; " + "W" * 3000
@@ -407,6 +441,18 @@ def test_a_second_question_goes_with_the_conversation_and_the_system_prompt(brow
     assert len(stub.requests) == 2
 
 
+def test_an_empty_answer(browser, stub, served):
+    stub.reply = lambda body: answer()
+    page = Chat(browser, stub)
+    page.ask("Nothing?")
+    assert page.texts(".answer") == ["(empty)"]
+    stub.reply = lambda body: answer(("Yes.", "base", 0.9))
+    page.ask("Really?")
+    asked = stub.requests[-1]["messages"]
+    assert [m["content"] for m in asked] == ["Nothing?", "", "Really?"]
+    assert served.post("/v1/chat/completions", {"model": "pair", "messages": asked, "max_tokens": 3}).status_code == 200
+
+
 def test_the_keyboard_alone(browser, stub):
     stub.reply = lambda body: answer(*NUDGED)
     page = Chat(browser, stub)
@@ -468,14 +514,16 @@ def test_it_scrolls_with_the_text_while_the_reader_is_at_the_bottom(browser, stu
     page.ask("Much?", answers=False)
     wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the page follows", limit=LIMIT)
     page.js("scrollBy(0, -400)")
-    wait_until(lambda: page.js("return !follows"), "the page sees that the reader has scrolled", limit=LIMIT)
+    wait_until(
+        lambda: page.js("return !pageFollower.follows"), "the page sees that the reader has scrolled", limit=LIMIT
+    )
     place = page.js("return scrollY")
     gates[0].set()
     wait_until(lambda: "line 89" in page.texts(".answer")[0], "more has come", limit=LIMIT)
-    page.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    page.until_frame()
     assert page.js("return scrollY") == place
     page.js("scrollTo(0, document.documentElement.scrollHeight)")
-    wait_until(lambda: page.js("return follows"), "the reader is back at the bottom", limit=LIMIT)
+    wait_until(lambda: page.js("return pageFollower.follows"), "the reader is back at the bottom", limit=LIMIT)
     gates[1].set()
     page.until_idle()
     wait_until(lambda: page.js(below) < 2, "the page follows again", limit=LIMIT)

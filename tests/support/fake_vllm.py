@@ -2,7 +2,8 @@
 """In the place of a Python that has vLLM: `-m vllm.entrypoints.openai.api_server` starts a server of nothing.
 
 A model's name says what happens: `dies` ends with an error, `hangs` never answers, and `stubborn` ignores TERM and has a
-child process that does so too. GET /die ends any of them.
+child process that does so too. GET /die ends any of them. With FAKE_WRITES, a Python with the packages, models write: they are
+those of the scripted server.
 """
 
 import os
@@ -29,6 +30,10 @@ class Handler(BaseHTTPRequestHandler):
 model = sys.argv[sys.argv.index("--model") + 1]
 print("command:", *sys.argv[1:])
 print("devices:", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+if "FAKE_WRITES" in os.environ and model not in ("dies", "hangs"):
+    scripted = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripted_lm_server.py")
+    port = sys.argv[sys.argv.index("--port") + 1]
+    os.execv(os.environ["FAKE_WRITES"], [os.environ["FAKE_WRITES"], scripted, "--port", port, "--request_ms", "20"])
 if model == "dies":
     print("\x1b[31mValueError: the model is odd\x1b[0m\nRuntimeError: Engine core initialization failed", flush=True)
     raise SystemExit(7)
