@@ -179,6 +179,13 @@ class TestCommands:
             f"--startup_timeout 1800 --host 0.0.0.0 --port 8010 {given}"
         )
 
+    def test_one_option_of_a_server(self):
+        base, _, pair = dry_run(
+            *("a", "b", "--device", "cpu", "--serve_nudged", "0", "--serve_nudged_options", "--no_key"),
+            *("--base_options", "--trust-remote-code"),
+        )
+        assert base.endswith(" --trust-remote-code") and pair.endswith(" --no_key")
+
     def test_the_pair_sends_vllms_key(self):
         *_, line = dry_run("a", "b", "--device", "cpu", "--serve_nudged", "0", env={"VLLM_API_KEY": "sk-vllm-123"})
         assert "sk-vllm-123" not in line and line.count("_api_key_env VLLM_API_KEY") == 2
