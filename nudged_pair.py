@@ -42,6 +42,7 @@ COMMAND = Command("nudged_pair")
 Question = str | Sequence[dict] | Prompts
 # Tokens of the base model are at most as many as this per cl100k_base token, so that a loop goes on until max_tokens cut it.
 TOKENS_PER_TOKEN = 2
+LONGEST_TOKEN = 128  # characters, of cl100k_base
 
 
 class AnswersError(UserError):
@@ -90,7 +91,7 @@ class AnswerStream:
 
     def _write(self, pair: "NudgedPair") -> Generator[Piece, None, None]:
         answer, asked = self.answer, self.asked
-        stops = StopSequences(asked.stop)
+        stops = StopSequences(asked.stops)
         # One model alone counts its own tokens.
         limit = TokenLimit(pair.tokenizer, asked.max_tokens) if asked.max_tokens and asked.by == "pair" else None
         with closing(pair.parts(self.prompts, asked, self._cancellation, answer)) as parts:
@@ -353,6 +354,9 @@ class NudgedPair:
         """
         window = self.context_length or self.settings.context_length
         call = self.settings.completion_token_num + self.settings.completion_token_num_nudging
+        longest = max(prompts.base, prompts.nudging, key=len)
+        if len(longest) > LONGEST_TOKEN * window:  # to count its tokens would take long, and tell no more
+            return max(1, min(TOKENS_PER_TOKEN * max_tokens, call))
         room = window - TOKENS_PER_TOKEN * max(count_tokens(prompts.base), count_tokens(prompts.nudging)) - call
         return max(1, min(TOKENS_PER_TOKEN * max_tokens, max(room, call)))
 

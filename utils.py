@@ -9,6 +9,7 @@ from dataclasses import dataclass
 SHORTEST_REPEATED_SUFFIX = 30
 COUNTED_CHARACTERS = 200  # at least, of a part of a text whose tokens are counted by themselves
 _AFTER_WORD = re.compile(r"[A-Za-z](?= )")
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -259,4 +260,4 @@ def without_surrogates(text: str) -> str:
 
 def has_surrogate(text: str) -> bool:
     """Whether a text holds half a character (a surrogate by itself, as JSON can write it), which no tokenizer takes."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
+    return _HALF_A_CHARACTER.search(text) is not None

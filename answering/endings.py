@@ -24,55 +24,67 @@ class Part:
         return replace(self, piece=replace(self.piece, text=self.piece.text[start:end]))
 
 
-class StopSequences:
-    """Ends an answer before the first of some texts; what may be the beginning of one is held back.
-
-    A stop sequence may lie across pieces. Of several that begin at one place it does not matter which it was.
-    """
+class StopIndex:
+    """Stop sequences, to be looked for in a text; made once, however many answers they end."""
 
     def __init__(self, texts: Iterable[str]):
         """
         Args:
             texts: none of them empty.
         """
-        self._by_length: dict[int, set[str]] = {}
-        for text in texts:
-            self._by_length.setdefault(len(text), set()).add(text)
-        self._sorted = sorted({text for same in self._by_length.values() for text in same})
-        self._longest = max(self._by_length, default=0)
-        self._held: deque[Part] = deque()
-        self.found = False
+        self._sorted = sorted(set(texts))
+        self._all = set(self._sorted)
+        self._lengths = sorted({len(text) for text in self._sorted})
+        self._longest = max(self._lengths, default=0)
 
-    def add(self, part: Part) -> Iterator[Part]:
-        """What is final once a part has come; nothing more where `found`."""
-        if not self._sorted:
-            yield part
-            return
-        self._held.append(part)
-        text = "".join(held.piece.text for held in self._held)
-        at = self._first(text)
-        self.found = at is not None
-        yield from self._give(len(text) - self._kept(text) if at is None else at)
+    def __bool__(self) -> bool:
+        return bool(self._sorted)
 
-    def rest(self) -> Iterator[Part]:
-        """What was held back, where the answer ends by itself."""
-        yield from self._held
-        self._held.clear()
-
-    def _first(self, text: str) -> int | None:
+    def first(self, text: str) -> int | None:
+        """Where the first begins that a text holds; None where it holds none."""
         for at in range(len(text)):
-            for length, same in self._by_length.items():
-                if text[at : at + length] in same:
+            for length in self._lengths:
+                if at + length > len(text):
+                    break
+                if text[at : at + length] in self._all:
                     return at
         return None
 
-    def _kept(self, text: str) -> int:
-        """How many characters at the end of a text may begin a stop sequence."""
+    def kept(self, text: str) -> int:
+        """How many characters at the end of a text may begin one."""
         for length in range(min(self._longest - 1, len(text)), 0, -1):
             tail = text[-length:]
             if (i := bisect_left(self._sorted, tail)) < len(self._sorted) and self._sorted[i].startswith(tail):
                 return length
         return 0
+
+
+class StopSequences:
+    """Ends an answer before the first of some texts; what may be the beginning of one is held back.
+
+    A stop sequence may lie across pieces. Of several that begin at one place it does not matter which it was.
+    """
+
+    def __init__(self, stops: StopIndex):
+        self._stops = stops
+        self._held: deque[Part] = deque()
+        self.found = False
+
+    def add(self, part: Part) -> Iterator[Part]:
+        """What is final once a part has come; nothing more where `found`."""
+        if not self._stops:
+            yield part
+            return
+        self._held.append(part)
+        text = "".join(held.piece.text for held in self._held)
+        at = self._stops.first(text)
+        self.found = at is not None
+        yield from self._give(len(text) - self._stops.kept(text) if at is None else at)
+
+    def rest(self) -> Iterator[Part]:
+        """What was held back, where the answer ends by itself."""
+        yield from self._held
+        self._held.clear()
 
     def _give(self, characters: int) -> Iterator[Part]:
         while characters > 0 and self._held:

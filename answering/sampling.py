@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+from answering.endings import StopIndex
 from command.errors import UserError
 from nudging import CRITERIA, Criterion
 
@@ -50,8 +52,8 @@ class Asked:
         if self.top_p == 0:
             raise AskedError("top_p must be above 0", "top_p")
         for name in ("max_tokens", "max_token_total"):
-            self._check_whole(name, 1, MOST_TOKENS)
-        self._check_whole("seed", -(2**63), 2**63 - 1)
+            check_whole(name, getattr(self, name), 1, MOST_TOKENS)
+        check_whole("seed", self.seed, -(2**63), 2**63 - 1)
         if isinstance(self.criterion, str) and self.criterion not in CRITERIA:
             raise AskedError(
                 f"no criterion is called {self.criterion[:60]!r}; there are: {', '.join(CRITERIA)}", "criterion"
@@ -70,12 +72,22 @@ class Asked:
         if not number or not math.isfinite(value) or not least <= value <= most:
             raise AskedError(f"{name} must be a number from {least:g} to {most:g}; it is {_shown(value)}", name)
 
-    def _check_whole(self, name: str, least: int, most: int) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise AskedError(f"{name} must be a whole number from {least} to {most}; it is {_shown(value)}", name)
+    @cached_property
+    def stops(self) -> StopIndex:
+        """`stop`, to be looked for in a text."""
+        return StopIndex(self.stop)
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    """Check a field that is a whole number, or None.
+
+    Raises:
+        AskedError: it is neither, or out of its bounds.
+    """
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise AskedError(f"{name} must be a whole number from {least} to {most}; it is {_shown(value)}", name)
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from command.errors import UserError
+from language_models.tokenizing import TextTokenizer
 
 REPLACEMENT = "\ufffd"  # what stands in a text for bytes that are no whole character
 SEEDS = 2**32 - 1  # servers take seeds below it; llama.cpp takes this one for "any"
@@ -248,6 +249,26 @@ class SharedModel(Protocol):
 
     def streams(self, logprobs: bool) -> bool:
         """Whether continuations can be streamed, with log-probabilities if need be."""
+        ...
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens prompt and answer may have together; None where it is not known. A server is asked once."""
+        ...
+
+    def tokenizer(self) -> TextTokenizer | None:
+        """The model's own tokenizer; None where its server has no routes for it. That is found out once."""
+        ...
+
+    def check_alive(self, seconds: float) -> None:
+        """See that the model answers, by a request of its own that nobody counts.
+
+        Args:
+            seconds: that a server may stay silent.
+
+        Raises:
+            ModelError: it does not.
+        """
         ...
 
 

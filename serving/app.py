@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from command.errors import UserError
 from nudged_pair import NudgedPair
+from serving.connections import Connection
 from serving.errors import ApiError
 from serving.guard import Guard
 from serving.metrics import Metrics
@@ -104,10 +105,12 @@ def make_server(app: ASGIApp) -> Server:
     """What runs an application."""
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,  # its lines would show addresses and paths; errors of ours are logged by ourselves
         access_log=False,
         lifespan="off",
         ws="none",
+        proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,

@@ -56,15 +56,19 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is None or "*" in self._origins or origin.lower() in self._origins:
             return
-        host = request.headers.get("host", "")
-        # A name that was made to lead to this machine is its own host's name, but not this machine's.
-        own = urlsplit(origin).netloc == host and (self._key or is_own(urlsplit(f"//{host}").hostname or ""))
-        if not own:
+        if not self._is_own(origin, request.headers.get("host", "")):
             raise ApiError(
                 403,
                 "pages of this origin may not ask here (--cors_origin lets them)",
                 code="origin_not_allowed",
             )
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        try:
+            # A name that was made to lead to this machine is its own host's name, but not this machine's.
+            return urlsplit(origin).netloc == host and bool(self._key or is_own(urlsplit(f"//{host}").hostname or ""))
+        except ValueError:  # no address at all
+            return False
 
     def _check_key(self, request: Request) -> None:
         path = request.url.path

@@ -1,8 +1,8 @@
 """What a server counts, as Prometheus reads it at /metrics."""
 
-from answering.answer import Answer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from answering.answer import Answer
 from serving.errors import ApiError
 from utils import count_tokens
 

@@ -82,7 +82,7 @@ function newTurn(text) {
   }
   const turn = { text };
   turn.answers = kinds.map((kind) => new Answer(...kind, threshold, (answer) => run(turn, [answer])));
-  const columns = element("div", "columns", ...turn.answers.map(({ column }) => column));
+  const columns = element("div", kinds.length > 1 ? "columns side" : "columns", ...turn.answers.map(({ column }) => column));
   const heading = element("h2", "", `Question ${turns.length + 1}`);
   log.append(element("article", "card", heading, element("p", "text question", text), columns));
   turns.push(turn);
@@ -95,7 +95,7 @@ async function write(turn, answer, signal) {
   try {
     for await (const chunk of chunksOf(request, key, signal)) {
       answer.take(chunk);
-      keepUp();
+      keepUp(answer);
     }
     answer.end("done");
   } catch (error) {
@@ -104,7 +104,7 @@ async function write(turn, answer, signal) {
     if (error.status === 401) askForKey();
     if (!signal.aborted && !(error instanceof ReplyError)) console.error(error);
   }
-  keepUp();
+  keepUp(answer);
 }
 
 async function run(turn, answers) {
@@ -127,7 +127,7 @@ function send() {
   const text = question.value.trim();
   if (!text) return;
   question.value = "";
-  follows = true;
+  pageFollower.follows = true;
   run(newTurn(text), turns.at(-1).answers);
   keepUp();
 }
@@ -138,26 +138,18 @@ function stop() {
 
 // ---- scrolling: with the text, while the reader is at the bottom
 
-let follows = true;
-let scrolled = 0;
+const pageFollower = new Follower(document.documentElement, window);
+const grown = new Set(); // answers with more text than was drawn
 let frame = null;
 
-addEventListener("scroll", () => {
-  const atBottom = innerHeight + scrollY >= document.documentElement.scrollHeight - 40;
-  if (atBottom) follows = true;
-  else if (scrollY < scrolled) follows = false;
-  scrolled = scrollY;
-});
-
-function keepUp() {
+function keepUp(answer) {
+  if (answer) grown.add(answer);
   frame ??= requestAnimationFrame(() => {
     frame = null;
-    if (follows) {
-      scrollTo(0, document.documentElement.scrollHeight);
-      scrolled = scrollY; // the reader may scroll up before the event comes
-    }
-    if (tipped?.isConnected) placeTip();
-    else hideTip(); // its answer is being written anew
+    for (const answer of grown) answer.keepUp();
+    grown.clear();
+    pageFollower.keepUp();
+    moveTip();
   });
 }
 
@@ -175,11 +167,18 @@ function showTip(mark) {
 }
 
 function placeTip() {
-  const { left, bottom } = [...tipped.getClientRects()].at(-1) ?? { left: 0, bottom: 0 };
-  tip.style.left = "0";
+  const { left, bottom } = [...tipped.getClientRects()].at(-1);
+  const box = tipped.parentElement.getBoundingClientRect();
+  tip.style.visibility = bottom < box.top || bottom > box.bottom + 8 ? "hidden" : "visible"; // scrolled out of its column
+  tip.style.left = tip.style.top = "0"; // or it may be what makes the page wide
   const furthest = document.documentElement.clientWidth - tip.offsetWidth - 8;
   tip.style.left = `${Math.max(8, Math.min(left, furthest)) + scrollX}px`;
   tip.style.top = `${bottom + scrollY}px`;
+}
+
+function moveTip() {
+  if (tipped?.isConnected) placeTip();
+  else hideTip(); // its answer is being written anew
 }
 
 function hideTip() {
@@ -219,6 +218,8 @@ log.addEventListener("focusin", ({ target }) => {
 });
 log.addEventListener("focusout", ({ target }) => markOf(target) && hideTip());
 log.addEventListener("keydown", moveAmongMarks);
+log.addEventListener("scroll", moveTip, true);
+addEventListener("resize", moveTip);
 
 // ---- the composer
 

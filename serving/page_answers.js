@@ -89,6 +89,27 @@ class Writing {
   }
 }
 
+// A box that is scrolled with the text in it, unless its reader has scrolled up.
+class Follower {
+  constructor(box, scrolls = box) {
+    Object.assign(this, { box, follows: true, scrolled: 0 });
+    scrolls.addEventListener("scroll", () => this.look());
+  }
+
+  look() {
+    const { scrollTop, clientHeight, scrollHeight } = this.box;
+    if (scrollTop + clientHeight >= scrollHeight - 40) this.follows = true;
+    else if (scrollTop < this.scrolled) this.follows = false;
+    this.scrolled = scrollTop;
+  }
+
+  keepUp() {
+    if (!this.follows) return;
+    this.box.scrollTop = this.box.scrollHeight;
+    this.scrolled = this.box.scrollTop; // the reader may scroll up before the event comes
+  }
+}
+
 const TITLES = { base: "Base model alone", nudging: "Nudging model alone", pair: "Pair" };
 
 // One model's answer to one question.
@@ -105,6 +126,7 @@ class Answer {
     const header = element("header", "", heading, this.copy);
     this.column = element("section", "column", header, this.place, this.error, this.notes, this.again);
     this.column.setAttribute("aria-label", title);
+    this.follower = new Follower(this.place);
     this.start();
   }
 
@@ -142,6 +164,13 @@ class Answer {
     this.copy.hidden = running || !this.writing.text;
     this.again.hidden = running || this.state === "done";
     this.notes.textContent = running ? "" : visible(this.noteTexts().join(" · "));
+  }
+
+  // After what was taken has been drawn.
+  keepUp() {
+    this.follower.keepUp();
+    const scrolls = getComputedStyle(this.place).overflowY === "auto" && this.place.scrollHeight > this.place.clientHeight;
+    if (scrolls) this.place.tabIndex = 0; // for the keys that scroll it
   }
 
   // Whether later questions are sent with this answer.

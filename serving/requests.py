@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from answering.conversations import Prompts
-from answering.sampling import Asked
+from answering.sampling import MOST_TOKENS, Asked, check_whole
 from language_models.interface import REPLACEMENT
 from language_models.tokenizing import TextTokenizer
 from nudged_pair import NudgedPair
@@ -17,12 +17,16 @@ from utils import without_surrogates
 
 Body = TypeVar("Body", bound=BaseModel)
 MOST_CHOICES = 128
+MOST_DIGITS = 400  # a larger number is above all that can be asked for, and takes long to read
 MOST_ANSWERS = 1024  # of one request: choices of all prompts
 
 _TEXT_ONLY = "the models of the pair read and write text alone"
 _NO_PROBABILITY = (
     "an answer that two models write has no log-probabilities: each of its tokens is from one of them, given both"
 )
+_NO_GRAMMAR = "the answer of a pair follows no grammar"
+_NO_DIAL = "the models of the pair know no such setting"
+_TOKEN_IDS = "the tokens of two models are not the same, so that none can be named by their ids"
 _NOT_PASSED_ON = "it is no part of nudging, and would change the probabilities by which the base model hands over"
 # Fields that cannot be defined for a pair: the values beside None that ask for nothing, and why others are refused.
 REFUSED: dict[str, tuple[tuple, str]] = {
@@ -45,18 +49,40 @@ REFUSED: dict[str, tuple[tuple, str]] = {
     "min_tokens": ((0,), "an answer ends where the nudging model ends it"),
     "ignore_eos": ((False,), "an answer ends where the nudging model ends it"),
     "use_beam_search": ((False,), "nudging writes one answer, token by token"),
-    "guided_json": ((), "the answer of a pair follows no grammar"),
-    "guided_regex": ((), "the answer of a pair follows no grammar"),
-    "guided_choice": ((), "the answer of a pair follows no grammar"),
-    "guided_grammar": ((), "the answer of a pair follows no grammar"),
-    "structured_outputs": ((), "the answer of a pair follows no grammar"),
+    "guided_json": ((), _NO_GRAMMAR),
+    "guided_regex": ((), _NO_GRAMMAR),
+    "guided_choice": ((), _NO_GRAMMAR),
+    "guided_grammar": ((), _NO_GRAMMAR),
+    "structured_outputs": ((), _NO_GRAMMAR),
+    "reasoning_effort": (("none",), _NO_DIAL),
+    "verbosity": (("medium",), _NO_DIAL),
+    "bad_words": (([],), _NOT_PASSED_ON),
+    "stop_token_ids": (([],), _TOKEN_IDS),
+    "allowed_token_ids": ((), _TOKEN_IDS),
+    "typical_p": ((1,), _NOT_PASSED_ON),
+    "length_penalty": ((1,), "nudging writes one answer, token by token"),
+    "truncate_prompt_tokens": ((), "a prompt that is too long is refused, not cut"),
+    "include_stop_str_in_output": ((False,), "an answer ends before the stop sequence"),
+    "skip_special_tokens": ((True,), "an answer is text, without special tokens"),
+}
+# By the field where it may be of several types, else by the type of pydantic's error.
+_MUST = {
+    "stop": "be a text, or a list of texts",
+    "tool_choice": "be a text, or an object",
+    "bool_type": "be true or false",
+    "int_type": "be a whole number",
+    "float_type": "be a number",
+    "string_type": "be a text",
+    "list_type": "be a list",
+    "dict_type": "be an object",
+    "model_type": "be an object",
 }
 
 
 class StreamOptions(BaseModel):
     """`stream_options` of a request."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     include_usage: bool | None = None
 
@@ -64,7 +90,7 @@ class StreamOptions(BaseModel):
 class CommonBody(BaseModel):
     """What both kinds of requests may hold; fields that are not known are passed over."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
     prompt_field: ClassVar[str]
 
     model: Any = None
@@ -133,14 +159,33 @@ def read_json(raw: bytes) -> dict:
     def no_number(name: str):
         raise ValueError(f"{name} is no number of JSON")
 
+    def whole(digits: str) -> int:
+        if len(digits) > MOST_DIGITS:
+            raise ValueError("one of its numbers has too many digits")
+        return int(digits)
+
     try:
-        body = json.loads(raw, parse_constant=no_number)
+        text = raw.decode("utf-8-sig")
+        body = json.loads(text, parse_constant=no_number, parse_int=whole, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = str(error)
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deeply"
+        elif isinstance(error, UnicodeDecodeError):
+            reason = f"it is not UTF-8 (byte {error.start})"
         raise ApiError(400, f"the body is not JSON: {reason}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object", code="invalid_json")
     return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"an object has the name {twice[:60]!r} twice")
+    return found
 
 
 def read_body(body: dict, kind: type[Body]) -> Body:
@@ -150,18 +195,17 @@ def read_body(body: dict, kind: type[Body]) -> Body:
         ApiError: one is not.
     """
     try:
-        return kind.model_validate(body)
+        # Names that are not known can be anything, which pydantic does not bear.
+        return kind.model_validate({name: body[name] for name in kind.model_fields if name in body})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # Of a field that may be of several types the name of each is in its place.
-        names = [
-            str(part)
-            for part in first["loc"]
-            if part in kind.model_fields or isinstance(part, int) or part == "include_usage"
-        ]
-        place = "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in names).lstrip(".")
-        message = f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        raise ApiError(400, message, param=place, code="invalid_type") from None
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        field = str(errors[0]["loc"][0])
+        # Of a field that may be of several types the name of each is in its place, and an error of each: the last is the list's.
+        last = [one for one in errors if one["loc"][0] == field][-1]
+        names = [str(part) for part in last["loc"][1:] if isinstance(part, int) or part == "include_usage"]
+        place = field + "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in names)
+        must = _MUST.get(place) or _MUST.get(last["type"], "be of another type")
+        raise ApiError(400, f"{place} must {must}", param=place, code="invalid_type") from None
 
 
 def refuse(body: dict) -> None:
@@ -212,12 +256,14 @@ def asked_of(body: CommonBody, served_name: str) -> Asked:
             )
     stop = body.stop if body.stop is not None else ()
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    if body.max_completion_tokens is not None:
+        check_whole("max_completion_tokens", most, 1, MOST_TOKENS)
     return Asked(
         top_prob_thres=served.top_prob_thres if body.top_prob_thres is None else body.top_prob_thres,
         criterion=served.criterion if body.criterion is None else body.criterion,
         max_tokens=most,
         max_token_total=body.max_token_total,
-        stop=(stop,) if isinstance(stop, str) else tuple(map(without_surrogates, stop)),
+        stop=tuple(map(without_surrogates, (stop,) if isinstance(stop, str) else stop)),
         temperature=body.temperature,
         top_p=body.top_p,
         seed=body.seed,

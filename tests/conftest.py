@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,7 @@ from browsers import open_browser
 from doubles import Gate, ReplyServer, ScriptedServer
 from judge_server import RIGHT, JudgeServer
 from outcomes import Outcomes
+from real_servers import Hosts, real_hosts
 from runs import final_records, gsm8k_rows, nudging_options, run_api, write_rows
 from waiting import records_in
 
@@ -98,6 +100,13 @@ def browser(tmp_path_factory):
     """A real browser; without one, the test is left out."""
     with open_browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory) -> Iterator[Hosts]:
+    """Real servers, for all tests that are marked so."""
+    with real_hosts(tmp_path_factory.mktemp("servers")) as hosts:
+        yield hosts
 
 
 @pytest.fixture(scope="session")

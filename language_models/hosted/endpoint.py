@@ -15,15 +15,25 @@ from language_models.hosted.http import answers, checked, make_client, make_http
 from language_models.hosted.logprobs import has_tokens
 from language_models.hosted.probe import PROBE_TOKENS, Probe
 from language_models.hosted.probe_requests import Progress
-from language_models.hosted.refused_fields import NEUTRAL_SAMPLING, seed_refusals
+from language_models.hosted.refused_fields import NEUTRAL_SAMPLING, REFUSALS, asks_for_more_tokens, seed_refusals
 from language_models.hosted.resumed_stream import ResumedStream
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
 from language_models.hosted.streams import EventStream, Manners
 from language_models.hosted.token_texts import END_NAMES, TokenReader, without_cut_character
-from language_models.interface import CHARACTER_TOKENS, Completion, LanguageModel, SamplingParams, TokenStream, Usage
+from language_models.hosted.tokenizers import ServerTokenizer, find_context_length, find_tokenizer
+from language_models.interface import (
+    CHARACTER_TOKENS,
+    Completion,
+    LanguageModel,
+    ModelError,
+    SamplingParams,
+    TokenStream,
+    Usage,
+)
 
 T = TypeVar("T")
+ALIVE_PROMPT = "Hello"
 
 
 class OpenAIEndpoint:
@@ -105,13 +115,14 @@ class OpenAIEndpoint:
         body = self._body(prompt, params)
 
         def call() -> httpx2.Response:
-            sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self._timeout(timeout))
+            sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self.timeout(timeout))
             return checked(self.http.send(sent))
 
         with seed_refusals(params.seed, self.where):
             return request(call, read, where=self.where, client=self.client, usage=usage)
 
-    def _timeout(self, seconds: float | None) -> httpx2.Timeout:
+    def timeout(self, seconds: float | None) -> httpx2.Timeout:
+        """The timeouts of a request during which the server may stay silent for some seconds; None: for as long as ever."""
         usual = self.http.timeout
         if seconds is None:
             return usual
@@ -148,7 +159,7 @@ class OpenAIEndpoint:
             body["timings_per_token"] = True
 
         def respond() -> httpx2.Response:
-            sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self._timeout(timeout))
+            sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self.timeout(timeout))
             response = checked(self.http.send(sent, stream=True))
             told(response)
             return response
@@ -180,6 +191,25 @@ class OpenAIEndpoint:
     def for_sample(self, sample_id: object) -> LanguageModel:
         """The model as one sample sees it: there is one server only (see Replicas)."""
         return self
+
+    def find_tokenizer(self) -> ServerTokenizer | None:
+        """The tokenizer of the server's model, found out by a try; None where it has none."""
+        return find_tokenizer(self)
+
+    def find_context_length(self) -> int | None:
+        """How many tokens prompt and answer may have together, where the server tells it."""
+        return find_context_length(self)
+
+    def check_alive(self, seconds: float) -> None:
+        """See SharedModel. By a connection of its own: where all others are in use, the server may well be alive."""
+        with make_http(self.host, 1, seconds) as http:
+            asking = copy.copy(self)
+            asking.http, asking.client = http, make_client(self.host, self.client.api_key, http)
+            try:
+                asking.ask(ALIVE_PROMPT, SamplingParams(1), Usage(), lambda body: completion_choice(body, 1), seconds)
+            except ModelError as error:
+                if error.status not in REFUSALS or not asks_for_more_tokens(error):  # some write no less than several
+                    raise
 
     def answers(self) -> bool:
         """Whether the server says anything at all, within seconds."""

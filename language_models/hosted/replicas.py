@@ -9,8 +9,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from language_models.cancelling import Cancelled
 from language_models.hosted.background import begin
@@ -20,6 +21,7 @@ from language_models.hosted.resumed_stream import ResumedStream
 from language_models.hosted.retries import RetryPolicy, persist
 from language_models.hosted.server_report import ServerReport
 from language_models.hosted.streams import EventStream
+from language_models.hosted.tokenizers import AnyTokenizer
 from language_models.interface import (
     Completion,
     LanguageModel,
@@ -29,9 +31,11 @@ from language_models.interface import (
     TransientError,
     Usage,
 )
+from language_models.tokenizing import TextTokenizer
 
 T = TypeVar("T")
 
+_NOT_ASKED: Any = object()
 FAILURES_IN_A_ROW = 3
 LONG_WAIT = 10.0  # seconds; one that is not passed over in silence
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 300.0  # seconds that a replica is left out, doubling
@@ -88,6 +92,9 @@ class Replicas:
         self._answered_at = clock()
         self._told_to_wait = False
         self._lock = threading.Lock()
+        self._asked_once = threading.Lock()
+        self._context_length: int | None = _NOT_ASKED
+        self._tokenizer: TextTokenizer | None = _NOT_ASKED
 
     @property
     def usage(self) -> Usage:
@@ -118,6 +125,33 @@ class Replicas:
         self.retry_policy = retry_policy
         for endpoint in self.endpoints:
             endpoint.retry_policy = retry_policy
+
+    @property
+    def context_length(self) -> int | None:
+        """See SharedModel; the least of what the servers tell."""
+        with self._asked_once:
+            if self._context_length is _NOT_ASKED:
+                told = [length for endpoint in self.endpoints if (length := endpoint.find_context_length())]
+                self._context_length = min(told, default=None)
+            return self._context_length
+
+    def tokenizer(self) -> TextTokenizer | None:
+        """See SharedModel; any server's that answers."""
+        with self._asked_once:
+            if self._tokenizer is _NOT_ASKED:
+                found = [one for endpoint in self.endpoints if (one := endpoint.find_tokenizer())]
+                self._tokenizer = AnyTokenizer(found) if found else None
+            return self._tokenizer
+
+    def check_alive(self, seconds: float) -> None:
+        """See SharedModel; one server that answers is enough. All are asked side by side."""
+        if len(self.endpoints) == 1:
+            return self.endpoints[0].check_alive(seconds)
+        asking = [begin(functools.partial(endpoint.check_alive, seconds)) for endpoint in self.endpoints]
+        for answer in as_completed(asking):
+            if answer.exception() is None:
+                return None
+        raise asking[0].exception()
 
     def close(self) -> None:
         """End all requests in flight, whose answers nobody will read; what they say of that is not told."""

@@ -41,11 +41,13 @@ from language_models.local.loading import (
     pick_dtype,
     reason_of,
 )
+from language_models.local.text_tokenizer import OwnTokenizer
 from language_models.local.told import passes_in_words, set_up_notes
 from language_models.local.view import LocalStream, LocalView
 from language_models.local.vocabulary import Vocabulary
 from language_models.local.windows import context_length, extended_by_longrope
 from language_models.local.worker import Worker
+from language_models.tokenizing import TextTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -226,6 +228,15 @@ class LocalModel:
     def streams(self, logprobs: bool) -> bool:
         """Whether continuations can be streamed: they can."""
         return True
+
+    def tokenizer(self) -> TextTokenizer:
+        """See SharedModel."""
+        return OwnTokenizer(self.name, self.vocabulary)
+
+    def check_alive(self, seconds: float) -> None:
+        """See SharedModel. A pass is not run for it: one that is on its way may take longer than a server's silence."""
+        if self.slots.worker.lost is not None:
+            raise ModelError(str(self.slots.worker.lost))
 
     @property
     def report(self) -> dict:

@@ -95,6 +95,7 @@ class Worker:
         self._changed = threading.Condition()
         self._waiting: dict[Engine, list[_Request]] = {}
         self._calls: list[tuple[Callable, Future]] = []
+        self.lost: DeviceLostError | None = None  # why nothing can be computed any more
         self._expected = 0  # samples that were answered by the last pass and have not come back yet
         self._thread: threading.Thread | None = None
         self._led = False  # whether one of those that wait runs the passes
@@ -232,6 +233,7 @@ class Worker:
                         batch = [request for waiting in self._waiting.values() for request in waiting]
                         self._waiting.clear()
                 _refuse(batch, error)
+        self.lost = next((r.error for r in batch if isinstance(r.error, DeviceLostError)), self.lost)
         # Long continuations are written in slices, so that those of other samples join in.
         going_on += [request for request in batch if request.answered and request.goes_on()]
         with self._changed:
@@ -253,10 +255,12 @@ class Worker:
     def _next_batch(self, batch: list[_Request]) -> None:
         """Fill a list, which has them too where the thread is interrupted on the way back."""
         with self._changed:
-            if self._expected and self._waiting:
-                longest = self._wait_share * self._cost(self._best())
-                self._changed.wait_for(lambda: not self._expected, timeout=longest)
             if not self._waiting:  # all have been withdrawn
+                return
+            longest = self._wait_share * self._cost(self._best())
+            if self._expected:
+                self._changed.wait_for(lambda: not self._expected, timeout=longest)
+            if not self._waiting:
                 return
             best = self._best()
             batch += self._waiting[best]

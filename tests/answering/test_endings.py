@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answering.endings import Part, StopSequences, TokenLimit
+from answering.endings import Part, StopIndex, StopSequences, TokenLimit
 from answering.yardstick import Cl100kTokenizer
 from nudging import Piece
 
@@ -19,7 +19,7 @@ def parts_of(texts: list[str]) -> list[Part]:
 
 @given(PIECES, STOPS)
 def test_the_text_ends_before_the_first_stop_sequence(texts, stops):
-    ending, out = StopSequences(stops), []
+    ending, out = StopSequences(StopIndex(stops)), []
     whole = ""
     for part in parts_of(texts):
         whole += part.piece.text

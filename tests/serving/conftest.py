@@ -1,6 +1,10 @@
 """What the tests of the server share."""
 
+import subprocess
+import sys
+
 import pytest
+from runs import REPOSITORY
 from served_pair import Served, in_this_process, settings_over
 
 
@@ -9,3 +13,11 @@ def served(server) -> Served:
     """A pair on the scripted server, behind the application."""
     with in_this_process(settings_over(server.host)) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def demo_models() -> None:
+    """The bundled models, fetched once into the user's cache."""
+    subprocess.run(
+        [sys.executable, "scripts/get_demo_models.py", "demo-base", "demo-aligned"], cwd=REPOSITORY, check=True
+    )

@@ -69,6 +69,10 @@ class Chat(Page):
             ".map((e) => e.id || e.className || e.tagName)"
         )
 
+    def until_frame(self):
+        """Wait until what was done is drawn."""
+        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
     def until_idle(self):
         wait_until(
             lambda: self.texts("#send") == ["Send"] and self.texts("#status") != [""], "answers end", limit=LIMIT
@@ -276,6 +280,30 @@ def test_side_by_side(browser, stub):
     assert asked == [["Who?", "I am pair.", "And now?"]] * 3  # the pair's answer, in all columns
 
 
+def test_an_answer_that_goes_on_and_on_leaves_the_others_in_sight(browser, stub):
+    gate = threading.Event()
+    more = [*(chunk((f"line {number}\n", "base", 0.9)) for number in range(60, 120)), *end()]
+    long = [*(chunk((f"line {number}\n", "base", 0.9)) for number in range(60)), gate, *more]
+    stub.reply = lambda body: long if body["model"] == "pair@base" else answer(*NUDGED)
+    page = Chat(browser, stub)
+    page.click("#side")
+    page.ask("How many?", answers=False)
+    below = "const box = document.querySelector('.answer'); return box.scrollHeight - box.clientHeight - box.scrollTop"
+    wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the column follows", limit=LIMIT)
+    page.js("const box = document.querySelector('.answer'); box.focus(); box.scrollBy(0, -200)")
+    assert page.js("return document.activeElement.className") == "text answer"
+    wait_until(lambda: page.js("return !turns[0].answers[0].follower.follows"), "the reader has scrolled", limit=LIMIT)
+    gate.set()
+    page.until_idle()
+    assert page.js(below) > 200 and page.js("return document.querySelector('.answer').clientHeight") < 450
+    assert page.js("return document.querySelector('#log mark').getBoundingClientRect().top") > 0
+    page.js("document.querySelector('#log mark').focus()")
+    assert page.find("#tip").is_displayed()
+    page.view(320, 600, False)
+    page.until_frame()
+    assert page.cut_off() == []
+
+
 HOSTILE = (
     "<script>window.hacked = 1</script></div></body><img src=x onerror='window.hacked = 2'> \u202egnp.\u2066 \x1b[31m \x00 "
     "<!-- {{ 7 * 7 }} &lt; " + "W" * 3000
@@ -468,14 +496,16 @@ def test_it_scrolls_with_the_text_while_the_reader_is_at_the_bottom(browser, stu
     page.ask("Much?", answers=False)
     wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the page follows", limit=LIMIT)
     page.js("scrollBy(0, -400)")
-    wait_until(lambda: page.js("return !follows"), "the page sees that the reader has scrolled", limit=LIMIT)
+    wait_until(
+        lambda: page.js("return !pageFollower.follows"), "the page sees that the reader has scrolled", limit=LIMIT
+    )
     place = page.js("return scrollY")
     gates[0].set()
     wait_until(lambda: "line 89" in page.texts(".answer")[0], "more has come", limit=LIMIT)
-    page.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    page.until_frame()
     assert page.js("return scrollY") == place
     page.js("scrollTo(0, document.documentElement.scrollHeight)")
-    wait_until(lambda: page.js("return follows"), "the reader is back at the bottom", limit=LIMIT)
+    wait_until(lambda: page.js("return pageFollower.follows"), "the reader is back at the bottom", limit=LIMIT)
     gates[1].set()
     page.until_idle()
     wait_until(lambda: page.js(below) < 2, "the page follows again", limit=LIMIT)

@@ -12,6 +12,9 @@ from scripts.install_failures import reason
 
 FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
 NO_MATCH = "ERROR: Could not find a version that satisfies x==1\nERROR: No matching distribution found for x==1"
+SETTINGS = (
+    "global.cert='/certificates'\nglobal.extra-index-url='file:///a https://b/simple'\nglobal.find-links='/wheels'\n"
+)
 OFFLINE = """\
 WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(Failed to establish a new connection)': /x/
 ERROR: Could not find a version that satisfies the requirement x (from versions: none)
@@ -53,7 +56,7 @@ class Installer:
         (tmp_path / ".venv/bin/uv").touch()
         monkeypatch.setattr(self.environment, "_run", self.run)
         monkeypatch.setattr(self.environment, "_has_torch", lambda: torch)
-        monkeypatch.setattr(self.environment, "_has_pip_settings", lambda: pip_settings)
+        monkeypatch.setattr(self.environment, "_settings_of_pip", lambda: SETTINGS if pip_settings else "")
 
     def run(self, command) -> str | None:
         words = " ".join(map(str, command))

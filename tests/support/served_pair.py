@@ -98,3 +98,12 @@ def as_a_command(*options: str, env: dict | None = None) -> Iterator[tuple[Serve
     finally:
         process.kill()
         process.wait()
+        process.stderr.close()
+
+
+@contextmanager
+def demo_pair() -> Iterator[Served]:
+    """The bundled models, which have to be there, in this process: GGUF files, so that the base model's tokenizer is known."""
+    own = {"base_model": "demo-base", "nudging_model": "demo-aligned", "base_host": None, "nudging_host": None}
+    with in_this_process(settings_over("", **own)) as served:
+        yield served

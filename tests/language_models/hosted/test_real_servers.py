@@ -1,44 +1,29 @@
 """run_api.py against real vLLM servers with real weights, hosted by scripts/serve_models.sh on the CPU.
 
-A base model (gemma-3-270m) and an aligned one (SmolLM2-135M-Instruct) of different families, and stories15M with
-Llama-2's tokenizer as it is published, on which vLLM's logprobs.tokens lose their spaces.
+tests/support/real_servers.py says which models.
 """
 
 import json
 import math
-import os
-import platform
-import signal
 import subprocess
-import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import needs
 import pytest
-from runs import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
-from waiting import HANG, wait_until
+from real_servers import MARKS, STORIES, Hosts
+from runs import final_records, gsm8k_rows, one, run_api, write_rows
+from waiting import HANG
 
-from demo.catalogue import demo_cache_dir
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.token_texts import END_NAMES
 from language_models.interface import REPLACEMENT, SamplingParams
 from nudging import REPETITION_WORDS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.real_servers,
-    pytest.mark.skipif(
-        (sys.platform, platform.machine(), sys.version_info[:2]) != ("linux", "x86_64", (3, 11)),
-        reason=needs.reason("vLLM's CPU build is not for this system", "Linux on x86-64 with Python 3.11"),
-    ),
-]
+pytestmark = MARKS
 
 ROWS = 2
 THRESHOLD = 0.4
-STORIES = "stories15m-llama-2"
 SHORT = ("--max_token_total", 14, "--num_threads", ROWS)
 RUNS_AT_A_TIME = 3
 PLAIN, ODD_TEXT = "plain", "odd text"
@@ -48,97 +33,6 @@ ROWS_ASKED = {
     ODD_TEXT: [{"question": f"{ODD_QUESTION} ({i})", "answer": "#### 5"} for i in range(ROWS)],
 }
 NOT_TEXT = (*END_NAMES, REPLACEMENT, "Ġ", "Ċ", "▁", "<0x", "<bos>", "<s>", "<|")
-
-
-@dataclass
-class Hosts:
-    """The base URLs of the three servers, and the command that hosts them."""
-
-    base: str
-    nudging: str
-    stories: str
-    process: subprocess.Popen
-
-    @property
-    def base_options(self) -> tuple[str, ...]:
-        return "--base_model", "demo-base", "--base_host", self.base
-
-    @property
-    def nudging_options(self) -> tuple[str, ...]:
-        return "--nudging_model", "demo-aligned", "--nudging_host", self.nudging
-
-    @property
-    def stories_options(self) -> tuple[str, ...]:
-        return "--base_model", STORIES, "--base_host", self.stories
-
-
-def with_published_tokenizer(converted: Path, folder: Path) -> Path:
-    """Stories15M with a tokenizer.json such as Llama 2's: its normalizer writes the spaces, it has no pre-tokenizer."""
-    folder.mkdir()
-    for file in converted.iterdir():
-        (folder / file.name).symlink_to(file)
-    tokenizer = json.loads((converted / "tokenizer.json").read_text())
-    tokenizer["pre_tokenizer"] = None
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]}
-    config = json.loads((converted / "tokenizer_config.json").read_text())
-    # Under its own class transformers would make the tokenizer anew.
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    for name, content in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
-        (folder / name).unlink()
-        (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-def left_behind(mark: str) -> list[str]:
-    """Processes with that variable in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
-
-
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory):
-    """The servers, hosted as a user hosts them; at the end the command is stopped, and nothing of them may be left."""
-    folder = tmp_path_factory.mktemp("servers")
-    script = REPOSITORY / "scripts/serve_models.sh"
-    converted = demo_cache_dir() / "stories15m-transformers"
-    environment = os.environ | {"SERVED_FOR": str(folder)}
-    environment.pop("OMP_WAIT_POLICY", None)  # the servers are to run as a user's do
-    if not converted.is_dir():
-        python = environment.get("VLLM_PYTHON") or REPOSITORY / ".venv-vllm/bin/python"
-        command = [str(python), str(REPOSITORY / "scripts/get_demo_models.py"), "--transformers", "stories15m"]
-        subprocess.run(command, check=True, env=environment)
-    stories = with_published_tokenizer(converted, folder / STORIES)
-    ready, log = folder / "ready", folder / "serve_models.log"
-    options = ["--device", "cpu", "--base_port", "0", "--nudging_port", "0", "--proxy_base_port", "0"]
-    options += [
-        "--proxy_base",
-        str(stories),
-        "--proxy_base_options",
-        f"--max-model-len 256 --served-model-name {STORIES}",
-    ]
-    command = [str(script), "demo-base", "demo-aligned", *options, "--ready_file", str(ready), "--log_dir", str(folder)]
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        wait_until(lambda: ready.exists() or process.poll() is not None, "the servers are ready")
-        assert process.poll() is None, log.read_text()
-        urls = dict(line.split("=") for line in ready.read_text().splitlines())
-        yield Hosts(urls["BASE_HOST"], urls["NUDGING_HOST"], urls["PROXY_BASE_HOST"], process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(HANG)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + signal.SIGTERM, log.read_text()
-    wait_until(lambda: not left_behind(f"SERVED_FOR={folder}"), "nothing is left behind")
 
 
 def ask(host: str, **body: object) -> dict:

@@ -15,7 +15,7 @@ from tiny_models import make_model  # noqa: E402
 
 from command.unexpected import is_ours  # noqa: E402
 from experiment import sample  # noqa: E402
-from language_models.interface import DeviceLostError, ModelError  # noqa: E402
+from language_models.interface import DeviceLostError, ModelError, SamplingParams  # noqa: E402
 from language_models.local import captures, engines, faults, fixed_sizes, graph_engine  # noqa: E402
 from language_models.local.segments import Segment  # noqa: E402
 from language_models.local.worker import _answer, _Request  # noqa: E402
@@ -232,6 +232,26 @@ def test_a_device_that_has_stopped_ends_all(monkeypatch):
     example = type("Example", (), {"id": "1", "question": "", "context": "", "gold": ""})
     with pytest.raises(DeviceLostError):
         sample.answer_one(None, type("Data", (), {"question_prefix": ""}), 0, example, {}, {}, "published")
+
+
+def test_a_model_is_alive_until_its_device_has_stopped(monkeypatch):
+    """A pass that fails for another reason says nothing of the next one; a device that is lost ends all its models."""
+    model, other = local("llama", 7), local("llama", 8)
+    monkeypatch.setattr(model.slots.worker, "lost", None)  # the worker is that of all models on the processor
+
+    def fail(segments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(model.engine, "run", fail)
+        for lost in (False, True):
+            failing.setattr(faults, "is_lost", lambda device, lost=lost: lost)
+            model.check_alive(1.0)
+            with pytest.raises(ModelError):
+                model.complete(PROMPT, SamplingParams(1))
+    for one in (model, other, model.shared("base")):
+        with pytest.raises(ModelError, match="^cpu has stopped computing"):
+            one.check_alive(1.0)
 
 
 def test_whether_a_device_has_stopped(monkeypatch):
