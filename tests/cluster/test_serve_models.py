@@ -214,7 +214,7 @@ class TestHosting:
         """Told to stop, the models go on until the pair has finished what it writes."""
         pair = hosting(*PAIR, "--serve_nudged_options", "--top_prob_thres 0.4", env=WRITES)
         hosts = pair.hosts()
-        assert list(hosts) == ["PAIR_HOST", "BASE_HOST", "NUDGING_HOST"]
+        assert list(hosts) == ["BASE_HOST", "NUDGING_HOST", "PAIR_HOST"]
         root = hosts["PAIR_HOST"].removesuffix("/v1")
         body = chat_body("How many days are in two weeks?", stream=True)
         with httpx2.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=HANG) as reply:
