@@ -134,7 +134,7 @@ class NudgedPair:
         """
         self.settings, self.models, self.builders, self.criterion = settings, models, builders, criterion
         self.request_mode = used_request_mode(settings, models)
-        own = {role: getattr(model, "tokenizer", lambda: None)() for role, model in models.items()}
+        own = {role: model.tokenizer() for role, model in models.items()}
         self.has_own_tokenizer = own["base"] is not None
         self._tokenizers: dict[str, TextTokenizer] = {role: one or Cl100kTokenizer() for role, one in own.items()}
         self._servers = servers or ExitStack()
@@ -205,7 +205,7 @@ class NudgedPair:
     @property
     def context_length(self) -> int | None:
         """Tokens that prompt and answer can have together, in the model with the smaller window; None where it is not known."""
-        known = (getattr(model, "context_length", None) for model in self.models.values())
+        known = (model.context_length for model in self.models.values())
         return min((length for length in known if length), default=None)
 
     def set_patience(self, max_retries: int, max_outage: float) -> None:

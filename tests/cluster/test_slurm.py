@@ -15,7 +15,7 @@ from doubles import Gate, free_port
 from runs import REPOSITORY, final_records, gsm8k_rows, one, run_api, write_rows
 from waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 if lack := slurm_cluster.missing():
     needs.leave_out(f"no Slurm to test on ({lack})", needs.DEBIAN.format("slurm-wlm munge"))
 
