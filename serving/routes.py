@@ -35,7 +35,7 @@ class Api:
 
     def __init__(self, pair: NudgedPair, settings: ServeSettings, slots: Slots, metrics: Metrics):
         self.pair, self.settings, self.slots, self.metrics = pair, settings, slots, metrics
-        self.health = Health(pair)
+        self.health = Health(pair, lambda: slots.wrote_at)
         self.created = int(time.time())
         self.version = git_commit() or "unknown"
 

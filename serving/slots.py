@@ -1,6 +1,7 @@
 """Answers in the making: a bounded pool of threads that run the decoding loop, and a way from each to the event loop."""
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -87,6 +88,7 @@ class Slots:
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="answer")
         self._lock = threading.Lock()
         self._answers = 0  # that are being written, or wait for it
+        self.wrote_at = -math.inf  # when an answer of the pair went on the last time, on the monotonic clock
 
     @property
     def answers(self) -> int:
@@ -164,6 +166,8 @@ class Answers:
                         metrics.first_text(time.monotonic() - self._began)
                         first = False
                     self.channel.put(Wrote(choice, piece))
+                    if self._request.asked.by == "pair":
+                        self._slots.wrote_at = time.monotonic()
             answer = stream.answer
             event = Ended(choice, answer, *self._tokens(choice, stream))
             metrics.answered(answer, self._request.asked.by, time.monotonic() - self._began)

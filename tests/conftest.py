@@ -10,6 +10,7 @@ import pytest
 from browsers import open_browser
 from doubles import Gate, ReplyServer, ScriptedServer
 from judge_server import RIGHT, JudgeServer
+from long_first import long_first
 from outcomes import Outcomes
 from real_servers import Hosts, real_hosts
 from runs import final_records, gsm8k_rows, nudging_options, run_api, write_rows
@@ -25,6 +26,14 @@ hypothesis.settings.load_profile("untimed")
 def pytest_configure(config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Outcomes(config))
+
+
+@pytest.hookimpl(trylast=True)  # when tests are left that run
+def pytest_collection_modifyitems(config, items) -> None:
+    if hasattr(config, "workerinput"):
+        is_long = [item.get_closest_marker("long") is not None for item in items]
+        modules = [getattr(item, "module", None) for item in items]
+        items[:] = long_first(items, is_long, modules, config.workerinput["workercount"])
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def tiny_pair(tmp_path_factory):
     ]
 
 
+@pytest.mark.long
 def test_local_nudging(tiny_pair):
     data = REPOSITORY / "tests/fixtures"
     sizes = ("--data_dir", data, "--questions", 1, "--slow_questions", 1, "--threads", 2, "--max_token_total", 6)

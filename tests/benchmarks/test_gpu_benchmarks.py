@@ -35,6 +35,7 @@ def test_what_is_not_needed_is_not_there(tmp_path):
     assert subprocess.run([sys.executable, BARE, script], check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_gpu_nudging(tmp_path):
     sections = ["alone@2", "nudging@2", "pad@2", "args@2", "proxy_tuning@2", "generate@2", "continuous@2"]
     options = ("--scale", "tiny", "--engines", "graphs", "--at_a_time", 2, "--tokens", 4, "--out", tmp_path)
@@ -87,6 +88,7 @@ def test_prices_and_shapes_that_are_none(tmp_path, monkeypatch, capsys, options,
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_gpu_checks(tmp_path):
     said = printed("gpu_checks", "--scale", "tiny", "--only", "identity", "tests", "--minutes", 60, "--out", tmp_path)
     found = json.loads((tmp_path / "gpu_checks.json").read_text())

@@ -85,6 +85,7 @@ def answers_before_a_kill(folder: Path) -> list[str]:
         shutil.rmtree(killed.results)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_demo_killed_continued_and_repeated(tmp_path):
     kept = answers_before_a_kill(tmp_path)

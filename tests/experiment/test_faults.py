@@ -72,6 +72,7 @@ class TestServers:
         assert texts(final_records(tmp_path / "out")) == texts(undisturbed[2])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kill_9_at_25_random_moments(undisturbed, server, data_dir, tmp_path):
     wanted = one(undisturbed[1], "*_samples.json")

@@ -85,6 +85,7 @@ sys.exit(collect_model_outs.main(sys.argv[4:]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_in_the_middle(tiny, pad_folder):
     """Neither kill -9 nor SIGTERM loses what was finished, and the result is that of an undisturbed run."""

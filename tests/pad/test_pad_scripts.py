@@ -124,6 +124,7 @@ def in_this_process(monkeypatch, capsys):
     return run_it
 
 
+@pytest.mark.long
 @pytest.mark.slow
 class TestRealWeights:
     """Both commands on more than random weights: guidance moves real answers where it should."""

@@ -42,6 +42,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow
 class TestForReal:
     """Real environments, made once and then copied, and the real pip."""

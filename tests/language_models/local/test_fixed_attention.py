@@ -211,6 +211,7 @@ def _attended(query, keys, values, *, slots, offsets, counts, starts, longest, s
     return made._by_torch(query, keys, values, scale, window, cap)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kernels_by_the_interpreter():
     """They are interpreted only if Triton is told so before it is imported: so in a process of its own."""
