@@ -108,7 +108,7 @@ class EventStream(Response):
             for event in events:
                 match event:
                     case Wrote():
-                        sent.append(event_bytes(reply.piece(event.choice, event.piece)))
+                        sent.append(reply.piece_event(event.choice, event.piece))
                     case Ended():
                         self._open -= 1
                         reply.count(event)
