@@ -13,7 +13,7 @@ import dataclasses
 import logging
 
 from nudged_pair import NudgedPair
-from serving.app import bind, make_app, make_server
+from serving.app import BACKLOG, bind, make_app, make_server
 from serving.settings import COMMAND, ServeSettings, parse_settings
 
 
@@ -35,6 +35,7 @@ def serve(settings: ServeSettings) -> int:
         with open_pair(settings) as pair:
             app = make_app(pair, settings)
             server = make_server(app)
+            listening.listen(BACKLOG)  # who connects once the line is said waits a moment, and is not refused
             COMMAND.note(f"serving {settings.served_model_name} at {settings.base_url}/v1 (page: {settings.base_url}/)")
             server.run(sockets=[listening])
             app.state.slots.close()

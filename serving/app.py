@@ -26,6 +26,7 @@ from serving.settings import COMMAND, ServeSettings
 from serving.slots import Slots
 
 GRACE_SECONDS = 30  # for answers that are being written when the server is told to stop
+BACKLOG = 2048  # connections that wait to be accepted; uvicorn's
 IDLE_SECONDS = 75  # after which a connection without a request is closed; longer than load balancers keep theirs
 
 

@@ -44,6 +44,9 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+STOPPED = ApiError(503, "the server was told to stop", code="stopped", headers={"Connection": "close"})
+
+
 def unsupported(param: str, message: str) -> ApiError:
     """The error of a field that cannot be defined for a pair."""
     return ApiError(400, message, param=param, code="unsupported_parameter")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from command.network import is_own
-from serving.errors import ApiError, error_response
+from serving.errors import STOPPED, ApiError, error_response
 from serving.metrics import Metrics
 
 LOG = logging.getLogger("serve_nudged")
@@ -47,7 +47,12 @@ class Guard:
         except ApiError as error:
             await error_response(error)(scope, receive, sending)
         else:
-            await self._app(scope, receive, sending)
+            try:
+                await self._app(scope, receive, sending)
+            except asyncio.CancelledError:  # the server does not wait for answers any longer
+                if status:
+                    raise
+                await error_response(STOPPED)(scope, receive, sending)
         finally:
             route = scope.get("route")
             self._metrics.request(getattr(route, "path", "other"), status)

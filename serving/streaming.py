@@ -8,7 +8,7 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import json_bytes
+from serving.errors import STOPPED, json_bytes
 from serving.replies import Reply
 from serving.slots import Answers, Ended, Event, Failed, Wrote
 
@@ -18,6 +18,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 # How long an error is waited for that has a status of its own: afterwards it comes as an event.
 FIRST_EVENT_SECONDS = 10.0
+LAST_WORD_SECONDS = 0.5
 
 
 def event_bytes(value: object) -> bytes:
@@ -69,7 +70,7 @@ class EventStream(Response):
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._answers, self._reply, self._first, self._open = answers, reply, first, choices
-        self._choices = choices
+        self._choices, self._has_begun = choices, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -79,6 +80,11 @@ class EventStream(Response):
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+        except asyncio.CancelledError:
+            if not self._has_begun or (sending.done() and not sending.cancelled()):
+                raise
+            sending.cancel()
+            await _end(event_bytes(STOPPED.body), send)
         finally:
             self._answers.close()
             for one in (sending, gone):
@@ -87,6 +93,7 @@ class EventStream(Response):
                     await one
 
     async def _send(self, send: Send) -> None:
+        self._has_begun = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for chunk in self._chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -120,6 +127,13 @@ class EventStream(Response):
             except TimeoutError:
                 events = []
                 yield KEEP_ALIVE
+
+
+async def _end(last: bytes, send: Send) -> None:
+    """End a response with some last bytes, if the client reads them at once."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WORD_SECONDS):
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def whole_answers(answers: Answers, number: int) -> list[Ended]:

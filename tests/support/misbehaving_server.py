@@ -1,6 +1,8 @@
 """A server in front of a scripted one that spoils what it sends, byte by byte if need be."""
 
 import json
+import select
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -66,6 +68,7 @@ class MisbehavingServer:
 
     def __init__(self, server: ScriptedServer, spoil: Spoil):
         self.requests: list[Exchange] = []
+        self.gone = 0  # of those that waited for what never came
         self._over = threading.Event()
         outer = self
 
@@ -78,7 +81,7 @@ class MisbehavingServer:
                 try:
                     for part in spoil(exchange):
                         if part is None:
-                            outer._over.wait(HANG)
+                            outer.wait_until_gone(self.connection)
                             return
                         self.wfile.write(part)
                 except OSError:  # whoever asked has gone
@@ -113,6 +116,14 @@ class MisbehavingServer:
         exchange = Exchange(len(self.requests), path, body or {}, status, content)
         self.requests.append(exchange)
         return exchange
+
+    def wait_until_gone(self, connection: socket.socket) -> None:
+        """Wait until whoever asked closes the connection, or the server stops."""
+        while not self._over.is_set():
+            readable, _, _ = select.select([connection], [], [], 0.02)
+            if readable and not connection.recv(1, socket.MSG_PEEK):
+                self.gone += 1
+                return
 
     def stop(self) -> None:
         self._over.set()
