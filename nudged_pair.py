@@ -109,10 +109,10 @@ class AnswerStream:
                     reason = "stop_sequence"
                 elif limit and limit.reached:
                     reason = "max_tokens"
-        for final in stops.rest() if not stops.found else ():
+        for final in stops.rest():
             answer.add(final)
             yield final.piece
-        answer.stop_reason = reason
+        answer.stop_reason = "stop_sequence" if stops.found else reason
 
 
 class NudgedPair:

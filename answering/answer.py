@@ -61,7 +61,8 @@ class Answer:
     @property
     def rate(self) -> float:
         """The share of the answer's cl100k_base tokens that the nudging model wrote, 0 to 1."""
-        return sum(map(count_tokens, self.nudging_words)) / max(1, count_tokens(self.raw_text))
+        words, whole = sum(map(count_tokens, self.nudging_words)), count_tokens(self.raw_text)
+        return min(1.0, words / max(1, whole))  # words by themselves may be more tokens than they are side by side
 
     @property
     def finish_reason(self) -> str:

@@ -62,7 +62,8 @@ class StopIndex:
 class StopSequences:
     """Ends an answer before the first of some texts; what may be the beginning of one is held back.
 
-    A stop sequence may lie across pieces. Of several that begin at one place it does not matter which it was.
+    Stop sequences may lie across pieces; the first is the one that begins first in the whole text, however that is cut into pieces.
+    Of several that begin at one place it does not matter which it was.
     """
 
     def __init__(self, stops: StopIndex):
@@ -76,15 +77,23 @@ class StopSequences:
             yield part
             return
         self._held.append(part)
-        text = "".join(held.piece.text for held in self._held)
-        at = self._stops.first(text)
-        self.found = at is not None
-        yield from self._give(len(text) - self._stops.kept(text) if at is None else at)
+        text = self._text()
+        at, open_from = self._stops.first(text), len(text) - self._stops.kept(text)
+        # One that is not whole yet may begin before one that is.
+        self.found = at is not None and at <= open_from
+        yield from self._give(at if self.found else open_from)
 
     def rest(self) -> Iterator[Part]:
-        """What was held back, where the answer ends by itself."""
-        yield from self._held
-        self._held.clear()
+        """What was held back, where the answer ends by itself; a stop sequence may be `found` in it."""
+        if self.found:
+            return
+        text = self._text()
+        at = self._stops.first(text)
+        self.found = at is not None
+        yield from self._give(at if self.found else len(text))
+
+    def _text(self) -> str:
+        return "".join(part.piece.text for part in self._held)
 
     def _give(self, characters: int) -> Iterator[Part]:
         while characters > 0 and self._held:

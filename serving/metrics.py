@@ -54,7 +54,7 @@ class Metrics:
         self._tokens.labels("nudging").inc(nudged)
         self._tokens.labels("base").inc(max(0, total - nudged))
         if by == "pair" and total:
-            self._share.observe(min(1.0, nudged / total))
+            self._share.observe(answer.rate)
 
     def failed(self, error: ApiError) -> None:
         """Count an answer that failed."""

@@ -2,9 +2,10 @@
 
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from answering.answer import Answer
 from answering.endings import Part, StopIndex, StopSequences, TokenLimit
 from answering.yardstick import Cl100kTokenizer
 from nudging import Piece
@@ -18,6 +19,9 @@ def parts_of(texts: list[str]) -> list[Part]:
 
 
 @given(PIECES, STOPS)
+@example(["aab ", "b"], ["b ", "ab b"])  # the second begins before the first, and ends behind it
+@example(["aab ", "a"], ["b ", "ab b"])
+@example(["aab "], ["b ", "ab b"])
 def test_the_text_ends_before_the_first_stop_sequence(texts, stops):
     ending, out = StopSequences(StopIndex(stops)), []
     whole = ""
@@ -105,3 +109,10 @@ def test_a_long_answer_is_seldom_cut_into_tokens():
     for part in parts_of(["word "] * 399):
         assert list(limit.add(part)) == [part]
     assert tokenizer.calls < 40
+
+
+def test_words_that_are_more_tokens_one_by_one_are_no_more_than_the_whole_answer():
+    answer = Answer()
+    for number, letter in enumerate("abc"):
+        answer.add(Part(Piece(letter, "nudging"), number))
+    assert answer.rate == 1.0
