@@ -1,7 +1,7 @@
 """How one answer is asked for."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -12,6 +12,7 @@ from nudging import CRITERIA, Criterion
 By = Literal["pair", "base", "nudging"]
 HIGHEST_TEMPERATURE = 2.0
 MOST_TOKENS = 1_000_000
+HIGHEST_SEED = 2**63 - 1
 
 
 class AskedError(UserError):
@@ -53,7 +54,7 @@ class Asked:
             raise AskedError("top_p must be above 0", "top_p")
         for name in ("max_tokens", "max_token_total"):
             check_whole(name, getattr(self, name), 1, MOST_TOKENS)
-        check_whole("seed", self.seed, -(2**63), 2**63 - 1)
+        check_whole("seed", self.seed, -HIGHEST_SEED - 1, HIGHEST_SEED)
         if isinstance(self.criterion, str) and self.criterion not in CRITERIA:
             raise AskedError(
                 f"no criterion is called {self.criterion[:60]!r}; there are: {', '.join(CRITERIA)}", "criterion"
@@ -71,6 +72,13 @@ class Asked:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not least <= value <= most:
             raise AskedError(f"{name} must be a number from {least:g} to {most:g}; it is {_shown(value)}", name)
+
+    def choice(self, number: int) -> "Asked":
+        """How one of several answers to the same is asked for: with a seed of its own, or all would be the same."""
+        if not number or self.seed is None:
+            return self
+        is_there = self.seed + number <= HIGHEST_SEED
+        return replace(self, seed=self.seed + number if is_there else self.seed - number)
 
     @cached_property
     def stops(self) -> StopIndex:

@@ -148,6 +148,12 @@ class Request:
         """The field that has the prompts."""
         return "messages" if self.is_chat else "prompt"
 
+    @property
+    def answers(self) -> list[tuple[Prompts, Asked]]:
+        """What each answer is asked, and how: the choices of a prompt one after the other, each with a seed of its own."""
+        own = [self.asked.choice(number) for number in range(self.n)]
+        return [(prompts, asked) for prompts in self.prompts for asked in own]
+
 
 def read_json(raw: bytes) -> dict:
     """The object of a body.

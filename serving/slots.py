@@ -158,9 +158,7 @@ class Answers:
         self._slots, self._request, self._count = slots, request, count
         self.channel = Channel(asyncio.get_running_loop())
         self._began = time.monotonic()
-        self._streams = [
-            AnswerStream(slots.pair, prompts, request.asked) for prompts in request.prompts for _ in range(request.n)
-        ]
+        self._streams = [AnswerStream(slots.pair, prompts, asked) for prompts, asked in request.answers]
         self._futures = [
             slots.submit(lambda choice=choice: self._write(choice)) for choice in range(len(self._streams))
         ]

@@ -3,6 +3,7 @@
 import pytest
 from served_pair import chat_body, read_events
 
+from answering.sampling import Asked
 from nudging import nudge
 from utils import clean_answer
 
@@ -82,6 +83,20 @@ def test_several_prompts_and_choices(served):
     for chunk in chunks:
         streamed[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
     assert streamed == texts
+
+
+def test_choices_with_a_seed_differ_and_are_drawn_again(served):
+    sampled = {"temperature": 1.0, "seed": 5, "max_tokens": 12}
+
+    def texts(**more) -> list[str]:
+        choices = served.chat(QUESTION, **sampled | more).json()["choices"]
+        return [choice["message"]["content"] for choice in choices]
+
+    three = texts(n=3)
+    assert len(set(three)) == 3 and texts(n=3) == three
+    assert [texts(seed=seed) for seed in (5, 6, 7)] == [[text] for text in three]
+    highest = [Asked(seed=2**63 - 2).choice(number).seed for number in range(4)]
+    assert len(set(highest)) == 4 and max(highest) == 2**63 - 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 19])
