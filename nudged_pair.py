@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from answering.answer import Answer
 from answering.arguments import in_python, load_settings
+from answering.closing import OpenAnswers
 from answering.conversations import Prompts, turns_of, write_prompts
 from answering.endings import Part, StopSequences, TokenLimit
 from answering.sampling import Asked, By
@@ -77,6 +78,7 @@ class AnswerStream:
             ContextLengthError: the prompt leaves no room for an answer.
             ModelError: a model did not answer, after all retries.
             Cancelled: see `cancel`.
+            PairClosedError: the pair was closed.
         """
         return next(self._pieces)
 
@@ -93,7 +95,10 @@ class AnswerStream:
         stops = StopSequences(asked.stops)
         # One model alone counts its own tokens.
         limit = TokenLimit(pair.tokenizer, asked.max_tokens) if asked.max_tokens and asked.by == "pair" else None
-        with closing(pair.parts(self.prompts, asked, self._cancellation, answer)) as parts:
+        with (
+            pair.open_answers.writing(self._cancellation),
+            closing(pair.parts(self.prompts, asked, self._cancellation, answer)) as parts,
+        ):
             reason = None
             while reason is None:
                 try:
@@ -138,6 +143,7 @@ class NudgedPair:
         self._tokenizers: dict[str, TextTokenizer] = {role: one or Cl100kTokenizer() for role, one in own.items()}
         self._servers = servers or ExitStack()
         self._numbers = itertools.count()
+        self.open_answers = OpenAnswers()
 
     @classmethod
     def load(
@@ -224,7 +230,8 @@ class NudgedPair:
         self.close()
 
     def close(self) -> None:
-        """End what this process runs of the pair, and close the connections to its servers."""
+        """End what is being written, what this process runs of the pair, and the connections to its servers."""
+        self.open_answers.close()
         self._servers.close()
 
     def prompts(self, question: Question, *, system: str | None = None, continued: bool = False) -> Prompts:

@@ -110,12 +110,12 @@ def nudging_rounds(
         proposal = nudger.propose(answer)
         proposal.top_prob = uncertain and uncertain.top_prob
         yield proposal
-        words, run = take_over(base, answer, proposal, certain)
+        words, run, uncertain = take_over(base, answer, proposal, certain)
         repeats = repeats + 1 if words == last_words else 0
         if repeats == MAX_REPEATS:
             return "repeated_nudging_words"
         yield Piece(words, "nudging", proposal.top_prob)
-        answer, last_words, uncertain = answer + words, words, None
+        answer, last_words = answer + words, words
         if run is not None:
             if not run.empty:  # else the base model considers the answer finished, and the nudging model goes on
                 limit = settings.max_token_total - count_tokens(answer)
@@ -126,19 +126,25 @@ def nudging_rounds(
     return "round"
 
 
-def take_over(base: Base, answer: str, proposal: Proposal, certain: Callable[[Token], bool]) -> tuple[str, Run | None]:
+def take_over(
+    base: Base, answer: str, proposal: Proposal, certain: Callable[[Token], bool]
+) -> tuple[str, Run | None, Token | None]:
     """Find the take-over point: the first word of a proposal that the base model writes itself, or where it is certain.
 
     Returns:
-        The words before it, and the base model's tokens after them; all words but the last, and None, where there is no such point.
+        The words before it, and the base model's tokens after them. Where there is no such point, all words but the last, no tokens,
+        and the token that the base model was uncertain of after these words, None where it was not asked.
     """
+    head, uncertain = "", None
     for head in proposal.heads():
         run = base.after(answer, proposal, head)
         # Where it agrees with the nudging model's next word, the base model may be as uncertain as it likes.
         if certain(run.first) or proposal.next_word_starts_with(head, run.first.text):
-            return head, run
+            return head, run, None
+        uncertain = run.first
         run.close()
-    return all_but_last_word(proposal.text), None
+    words = all_but_last_word(proposal.text)
+    return words, None, uncertain if words == head else None
 
 
 def base_goes_on(

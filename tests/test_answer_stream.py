@@ -190,3 +190,12 @@ def test_behind_a_repetition_there_is_no_probability(calls):
     pieces = list(stream)
     assert "".join(piece.text for piece in pieces) == " So a b end"
     assert [piece.top_prob for piece in pieces if piece.by == "nudging"] == [None, None]
+
+
+@pytest.mark.parametrize("calls", ["published", "streamed"])
+def test_where_nobody_takes_over_the_next_words_carry_what_the_base_model_was_uncertain_of(calls):
+    base = Watched("B:", {" So": completion((" it", 0.3)), " So we": completion((" go", 0.2))})
+    answers = {"": completion(" So", " we", " then"), " So we": completion(" end", stop=True)}
+    pieces = answer_stream(base, Watched("N:", answers), "B:", "N:", SETTINGS, request_mode=calls)
+    found = [(piece.text, piece.top_prob and round(piece.top_prob, 3)) for piece in pieces]
+    assert found == [(" So we", None), (" end", 0.2)]
