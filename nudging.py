@@ -132,8 +132,8 @@ def take_over(
     """Find the take-over point: the first word of a proposal that the base model writes itself, or where it is certain.
 
     Returns:
-        The words before it, and the base model's tokens after them. Where there is no such point, all words but the last, no tokens,
-        and the token that the base model was uncertain of after these words, None where it was not asked.
+        The words before it, and the base model's tokens after them. Where there is no such point, all words but the last, no
+        tokens, and the token that the base model was uncertain of after these words, None where it was not asked.
     """
     head, uncertain = "", None
     for head in proposal.heads():

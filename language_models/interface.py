@@ -78,7 +78,7 @@ class Token:
     @property
     def top_prob(self) -> float:
         """Probability of the most probable token at this position, 0 to 1."""
-        return math.exp(self.top[0][1])
+        return min(1.0, math.exp(self.top[0][1]))  # servers round, some to a log-probability just above 0
 
 
 # What stands for an end of sequence that a server leaves out of its log-probabilities: its probability counts as 1.

@@ -8,6 +8,8 @@ from hypothesis import given
 
 from answering.conversations import Prompts
 from answering.sampling import Asked
+from language_models.hosted.logprobs import ROUNDING
+from language_models.interface import Token
 from nudging import Piece
 from serving.replies import Reply
 from serving.requests import Request
@@ -43,3 +45,9 @@ def test_a_chunk_is_that_of_the_json_library(is_chat, usage, text, by, top_prob,
 def test_no_probability_is_none(top_prob):
     with pytest.raises(ValueError):
         reply(True, False).piece_event(0, Piece("a", "base", top_prob))
+
+
+def test_a_log_probability_that_a_server_rounds_to_above_0_is_certainty():
+    token = Token(" a", ((" a", ROUNDING),))
+    event = reply(True, False).piece_event(0, Piece(token.text, "base", token.top_prob))
+    assert json.loads(event.removeprefix(b"data: "))["nudging"]["pieces"][0]["top_prob"] == 1.0
