@@ -11,20 +11,20 @@ The answers are those of run_api.py for the same prompts (Fei, Razeghi, Singh, A
 """
 
 import itertools
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from answering.answer import Answer
+from answering.arguments import in_python, load_settings
 from answering.conversations import Prompts, turns_of, write_prompts
 from answering.endings import Part, StopSequences, TokenLimit
 from answering.sampling import Asked, By
 from answering.settings import LoadSettings
 from answering.yardstick import Cl100kTokenizer
 from command.console import Command
-from command.errors import OptionError, UserError
+from command.errors import UserError
 from experiment.connect import Lengths, connect
 from experiment.prompts import PromptBuilder, prompt_builders
 from experiment.sample import used_request_mode
@@ -32,7 +32,6 @@ from language_models.cancelling import Cancellation
 from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
-from language_models.hosted.served_names import only_model_at
 from language_models.interface import Metered, SamplingParams, SharedModel
 from language_models.tokenizing import TextTokenizer
 from nudging import Criterion, NudgingResult, Piece, answer_stream
@@ -166,26 +165,14 @@ class NudgedPair:
         Raises:
             OptionError, ModelError, EmbeddedServerError: something cannot be; the message says what, and what to do.
         """
-        if unknown := sorted(options.keys() - {f.name for f in fields(LoadSettings)}):
-            raise OptionError(f"NudgedPair.load has no option {unknown[0]}")
-        hosts = {"base": base_host, "nudging": nudging_host}
-        names = {"base": base, "nudging": nudging}
-        for role, name in names.items():
-            if re.match(r"https?://", name, re.IGNORECASE):
-                if hosts[role]:
-                    raise OptionError(f"{role} is a URL, and so is {role}_host: name the model by one of the two")
-                hosts[role], names[role] = name, only_model_at(name)
-        given = {f"{role}_model": name for role, name in names.items()} | {
-            f"{role}_host": host for role, host in hosts.items()
-        }
         if isinstance(criterion, Criterion):
             options["logprobs"] = criterion.logprobs
+        names, hosts = {"base": base, "nudging": nudging}, {"base": base_host, "nudging": nudging_host}
         try:
-            return cls.open(LoadSettings(**given, **options), criterion, say)
-        except OptionError as error:
-            # Arguments of Python are no options of a command line.
-            words = re.sub(r"--(base|nudging)_model\b", r"\1", str(error))
-            raise OptionError(re.sub(r"--(\w+)", r"\1", words)) from None
+            return cls.open(load_settings(names, hosts, options), criterion, lambda words: say(in_python(words)))
+        except UserError as error:
+            error.args = (in_python(str(error)),)
+            raise
 
     @classmethod
     def open(cls, settings: LoadSettings, criterion: str | Criterion, say: Callable[[str], None]) -> "NudgedPair":

@@ -8,6 +8,7 @@ What follows `--` is given to every vLLM server. docs/hosting.md explains the op
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -317,12 +318,21 @@ def host(options: argparse.Namespace, extra: Sequence[str]) -> None:
         server_processes.stop(pair, processes)
 
 
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which the options of servers stand as --NAME=VALUE: argparse takes a lone --no_key for its own."""
+    joined: list[str] = []
+    for word in arguments:
+        follows = bool(joined) and re.fullmatch(r"--\w+_options", joined[-1])
+        joined[-1:] = [f"{joined[-1]}={word}"] if follows else [*joined[-1:], word]
+    return joined
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status: 0, 1 (a server failed, or something it needs), 2 (options), 128 + n (signal n)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     at = arguments.index("--") if "--" in arguments else len(arguments)
     register_arguments(arguments)
-    options = build_parser().parse_args(arguments[:at])
+    options = build_parser().parse_args(with_values(arguments[:at]))
 
     def work() -> int:
         server_processes.catch_signals()

@@ -32,7 +32,8 @@ class Options:
     def option(self, name: str, help: str, *more_names: str, **how) -> None:
         """Add an option; `how` and further names are argparse's."""
         field = self._fields[name]
-        shown = "" if field.default in (None, False, "", ()) else " (default: %(default)s)"
+        unsaid = field.default is None or field.default is False or field.default in ("", ())
+        shown = "" if unsaid else " (default: %(default)s)"
         self._group.add_argument(f"--{name}", *more_names, dest=name, default=field.default, help=help + shown, **how)
 
     def flag(self, name: str, help: str) -> None:
@@ -114,7 +115,7 @@ class Options:
         self.option("completion_token_num_nudging", "tokens asked of the nudging model per call", type=int, metavar="N")
         for name in ("base_temperature", "base_top_p", "nudging_temperature", "nudging_top_p"):
             if name in self._fields:
-                self.option(name, "sampling", type=float, metavar="X")
+                self.option(name, "sampling; temperature 0 is greedy", type=float, metavar="X")
 
     def requests(self) -> None:
         """The options of requests to the models."""

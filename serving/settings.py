@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from answering.settings import LoadSettings
 from command.console import Command
 from command.errors import OptionError
-from command.options import api_key, check_url
+from command.options import api_key
 from experiment.model_options import Options, PlainParser
 from experiment.model_settings import SettingsError, check
 
 COMMAND = Command("serve_nudged.py")
 DEFAULT_PORT = 8010
+_ORIGIN = re.compile(r"https?://[^\s/?#@,]+", re.IGNORECASE)
 _EXAMPLES = """\
 examples:
   two models behind vLLM:
@@ -56,9 +57,10 @@ class ServeSettings(LoadSettings):
         check(bool(named), "served_model_name", "is a word without @ and spaces", self.served_model_name)
         check(bool(self.host.strip()), "host", "is the address to listen on, such as 127.0.0.1", self.host)
         for origin in self.cors_origin:
-            if origin != "*" and check_url(origin, "--cors_origin") != origin.lower():
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise SettingsError(
-                    f"--cors_origin is scheme, host and port such as http://localhost:3000; it is {origin!r}"
+                    "--cors_origin is what browsers send as Origin, scheme, host and port such as http://localhost:3000, without a "
+                    f"path or a slash at its end; or * for all. It is {origin!r}"
                 )
         self.key  # noqa: B018  raises that it is not there
         if not (self.api_key_env or self.no_key or is_loopback(self.host.strip("[]"))):
@@ -138,5 +140,6 @@ def parse_settings(argv: list[str] | None = None) -> ServeSettings:
     try:
         return ServeSettings(**options | {name: tuple(options[name]) for name in ("end_tokens", "cors_origin")})
     except OptionError as error:
-        COMMAND.note(f"error: {error}")
+        hint = "" if options["base_model"] or options["nudging_model"] else " (--help has two examples)"
+        COMMAND.note(f"error: {error}{hint}")
         raise SystemExit(2) from None

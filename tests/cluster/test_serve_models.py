@@ -179,6 +179,13 @@ class TestCommands:
             f"--startup_timeout 1800 --host 0.0.0.0 --port 8010 {given}"
         )
 
+    def test_one_option_of_a_server(self):
+        base, _, pair = dry_run(
+            *("a", "b", "--device", "cpu", "--serve_nudged", "0", "--serve_nudged_options", "--no_key"),
+            *("--base_options", "--trust-remote-code"),
+        )
+        assert base.endswith(" --trust-remote-code") and pair.endswith(" --no_key")
+
     def test_the_pair_sends_vllms_key(self):
         *_, line = dry_run("a", "b", "--device", "cpu", "--serve_nudged", "0", env={"VLLM_API_KEY": "sk-vllm-123"})
         assert "sk-vllm-123" not in line and line.count("_api_key_env VLLM_API_KEY") == 2
@@ -207,7 +214,7 @@ class TestHosting:
         """Told to stop, the models go on until the pair has finished what it writes."""
         pair = hosting(*PAIR, "--serve_nudged_options", "--top_prob_thres 0.4", env=WRITES)
         hosts = pair.hosts()
-        assert list(hosts) == ["PAIR_HOST", "BASE_HOST", "NUDGING_HOST"]
+        assert list(hosts) == ["BASE_HOST", "NUDGING_HOST", "PAIR_HOST"]
         root = hosts["PAIR_HOST"].removesuffix("/v1")
         body = chat_body("How many days are in two weeks?", stream=True)
         with httpx2.stream("POST", f"{root}/v1/chat/completions", json=body, timeout=HANG) as reply:

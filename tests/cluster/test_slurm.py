@@ -231,6 +231,35 @@ def test_host_and_run(slurm, server, work):
     assert len(records) == 2 and all(record["raw_answer"] for record in records)
 
 
+def test_host_and_serve(slurm, work):
+    """Until it is cancelled; the servers are a stand-in that says what it was started with, and when it is told to stop."""
+    write_program(
+        work / "serve",
+        f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" "key of ${{#VLLM_API_KEY}}" >"{work}/asked"\n'
+        'while [ "$1" != --ready_file ]; do shift; done\nprintf "PAIR_HOST=http://node:8010/v1\\n" >"$2"\n'
+        f'trap "touch {work}/stopped; exit" TERM\nwhile :; do sleep 0.1; done\n',
+    )
+    (work / "serve.sbatch").write_text((REPOSITORY / "scripts/slurm/host_and_serve.sbatch").read_text())
+    command = ["sbatch", "--parsable", "--cpus-per-task=1", "--time=120", "serve.sbatch", "--max_model_len", "4096"]
+    environment = slurm.environment | {"SERVE_MODELS": str(work / "serve"), "PAIR_KEY": "sk-pair"}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    url = work / f"pair-{done.stdout.strip()}.url"
+    wait_until(url.exists, "the pair is served", pause=slurm_cluster.LOOK)
+    assert url.read_text() == "http://node:8010/v1\n"
+    asked = (work / "asked").read_text().splitlines()
+    options = "--api_key_env PAIR_KEY --top_prob_thres 0.4"
+    assert asked[:2] == ["meta-llama/Llama-2-70b-hf", "meta-llama/Llama-2-7b-chat-hf"]
+    assert asked[-9:] == [
+        *("--host", "0.0.0.0", "--serve_nudged", "0", "--serve_nudged_options", options),
+        *("--max_model_len", "4096", "key of 32"),
+    ]
+    slurm("scancel", done.stdout.strip())
+    slurm.wait_until_empty()
+    assert (work / "stopped").exists() and not url.exists()
+    assert "sk-pair" not in "".join(path.read_text() for path in work.glob("slurm-*.log"))
+
+
 def test_two_nodes(slurm, work):
     """vLLM is a stand-in: what it is called with on which node, and that the job ends with its servers."""
     write_program(work / "bin/vllm", VLLM.format(folder=work, python=sys.executable, repository=REPOSITORY))

@@ -43,8 +43,9 @@ def test_a_chat(client, text):
 
 
 def test_own_fields_and_names(client):
-    fields = client.chat.completions.create(**ASKED, extra_body={"top_prob_thres": 0.9})
-    name = client.chat.completions.create(**ASKED | {"model": "pair@0.9"})
+    asked = ASKED | {"max_completion_tokens": 40}
+    fields = client.chat.completions.create(**asked, extra_body={"top_prob_thres": 0.9})
+    name = client.chat.completions.create(**asked | {"model": "pair@0.9"})
     assert fields.choices[0].message.content == name.choices[0].message.content
     assert fields.model == "pair" and name.model == "pair@0.9"
 
@@ -168,3 +169,20 @@ def test_a_key_and_the_command(server):
             assert client.chat.completions.create(**ASKED).choices[0].message.content
         process.terminate()
         assert process.wait(60) == 0 and "secret-of-the-pair" not in "".join(served.said) + process.stderr.read()
+
+
+@pytest.mark.slow
+def test_the_demo_pair(demo_models):
+    """GGUF models that the command serves itself."""
+    options = ("--base_model", "demo-base", "--nudging_model", "demo-aligned", "--top_prob_thres", 0.4)
+    with as_a_command(*options, "--max_concurrent", 1) as (served, _), client_of(served.url) as client:
+        asked = ASKED | {"max_tokens": 12, "stream": True, "stream_options": {"include_usage": True}}
+        *chunks, last = client.chat.completions.create(**asked)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        counted = [
+            served.post("/tokenize", {"prompt": prompt, "add_special_tokens": special}).json()["count"]
+            for prompt, special in ((f"{QUESTION}\n", True), (text, False))
+        ]
+        assert text.strip() and [last.usage.prompt_tokens, last.usage.completion_tokens] == counted
+        pieces = [piece for chunk in chunks for piece in getattr(chunk, "nudging", {}).get("pieces", [])]
+        assert {piece["by"] for piece in pieces} == {"base", "nudging"}

@@ -1,0 +1,61 @@
+"""Arguments of Python in the place of a command line's options."""
+
+import os
+import re
+from dataclasses import fields
+from typing import get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from answering.settings import LoadSettings
+from command.errors import OptionError
+from command.options import api_key, split_hosts
+from command.secrets import NEUTRAL_API_KEY
+from language_models.hosted.served_names import only_model_at
+
+ROLES = ("base", "nudging")
+_OPTION = re.compile(rf"--({'|'.join(sorted((f.name for f in fields(LoadSettings)), key=len, reverse=True))})\b")
+_OWN = {f"{role}_model": role for role in ROLES}  # arguments that are called otherwise than the options
+_STRICT = ConfigDict(strict=True)
+
+
+def in_python(words: str) -> str:
+    """A message that speaks of a command line's options, with the arguments in their place."""
+    return _OPTION.sub(lambda found: _OWN.get(found[1], found[1]), words)
+
+
+def load_settings(names: dict[str, object], hosts: dict[str, object], options: dict[str, object]) -> LoadSettings:
+    """The settings of a pair.
+
+    Args:
+        names, hosts: by role, base and nudging; a name that is a URL stands for the one model of that server.
+        options: the other fields of LoadSettings.
+
+    Raises:
+        OptionError: they cannot be; the message speaks of options.
+        ModelError: a server that is to tell its model's name does not.
+    """
+    types = get_type_hints(LoadSettings)
+    if unknown := sorted(options.keys() - types.keys()):
+        raise OptionError(f"NudgedPair.load has no option {unknown[0]}")
+    given = dict(options)
+    for role in ROLES:
+        name, host = names[role], hosts[role]
+        if isinstance(name, os.PathLike):
+            name = os.fspath(name)
+        if isinstance(name, str) and re.match(r"https?://", name, re.IGNORECASE):
+            if host:
+                raise OptionError(f"{role} is a URL, and so is {role}_host: name the model by one of the two")
+            variable = options.get(f"{role}_api_key_env")
+            key = api_key(str(variable), f"--{role}_api_key_env") if variable else NEUTRAL_API_KEY
+            name, host = only_model_at(split_hosts(name, f"--{role}_model")[0], key), name
+        given |= {f"{role}_model": name, f"{role}_host": host}
+    if isinstance(given.get("end_tokens"), list):
+        given["end_tokens"] = tuple(given["end_tokens"])
+    for name, value in given.items():
+        try:
+            TypeAdapter(types[name], config=_STRICT).validate_python(value)
+        except ValidationError:
+            shown = types[name].__name__ if isinstance(types[name], type) else str(types[name])
+            raise OptionError(f"--{name} must be of the type {shown}; it is {str(value)[:60]!r}") from None
+    return LoadSettings(**given)
