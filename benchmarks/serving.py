@@ -32,7 +32,7 @@ from tabulate import tabulate
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from client_throughput import VARIANTS, Answering, replies  # noqa: E402
+from client_throughput import VARIANTS, Answering, chunk, replies  # noqa: E402
 
 from answering.conversations import Prompts  # noqa: E402
 from answering.settings import LoadSettings  # noqa: E402
@@ -41,6 +41,7 @@ from nudged_pair import NudgedPair  # noqa: E402
 NAMES = {"base_model": "base", "nudging_model": "llama-2-chat"}
 SETTINGS = {"top_prob_thres": 0.4, "max_token_total": 256}
 MODELS = json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in NAMES.values()]}).encode()
+FEWEST = 16  # tokens that the decoding loop asks for
 MARK = re.compile(rb'"(?:text|content)":("(?:[^"\\]|\\.)*"),"logprobs"')
 
 
@@ -56,12 +57,36 @@ class ByPrompt(Answering):
             return
         self.received = b""
         if head.startswith(b"GET"):
-            start = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(MODELS)
-            self.transport.write(start + MODELS)
+            self.transport.write(_whole(MODELS, "application/json"))
             return
-        whole, streams = self.canned[b'"base"' in body]
-        kind = streams if b'"stream":true' in body else whole
-        self.transport.write(kind[zlib.crc32(body) % VARIANTS])
+        if not head.startswith(b"POST /v1/completions"):
+            self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return
+        is_base, is_stream = b'"base"' in body, b'"stream":true' in body
+        most = int(re.search(rb'"max_tokens": *(\d+)', body)[1])
+        if most < FEWEST:
+            self.transport.write(_short(most, is_base, is_stream))
+            return
+        whole, streams = self.canned[is_base]
+        self.transport.write((streams if is_stream else whole)[zlib.crc32(body) % VARIANTS])
+
+
+def _whole(body: bytes, kind: str) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind.encode(), len(body), body)
+
+
+def _short(most: int, is_base: bool, is_stream: bool) -> bytes:
+    """What the requests get that find out what a server can do."""
+    events = [chunk(" a", 0.9, "length" if i == most - 1 else None, is_base) for i in range(most)]
+    if is_stream:
+        data = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+        return _whole(data, "text/event-stream")
+    (choice,) = events[-1]["choices"]
+    choice["text"] = " a" * most
+    if is_base:
+        choice["logprobs"] = {name: values * most for name, values in choice["logprobs"].items()}
+    usage = {"prompt_tokens": 9, "completion_tokens": most}
+    return _whole(json.dumps(events[-1] | {"usage": usage}).encode(), "application/json")
 
 
 def answer_at_once(ready) -> None:
@@ -115,12 +140,14 @@ def served(host: str, most: int) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "serve_nudged.py", *(str(w) for name, v in options.items() for w in (f"--{name}", v))]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     try:
+        said = []
         for line in process.stderr:
+            said.append(line)
             if found := re.search(r"page: http://127.0.0.1:(\d+)", line):
                 threading.Thread(target=process.stderr.read, daemon=True).start()
                 yield int(found[1]), process.pid
                 return
-        raise RuntimeError("serve_nudged.py has not started")
+        raise RuntimeError(f"serve_nudged.py has not started: {''.join(said)}")
     finally:
         process.kill()
         process.wait()

@@ -36,6 +36,7 @@ find_missing_debian_packages() {
     [ "$(id -u)" = 0 ] || fail "--all runs a Slurm cluster of its own, for which it has to run as root"
     command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
     command -v slurmctld >/dev/null || missing+=(slurm-wlm munge)
+    command -v curl >/dev/null || missing+=(curl)
     [ ${#missing[@]} = 0 ] || command -v apt-get >/dev/null ||
         fail "--all needs a browser and Slurm, which it installs on Debian and Ubuntu only: ${missing[*]}"
 }

@@ -1,9 +1,12 @@
 """Replies as OpenAI's API has them (https://platform.openai.com/docs/api-reference), with what nudging adds under `nudging`."""
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 from answering.answer import Answer
@@ -97,6 +100,23 @@ class Reply:
         """The chunk of a piece."""
         said = {"content": piece.text} if self.request.is_chat else piece.text
         return self._chunk(index, said) | {"nudging": {"pieces": [piece_json(piece)]}}
+
+    def piece_event(self, index: int, piece: Piece) -> bytes:
+        """The chunk of a piece as an event: the same as `piece`, written by hand, as there is one for each token."""
+        text, top = encode_basestring(piece.text), piece.top_prob
+        if top is not None and not 0 <= top <= 1:
+            raise ValueError(f"a probability of {top}")
+        said = f'"delta":{{"content":{text}}}' if self.request.is_chat else f'"text":{text}'
+        usage = ',"usage":null' if self.request.include_usage else ""
+        shown = "null" if top is None else round(float(top), 4)
+        return (
+            f'data: {self._json_head},"choices":[{{"index":{index},{said},"logprobs":null,"finish_reason":null}}]{usage},'
+            f'"nudging":{{"pieces":[{{"text":{text},"by":"{piece.by}","top_prob":{shown}}}]}}}}\n\n'
+        ).encode("utf-8", "backslashreplace")
+
+    @cached_property
+    def _json_head(self) -> str:
+        return json.dumps(self._head(True), ensure_ascii=False, separators=(",", ":"))[:-1]
 
     def end(self, index: int, answer: Answer) -> dict[str, Any]:
         """The chunk with a choice's finish reason."""

@@ -47,6 +47,11 @@ class Failed:
 Event = Wrote | Ended | Failed
 
 
+# Each wake-up of the event loop costs all threads, as they share one interpreter: the more of them write, the more comes at one go.
+PAUSE_PER_ANSWER = 0.0005  # seconds
+LONGEST_PAUSE = 0.03
+
+
 class Channel:
     """Events from threads to one reader in the event loop; those that come while it is busy are read at one go."""
 
@@ -69,9 +74,21 @@ class Channel:
         except RuntimeError:  # the server has ended, and nobody reads
             pass
 
-    async def read(self) -> list[Event]:
-        """All events that have come since; waits for one."""
-        await self._there.wait()
+    async def read(self, pause: float = 0.0) -> list[Event]:
+        """All events that have come since; waits for one.
+
+        Args:
+            pause: seconds that pass first, in which no thread wakes the event loop.
+        """
+        if pause:
+            with self._lock:
+                self._told = True
+            await asyncio.sleep(pause)
+        while not (events := self._taken()):
+            await self._there.wait()
+        return events
+
+    def _taken(self) -> list[Event]:
         with self._lock:
             self._there.clear()
             self._told = False
@@ -148,6 +165,12 @@ class Answers:
             slots.submit(lambda choice=choice: self._write(choice)) for choice in range(len(self._streams))
         ]
 
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks at the channel; none where one answer is written."""
+        writing = self._slots.answers
+        return min(LONGEST_PAUSE, PAUSE_PER_ANSWER * writing) if writing > 1 else 0.0
+
     def close(self) -> None:
         """End what is not over; nobody reads any more."""
         for stream, future in zip(self._streams, self._futures, strict=True):
@@ -165,7 +188,8 @@ class Answers:
                     if first:
                         metrics.first_text(time.monotonic() - self._began)
                         first = False
-                    self.channel.put(Wrote(choice, piece))
+                    if self._request.stream:
+                        self.channel.put(Wrote(choice, piece))
                     if self._request.asked.by == "pair":
                         self._slots.wrote_at = time.monotonic()
             answer = stream.answer

@@ -108,7 +108,7 @@ class EventStream(Response):
             for event in events:
                 match event:
                     case Wrote():
-                        sent.append(event_bytes(reply.piece(event.choice, event.piece)))
+                        sent.append(reply.piece_event(event.choice, event.piece))
                     case Ended():
                         self._open -= 1
                         reply.count(event)
@@ -123,7 +123,8 @@ class EventStream(Response):
             if sent:
                 yield b"".join(sent)
             try:
-                events = await asyncio.wait_for(self._answers.channel.read(), KEEP_ALIVE_SECONDS)
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    events = await self._answers.channel.read(self._answers.pause)
             except TimeoutError:
                 events = []
                 yield KEEP_ALIVE

@@ -11,12 +11,12 @@ MODEL = "openai-api/pair/pair"
 
 def test_inspect_ai(served, tmp_path):
     evaluations = [
-        {"inputs": QUESTIONS, "options": {"model": MODEL}},
+        {"inputs": QUESTIONS, "options": {"model": MODEL, "max_tokens": 40}},
         {
             "inputs": QUESTIONS[:1],
             "options": {"model": f"{MODEL}@0.9", "max_tokens": 7, "model_args": {"stream": True}},
         },
-        {"inputs": ["long " * 20_000, *QUESTIONS], "options": {"model": MODEL}},
+        {"inputs": ["long " * 20_000, *QUESTIONS], "options": {"model": MODEL, "max_tokens": 40}},
         {"inputs": QUESTIONS[:1], "options": {"model": MODEL, "logprobs": True}},
     ]
     work = {"evaluations": evaluations, "logs": str(tmp_path / "logs")}
@@ -25,7 +25,7 @@ def test_inspect_ai(served, tmp_path):
 
     def answer(question: str) -> dict:
         turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
-        reply = served.post("/v1/chat/completions", {"model": "pair", "messages": turns}).json()
+        reply = served.post("/v1/chat/completions", {"model": "pair", "messages": turns, "max_tokens": 40}).json()
         reason = {"length": "max_tokens"}.get(reply["choices"][0]["finish_reason"], "stop")
         text = reply["choices"][0]["message"]["content"]
         return {"text": text, "stop_reason": reason, "output_tokens": reply["usage"]["completion_tokens"]}

@@ -43,8 +43,9 @@ def test_a_chat(client, text):
 
 
 def test_own_fields_and_names(client):
-    fields = client.chat.completions.create(**ASKED, extra_body={"top_prob_thres": 0.9})
-    name = client.chat.completions.create(**ASKED | {"model": "pair@0.9"})
+    asked = ASKED | {"max_completion_tokens": 40}
+    fields = client.chat.completions.create(**asked, extra_body={"top_prob_thres": 0.9})
+    name = client.chat.completions.create(**asked | {"model": "pair@0.9"})
     assert fields.choices[0].message.content == name.choices[0].message.content
     assert fields.model == "pair" and name.model == "pair@0.9"
 

@@ -16,7 +16,7 @@ def main() -> None:
     """Ask in every way that LangChain has."""
     work = json.load(sys.stdin)
     told = {"base_url": work["url"], "api_key": "none", "max_retries": 0}
-    chat, question = ChatOpenAI(model="pair", temperature=0, **told), work["question"]
+    chat, question = ChatOpenAI(model="pair", temperature=0, max_tokens=40, **told), work["question"]
     whole = chat.invoke([("system", "Be brief."), ("human", question)])
     found = {
         "whole": whole.content,
@@ -27,7 +27,7 @@ def main() -> None:
         "streamed usage": [
             dict(part.usage_metadata) for part in chat.stream(question, stream_usage=True) if part.usage_metadata
         ],
-        "text": OpenAI(model="pair", temperature=0, **told).invoke(question),
+        "text": OpenAI(model="pair", temperature=0, max_tokens=40, **told).invoke(question),
     }
     try:
         chat.invoke(LONG)
