@@ -121,7 +121,9 @@ def scripted(*options: object) -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     script = REPOSITORY / "tests/support/scripted_lm_server.py"
-    process = subprocess.Popen([sys.executable, script, "--port", str(port), "--seed", "2", *map(str, options)])
+    process = subprocess.Popen(
+        [sys.executable, script, "--port", str(port), "--seed", "2", *map(str, options)], stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
