@@ -23,6 +23,7 @@ from answering.conversations import Prompts, turns_of, write_prompts
 from answering.endings import Part, StopSequences, TokenLimit
 from answering.sampling import Asked, By
 from answering.settings import LoadSettings
+from answering.startup import wait_for_servers
 from answering.yardstick import Cl100kTokenizer
 from command.console import Command
 from command.errors import UserError
@@ -185,6 +186,7 @@ class NudgedPair:
         """The pair of some settings; see `load`."""
         Asked(criterion=criterion)  # raises that there is no such criterion
         builders = prompt_builders(settings, say)
+        wait_for_servers(settings, say)
         with ExitStack() as servers:
             room = Lengths((), lambda: settings.context_length // TOKENS_PER_CL100K_TOKEN)
             models = connect(settings, room, servers, say)

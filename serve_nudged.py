@@ -50,7 +50,9 @@ def open_pair(settings: ServeSettings) -> NudgedPair:
         UserError: a model cannot be had.
     """
     patient = dataclasses.replace(
-        settings, max_outage=settings.startup_timeout, max_retries=max(8, settings.max_retries)
+        settings,
+        max_outage=max(settings.startup_timeout, settings.max_outage),
+        max_retries=max(8, settings.max_retries),
     )
     pair = NudgedPair.open(patient, "top_prob", COMMAND.note)
     pair.set_patience(settings.max_retries, settings.max_outage)

@@ -121,7 +121,9 @@ def scripted(*options: object) -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     script = REPOSITORY / "tests/support/scripted_lm_server.py"
-    process = subprocess.Popen([sys.executable, script, "--port", str(port), "--seed", "2", *map(str, options)])
+    process = subprocess.Popen(
+        [sys.executable, script, "--port", str(port), "--seed", "2", *map(str, options)], stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
@@ -167,7 +169,8 @@ def question(number: int) -> str:
 class Client:
     """A client on one connection, which costs as little as can be: it reads bytes, and texts once all have come."""
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, **fields: object):
+        self._fields = fields
         self._line = socket.create_connection(("127.0.0.1", port), timeout=120)
 
     def ask(self, prompt: str, leave_after: int | None = None) -> tuple[float, float, list[str]]:
@@ -176,7 +179,7 @@ class Client:
         Args:
             leave_after: chunks after which the connection is closed.
         """
-        body = json.dumps({"model": "pair", "prompt": prompt, "stream": True}).encode()
+        body = json.dumps({"model": "pair", "prompt": prompt, "stream": True} | self._fields).encode()
         began = time.perf_counter()
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._line.sendall(head + body)
@@ -333,7 +336,7 @@ def leaving(requests: int, threads: int) -> list[dict]:
     with scripted("--latency_ms", 1) as host, served(host, 2 * threads) as (port, pid):
 
         def ask(number: int) -> None:
-            client = Client(port)
+            client = Client(port, max_token_total=64)
             client.ask(question(number), leave_after=3 if number % 10 == 0 else None)
             client.close()
 
@@ -356,8 +359,8 @@ def leaving(requests: int, threads: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=int, default=20, help="of one client")
-    parser.add_argument("--token_ms", type=float, default=10.0, help="a token's time where one client is measured")
+    parser.add_argument("--answers", type=int, default=12, help="of one client")
+    parser.add_argument("--token_ms", type=float, default=4.0, help="a token's time where one client is measured")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=15.0, help="for which many clients are measured")
     parser.add_argument("--rounds", type=int, default=3, help="of loop and server in turns")

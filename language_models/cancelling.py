@@ -9,7 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from language_models.interface import Completion, LanguageModel, ModelError, SamplingParams, Token, TokenStream, Usage
+from language_models.interface import (
+    Completion,
+    LanguageModel,
+    ModelAround,
+    ModelError,
+    SamplingParams,
+    StreamAround,
+    Token,
+    TokenStream,
+)
 
 LOOK_SECONDS = 0.2  # between two looks of those that wait for something that nobody can end for them
 
@@ -129,23 +138,11 @@ def pause(seconds: float, sleep: Callable[[float], None]) -> None:
         _HERE.cancellation.pause(seconds)
 
 
-class _CancellableModel:
+class _CancellableModel(ModelAround):
     """A language model under a cancellation."""
 
     def __init__(self, model: LanguageModel, cancellation: Cancellation):
         self.model, self._cancellation = model, cancellation
-
-    @property
-    def name(self) -> str:
-        return self.model.name
-
-    @property
-    def runs_ahead(self) -> bool:
-        return self.model.runs_ahead
-
-    @property
-    def rides_along(self) -> bool:
-        return getattr(self.model, "rides_along", False)
 
     def complete(self, prompt: str, params: SamplingParams) -> Completion:
         with self._cancellation.guard():
@@ -163,26 +160,12 @@ class _CancellableModel:
         return _CancellableStream(stream, self._cancellation)
 
 
-class _CancellableStream:
+class _CancellableStream(StreamAround):
     """A token stream under a cancellation, which closes it."""
 
     def __init__(self, stream: TokenStream, cancellation: Cancellation):
-        self.stream, self._cancellation = stream, cancellation
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self.stream.finish_reason
-
-    @property
-    def usage(self) -> Usage:
-        return self.stream.usage
-
-    @property
-    def at_hand(self) -> bool:
-        return self.stream.at_hand
-
-    def __iter__(self) -> Iterator[Token]:
-        return self
+        super().__init__(stream)
+        self._cancellation = cancellation
 
     def __next__(self) -> Token:
         cancellation = self._cancellation

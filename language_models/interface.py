@@ -272,22 +272,14 @@ class SharedModel(Protocol):
         ...
 
 
-@dataclass
-class Metered:
-    """A language model as one sample sees it: the same answers, and a count of what the sample asked for."""
+class ModelAround:
+    """A language model around another one, `model`, of which it tells what that tells."""
 
     model: LanguageModel
-    usage: Usage = field(default_factory=Usage)
 
     @property
     def name(self) -> str:
         return self.model.name
-
-    def complete(self, prompt: str, params: SamplingParams) -> Completion:
-        """As the model's own `complete`, counted."""
-        completion = self.model.complete(prompt, params)
-        self.usage.add(completion.usage)
-        return completion
 
     @property
     def runs_ahead(self) -> bool:
@@ -297,17 +289,30 @@ class Metered:
     def rides_along(self) -> bool:
         return getattr(self.model, "rides_along", False)
 
+
+@dataclass
+class Metered(ModelAround):
+    """A language model as one sample sees it: the same answers, and a count of what the sample asked for."""
+
+    model: LanguageModel
+    usage: Usage = field(default_factory=Usage)
+
+    def complete(self, prompt: str, params: SamplingParams) -> Completion:
+        """As the model's own `complete`, counted."""
+        completion = self.model.complete(prompt, params)
+        self.usage.add(completion.usage)
+        return completion
+
     def stream(self, prompt: str, params: SamplingParams, draft: str = "") -> "MeteredStream":
         """As the model's own `stream`, counted when it ends or is closed."""
         return MeteredStream(self.model.stream(prompt, params, draft), self.usage)
 
 
-class MeteredStream:
-    """A token stream whose usage is added to a sample's once, when its last token has been read, it fails, or it is closed."""
+class StreamAround:
+    """A token stream around another one, of which it tells what that tells."""
 
-    def __init__(self, stream: TokenStream, total: Usage):
+    def __init__(self, stream: TokenStream):
         self.stream = stream
-        self._total: Usage | None = total
 
     @property
     def finish_reason(self) -> str | None:
@@ -323,6 +328,14 @@ class MeteredStream:
 
     def __iter__(self) -> Iterator[Token]:
         return self
+
+
+class MeteredStream(StreamAround):
+    """A token stream whose usage is added to a sample's once, when its last token has been read, it fails, or it is closed."""
+
+    def __init__(self, stream: TokenStream, total: Usage):
+        super().__init__(stream)
+        self._total: Usage | None = total
 
     def __next__(self) -> Token:
         try:

@@ -52,7 +52,6 @@ class ServeSettings(LoadSettings):
         object.__setattr__(self, "num_threads", self.max_concurrent)
         super().__post_init__()
         check(0 <= self.port <= 65535, "port", "is a number from 0 (any free one) to 65535", self.port)
-        check(self.startup_timeout > 0, "startup_timeout", "must be above 0 seconds", self.startup_timeout)
         named = re.fullmatch(r"[^\s@\x00-\x1f\x7f]{1,200}", self.served_model_name)
         check(bool(named), "served_model_name", "is a word without @ and spaces", self.served_model_name)
         check(bool(self.host.strip()), "host", "is the address to listen on, such as 127.0.0.1", self.host)
@@ -129,7 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
     options.flag(
         "ignore_tools", "leave tools unused that clients such as Open WebUI send always, instead of refusing them"
     )
-    options.option("startup_timeout", "seconds that hosts may take until they answer first", type=float, metavar="S")
+    options.option(
+        "startup_timeout", "seconds that hosts may take until they listen and answer first", type=float, metavar="S"
+    )
     options.requests()
     return parser
 

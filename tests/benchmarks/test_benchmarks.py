@@ -33,6 +33,11 @@ def test_client_throughput():
     assert "published" in printed and "streamed" in printed
 
 
+def test_serving():
+    printed = benchmark("serving", "--quick")
+    assert "| first text " in printed and "none lost or mixed up" in printed and "| after 20 more " in printed
+
+
 @pytest.fixture(scope="module")
 def tiny_pair(tmp_path_factory):
     """Two small llamas with random weights, as folders."""
