@@ -10,17 +10,16 @@
 The answers are those of run_api.py for the same prompts (Fei, Razeghi, Singh, ACL 2025, arXiv 2410.09300).
 """
 
-import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import replace
 
 from answering.answer import Answer
 from answering.arguments import in_python, load_settings
 from answering.closing import OpenAnswers
 from answering.conversations import Prompts, turns_of, write_prompts
-from answering.endings import Part, StopSequences, TokenLimit
+from answering.decoding import Decoding
+from answering.endings import StopSequences, TokenLimit
 from answering.sampling import Asked, By
 from answering.settings import LoadSettings
 from answering.startup import wait_for_servers
@@ -34,16 +33,12 @@ from language_models.cancelling import Cancellation
 from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
-from language_models.interface import Metered, SamplingParams, SharedModel
+from language_models.interface import SharedModel
 from language_models.tokenizing import TextTokenizer
-from nudging import Criterion, NudgingResult, Piece, answer_stream
-from utils import count_tokens
+from nudging import Criterion, Piece
 
 COMMAND = Command("nudged_pair")
 Question = str | Sequence[dict] | Prompts
-# Tokens of the base model are at most as many as this per cl100k_base token, so that a loop goes on until max_tokens cut it.
-TOKENS_PER_TOKEN = 2
-LONGEST_TOKEN = 128  # characters, of cl100k_base
 
 
 class AnswersError(UserError):
@@ -98,7 +93,7 @@ class AnswerStream:
         limit = TokenLimit(pair.tokenizer, asked.max_tokens) if asked.max_tokens and asked.by == "pair" else None
         with (
             pair.open_answers.writing(self._cancellation),
-            closing(pair.parts(self.prompts, asked, self._cancellation, answer)) as parts,
+            closing(pair.decoding.parts(self.prompts, asked, self._cancellation, answer)) as parts,
         ):
             reason = None
             while reason is None:
@@ -138,12 +133,12 @@ class NudgedPair:
             servers: what is closed with the pair.
         """
         self.settings, self.models, self.builders, self.criterion = settings, models, builders, criterion
-        self.request_mode = used_request_mode(settings, models)
         own = {role: model.tokenizer() for role, model in models.items()}
         self.has_own_tokenizer = own["base"] is not None
         self._tokenizers: dict[str, TextTokenizer] = {role: one or Cl100kTokenizer() for role, one in own.items()}
+        mode = used_request_mode(settings, models)
+        self.decoding = Decoding(settings, models, self._tokenizers, criterion, mode)
         self._servers = servers or ExitStack()
-        self._numbers = itertools.count()
         self.open_answers = OpenAnswers()
 
     @classmethod
@@ -200,8 +195,12 @@ class NudgedPair:
     @property
     def context_length(self) -> int | None:
         """Tokens that prompt and answer can have together, in the model with the smaller window; None where it is not known."""
-        known = (model.context_length for model in self.models.values())
-        return min((length for length in known if length), default=None)
+        return self.decoding.context_length
+
+    @property
+    def request_mode(self) -> str:
+        """How the models are asked: "published" or "streamed"."""
+        return self.decoding.request_mode
 
     def set_patience(self, max_retries: int, max_outage: float) -> None:
         """How long failed requests are sent again from now on; see the options of these names."""
@@ -300,76 +299,3 @@ class NudgedPair:
         if errors:
             raise AnswersError(found, errors)
         return found
-
-    def parts(
-        self, prompts: Prompts, asked: Asked, cancellation: Cancellation, answer: Answer
-    ) -> Generator[Part, None, str]:
-        """The pieces of an answer as they are final, before stop sequences and `max_tokens`; returns why it ends.
-
-        Args:
-            answer: whose usage is counted.
-        """
-        number = next(self._numbers)
-        roles = ("base", "nudging") if asked.by == "pair" else (asked.by,)
-        models = {role: Metered(cancellation.wrap(self.models[role].for_sample(number))) for role in roles}
-        answer.usage = {role: model.usage for role, model in models.items()}
-        if asked.by == "pair":
-            return self._nudged(prompts, asked, models)
-        return self._alone(getattr(prompts, asked.by), asked, models[asked.by])
-
-    def _nudged(self, prompts: Prompts, asked: Asked, models: dict[str, Metered]) -> Generator[Part, None, str]:
-        settings = self.settings.nudging_settings
-        sampled = {"base_temperature": asked.temperature, "nudging_temperature": asked.temperature}
-        sampled |= {"base_top_p": asked.top_p, "nudging_top_p": asked.top_p, "seed": asked.seed}
-        sampled |= {"top_prob_thres": asked.top_prob_thres, "max_token_total": asked.max_token_total}
-        if asked.max_tokens and asked.max_token_total is None:
-            sampled["max_token_total"] = self._room(prompts, asked.max_tokens)
-        settings = replace(settings, **{name: value for name, value in sampled.items() if value is not None})
-        result = NudgingResult()
-        pieces = answer_stream(
-            models["base"],
-            models["nudging"],
-            prompts.base,
-            prompts.nudging,
-            settings,
-            request_mode=self.request_mode,
-            result=result,
-            criterion=asked.criterion or self.criterion,
-        )
-        with closing(pieces):
-            for number, piece in enumerate(pieces):
-                yield Part(piece, number)
-        if result.context_error and not result.text:
-            raise result.context_error
-        return result.stop_reason
-
-    def _room(self, prompts: Prompts, max_tokens: int) -> int:
-        """For how many cl100k_base tokens a loop is asked whose answer is cut at `max_tokens` of the base model's.
-
-        Not for more than the context windows have room for: requests for more are refused, and then every call is sent by itself.
-        """
-        window = self.context_length or self.settings.context_length
-        call = self.settings.completion_token_num + self.settings.completion_token_num_nudging
-        longest = max(prompts.base, prompts.nudging, key=len)
-        if len(longest) > LONGEST_TOKEN * window:  # to count its tokens would take long, and tell no more
-            return max(1, min(TOKENS_PER_TOKEN * max_tokens, call))
-        room = window - TOKENS_PER_TOKEN * max(count_tokens(prompts.base), count_tokens(prompts.nudging)) - call
-        return max(1, min(TOKENS_PER_TOKEN * max_tokens, max(room, call)))
-
-    def _alone(self, prompt: str, asked: Asked, model: Metered) -> Generator[Part, None, str]:
-        """One model's own answer, as --exp base_only and nudging_only have it."""
-        role, settings = asked.by, self.settings.models[asked.by]
-        shared = self.models[role]
-        logprobs = settings.logprobs if shared.streams(True) else None
-        temperature = settings.temperature if asked.temperature is None else asked.temperature
-        top_p = settings.top_p if asked.top_p is None else asked.top_p
-        most = asked.max_tokens or asked.max_token_total or self.settings.max_token_total
-        params = SamplingParams(most, temperature, top_p, logprobs, asked.seed)
-        if not shared.streams(logprobs is not None):
-            completion = model.complete(prompt, replace(params, logprobs=None))
-            yield Part(Piece(completion.text, role), 0)
-            return completion.finish_reason
-        with closing(model.stream(prompt, params)) as stream:
-            for number, token in enumerate(stream):
-                yield Part(Piece(token.text, role, token.top_prob if token.top else None), number)
-            return stream.finish_reason

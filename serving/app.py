@@ -36,7 +36,13 @@ def make_app(pair: NudgedPair, settings: ServeSettings) -> ASGIApp:
     slots = Slots(pair, settings.max_concurrent, metrics)
     api = Api(pair, settings, slots, metrics)
     origins = tuple(origin.lower() for origin in settings.cors_origin)
-    cors = Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
     app = Starlette(
         routes=api.routes,
         middleware=[

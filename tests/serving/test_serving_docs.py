@@ -6,7 +6,8 @@ import pytest
 from runs import REPOSITORY
 
 from serving.errors import api_error
-from serving.requests import REFUSED, ChatBody, TextBody
+from serving.refused import REFUSED
+from serving.requests import ChatBody, TextBody
 from serving.settings import build_parser
 
 TEXT = (REPOSITORY / "docs/serving.md").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Answers of the server: OpenAI's shapes, what nudging adds, and that the text is the loop's own."""
 
 import pytest
-from served_pair import chat_body, read_events
+from served_pair import chat_body, in_this_process, read_events, settings_over
 
 from answering.sampling import Asked
 from nudging import nudge
@@ -150,3 +150,20 @@ def test_models_are_listed_and_found(served):
         assert served.http.get(f"/v1/models/{entry['id']}").json() == entry
     assert served.http.get("/v1/models/pair@0.35").json()["nudging"]["top_prob_thres"] == 0.35
     assert served.http.get("/v1/models/other").status_code == 404
+
+
+def test_one_model_alone_has_no_threshold(served):
+    for name, value in (("top_prob_thres", 0.5), ("criterion", "top_prob")):
+        reply = served.post("/v1/chat/completions", chat_body(QUESTION) | {"model": "pair@base", name: value})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, name)
+
+
+@pytest.mark.parametrize("by", ["base", "nudging"])
+def test_one_model_alone_answers_as_far_as_its_window_goes(start_server, by):
+    """Where nobody has said how long the answer may be; the pair does so, too."""
+    window = start_server("--seed", "2", "--max_model_len", "200")
+    with in_this_process(settings_over(window.host)) as served:
+        reply = served.post("/v1/chat/completions", chat_body(QUESTION) | {"model": f"pair@{by}"})
+        assert reply.status_code == 200 and reply.json()["choices"][0]["message"]["content"]
+        too_long = served.post("/v1/chat/completions", chat_body("long " * 400) | {"model": f"pair@{by}"})
+        assert too_long.json()["error"]["code"] == "context_length_exceeded"
