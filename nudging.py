@@ -281,7 +281,7 @@ class NudgingResult:
     nudging_words: list[str] = field(default_factory=list)
     stop_reason: str = ""
     base_tokens: int = 0
-    context_error: ContextLengthError | None = None
+    context_error: ContextLengthError | None = field(default=None, compare=False)
 
     def add(self, piece: Piece) -> None:
         """Record what comes next; words of the nudging model open a piece of the record."""
