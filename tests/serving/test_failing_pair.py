@@ -113,7 +113,9 @@ def faulty(server):
             one = Faulty(served, upstream, switch)
             one.right = one.answer()
             yield one
-            assert one.answer()["choices"] == one.right["choices"] and served.app.state.slots.answers == 0
+            # How many requests it takes depends on which model is the quicker one.
+            assert one.answer()["choices"][0]["message"] == one.right["choices"][0]["message"]
+            assert served.app.state.slots.answers == 0
     upstream.stop()
 
 
