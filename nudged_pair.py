@@ -10,17 +10,17 @@
 The answers are those of run_api.py for the same prompts (Fei, Razeghi, Singh, ACL 2025, arXiv 2410.09300).
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 from answering.answer import Answer
 from answering.arguments import in_python, load_settings
 from answering.closing import OpenAnswers
-from answering.conversations import Prompts, turns_of, write_prompts
+from answering.conversations import ConversationError, Prompts, turns_of, write_prompts
 from answering.decoding import Decoding
 from answering.endings import StopSequences, TokenLimit
-from answering.sampling import Asked, By
+from answering.many import AnswersError, answers_side_by_side
+from answering.sampling import Asked, By, asked_by, check_whole
 from answering.settings import LoadSettings
 from answering.startup import wait_for_servers
 from answering.yardstick import Cl100kTokenizer
@@ -37,19 +37,10 @@ from language_models.interface import SharedModel
 from language_models.tokenizing import TextTokenizer
 from nudging import Criterion, Piece
 
+__all__ = ["AnswerStream", "AnswersError", "NudgedPair"]
 COMMAND = Command("nudged_pair")
 Question = str | Sequence[dict] | Prompts
-
-
-class AnswersError(UserError):
-    """Some of several questions could not be answered; `answers` has None in their places, `errors` what happened, by index."""
-
-    def __init__(self, answers: list[Answer | None], errors: dict[int, UserError]):
-        index, first = min(errors.items())
-        super().__init__(
-            f"{len(errors)} of {len(answers)} questions were not answered; the first: question {index}: {first}"
-        )
-        self.answers, self.errors = answers, errors
+MOST_THREADS = 10_000
 
 
 class AnswerStream:
@@ -264,7 +255,7 @@ class NudgedPair:
         Raises:
             AskedError, ConversationError, PromptError: it cannot be asked so; what reading raises: see AnswerStream.
         """
-        return AnswerStream(self, self.prompts(question, system=system), Asked(**asked))
+        return AnswerStream(self, self.prompts(question, system=system), asked_by(asked))
 
     def answer(self, question: Question, *, system: str | None = None, **asked) -> Answer:
         """The answer to a question; arguments and errors are those of `stream`."""
@@ -275,7 +266,7 @@ class NudgedPair:
         return stream.answer
 
     def answers(
-        self, questions: Sequence[Question], *, system: str | None = None, num_threads: int | None = None, **asked
+        self, questions: Iterable[Question], *, system: str | None = None, num_threads: int | None = None, **asked
     ) -> list[Answer]:
         """The answers to several questions, in their order.
 
@@ -283,19 +274,15 @@ class NudgedPair:
             num_threads: how many are answered at once; None: as many as the pair was loaded for.
 
         Raises:
+            AskedError: none can be asked so.
             AnswersError: some could not be answered; it has the answers to the others.
         """
-        errors: dict[int, UserError] = {}
+        if isinstance(questions, str | Prompts) or not isinstance(questions, Iterable):
+            raise ConversationError("answers takes a list of questions; answer takes one", "questions")
+        questions, how = list(questions), asked_by(asked)
+        check_whole("num_threads", num_threads, 1, MOST_THREADS)
 
-        def one(index: int) -> Answer | None:
-            try:
-                return self.answer(questions[index], system=system, **asked)
-            except UserError as error:
-                errors[index] = error
-                return None
+        def begin(index: int) -> AnswerStream:
+            return AnswerStream(self, self.prompts(questions[index], system=system), how)
 
-        with ThreadPoolExecutor(num_threads or self.settings.num_threads) as pool:
-            found = list(pool.map(one, range(len(questions))))
-        if errors:
-            raise AnswersError(found, errors)
-        return found
+        return answers_side_by_side(len(questions), begin, num_threads or self.settings.num_threads)

@@ -1,9 +1,9 @@
 """How one answer is asked for."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 from answering.endings import StopIndex
 from command.errors import UserError
@@ -59,6 +59,14 @@ class Asked:
             raise AskedError(
                 f"no criterion is called {self.criterion[:60]!r}; there are: {', '.join(CRITERIA)}", "criterion"
             )
+        if not isinstance(self.criterion, str | Criterion | None):
+            raise AskedError(
+                f"criterion must be a name or a nudging.Criterion; it is {_shown(self.criterion)}", "criterion"
+            )
+        if self.by not in get_args(By):
+            raise AskedError(f"by must be one of {', '.join(get_args(By))}; it is {_shown(self.by)}", "by")
+        if self.stop is not None and not isinstance(self.stop, str | list | tuple | set | frozenset):
+            raise AskedError(f"stop must be a text or a list of texts; it is {_shown(self.stop)}", "stop")
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         object.__setattr__(self, "stop", tuple(self.stop or ()))
@@ -84,6 +92,18 @@ class Asked:
     def stops(self) -> StopIndex:
         """`stop`, to be looked for in a text."""
         return StopIndex(self.stop)
+
+
+def asked_by(arguments: dict[str, object]) -> Asked:
+    """How an answer is asked for, by the fields of Asked.
+
+    Raises:
+        AskedError: there is none of a name, or one cannot be.
+    """
+    names = [field.name for field in fields(Asked)]
+    if unknown := sorted(arguments.keys() - set(names)):
+        raise AskedError(f"an answer cannot be asked for with {unknown[0]}; there are: {', '.join(names)}", unknown[0])
+    return Asked(**arguments)
 
 
 def check_whole(name: str, value: object, least: int, most: int) -> None:

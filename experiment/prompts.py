@@ -49,7 +49,7 @@ class PromptBuilder:
             reason = f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
             raise PromptError(self._cannot(reason)) from None
         if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(self._cannot(f"it gives {prompt!r}"))
+            raise PromptError(self._cannot(f"it gives {prompt!r}, without any text"))
         return without_surrogates(prompt)
 
     def _cannot(self, reason: str) -> str:

@@ -26,6 +26,9 @@ LOOK_SECONDS = 0.2  # between two looks of those that wait for something that no
 class Cancelled(Exception):
     """An answer was cancelled while it was being written. No fault of the model, and nothing to ask again for."""
 
+    def __init__(self):
+        super().__init__("the answer was cancelled")
+
 
 class _OfThread(threading.local):
     cancellation: "Cancellation | None" = None
