@@ -183,7 +183,7 @@ class RealServers:
         self._stopped = True
         if self.installing and self._thread.is_alive():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.installing, signal.SIGINT)
+                os.killpg(self.installing, signal.SIGTERM)  # a SIGINT may be ignored, as behind a shell's &
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,7 +50,7 @@ install_debian_packages() {
 
 began=$SECONDS
 beside=() # processes that work beside the set-up; an end before its time ends them, too
-trap '[ ${#beside[@]} = 0 ] || kill -INT -- "${beside[@]/#/-}" 2>/dev/null || true' EXIT
+trap '[ ${#beside[@]} = 0 ] || kill -TERM -- "${beside[@]/#/-}" 2>/dev/null || true' EXIT
 start_beside() { # start_beside COMMAND...: in a process group of its own, which Ctrl-C reaches by the trap
     set -m
     "$@" </dev/null &
