@@ -49,7 +49,8 @@ class PromptBuilder:
             reason = f"{type(error).__name__}: {error}" if str(error).strip() else type(error).__name__
             raise PromptError(self._cannot(reason)) from None
         if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(self._cannot(f"it gives {prompt!r}, without any text"))
+            hint = "; is there any text to ask?" if isinstance(prompt, str) else ""
+            raise PromptError(self._cannot(f"it gives {prompt!r}{hint}"))
         return without_surrogates(prompt)
 
     def _cannot(self, reason: str) -> str:

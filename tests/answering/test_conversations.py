@@ -169,6 +169,10 @@ def test_parts_of_text_are_joined():
         ({"criterion": "none"}, "criterion"),
         ({"stop": [""]}, "stop"),
         ({"stop": [3]}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"by": "both"}, "by"),
+        ({"by": ["base"]}, "by"),
+        ({"criterion": lambda token, threshold: True}, "criterion"),
     ],
 )
 def test_what_cannot_be_asked_for(asked, param):
