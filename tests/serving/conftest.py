@@ -21,3 +21,18 @@ def demo_models() -> None:
     subprocess.run(
         [sys.executable, "scripts/get_demo_models.py", "demo-base", "demo-aligned"], cwd=REPOSITORY, check=True
     )
+
+
+@pytest.fixture(scope="module")
+def one_stub():
+    from chat_stub import ChatStub
+
+    started = ChatStub()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def stub(one_stub):
+    one_stub.forget()
+    return one_stub
