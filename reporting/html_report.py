@@ -166,7 +166,10 @@ def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> 
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     labels = run_labels(runs)
-    script, css = ((HERE / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
+    untrusted, script, css = (
+        (HERE / name).read_text(encoding="utf-8") for name in ("untrusted_text.js", "report.js", "report.css")
+    )
+    script = untrusted + script
     data = report_data(runs, labels)
     nudged = any(run.kind == "nudging" for run in runs)
     counts = Counter(answer["outcome"] for answer in data["answers"])

@@ -1,4 +1,3 @@
-"use strict";
 // Texts of questions, answers and names are untrusted: they reach the page through textContent alone.
 
 const PAGE_SIZE = 20;
@@ -10,26 +9,6 @@ const list = document.getElementById("list");
 const scored = answers.some((answer) => answer.outcome !== "unscored");
 const answersTo = questions.map(() => []);
 for (const answer of answers) answersTo[answer.question].push(answer);
-
-// Control characters, marks that reorder text, and halves of surrogate pairs stand as escapes.
-const INVISIBLE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]|\p{Surrogate}/gu;
-
-function visible(text) {
-  return text.replace(INVISIBLE, (c) => {
-    const code = c.charCodeAt(0).toString(16);
-    return code.length > 2 ? "\\u" + code.padStart(4, "0") : "\\x" + code.padStart(2, "0");
-  });
-}
-
-function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  for (const child of children) {
-    if (typeof child !== "string") made.append(child);
-    else made.append(document.createTextNode(visible(child)));
-  }
-  return made;
-}
 
 function labelled(label, className, ...children) {
   return element("div", "part", element("dt", "", label), element("dd", className, ...children));

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from command.console import visible
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("page_stream.js", "page_answers.js", "page.js")  # one script element, in this order
+# One script element, in this order; the first is the report's, too.
+SCRIPTS = ("../reporting/untrusted_text.js", "page_stream.js", "page_answers.js", "page.js")
 
 
 def _source_hash(text: str) -> str:

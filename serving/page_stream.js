@@ -1,4 +1,3 @@
-"use strict";
 // A reply of POST /v1/chat/completions as it comes, and what can go wrong with it.
 
 class ReplyError extends Error {
