@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from language_models.interface import (
     END_OF_SEQUENCE,
-    REPLACEMENT,
     ContextLengthError,
     LanguageModel,
     SamplingParams,
     Token,
+    whole_characters,
 )
 from language_models.readers import READERS, Reader, Writer
 from utils import count_tokens
@@ -68,17 +68,12 @@ def proxy_tuning_choice(base: Token, chat: Token, proxy_base: Token) -> str | No
     return max(scores, key=scores.__getitem__) if scores else None
 
 
-def _whole_characters(choice: str, tokens: Iterable[Token]) -> str:
-    """A chosen text up to a character of which a listed token has a part alone; what a model itself has written stays as it is."""
-    return choice if any(token.text == choice for token in tokens) else choice.partition(REPLACEMENT)[0]
-
-
 def walk_ensemble(base: Iterable[Token], chat: Iterable[Token]) -> str:
     """The text that an average ensemble accepts of two models' tokens after the same text."""
     accepted = ""
     for base_token, chat_token in zip(base, chat, strict=False):
         if base_token.text != chat_token.text:
-            return accepted + _whole_characters(ensemble_choice(base_token, chat_token), (base_token, chat_token))
+            return accepted + whole_characters(ensemble_choice(base_token, chat_token), (base_token, chat_token))
         accepted += base_token.text
     return accepted
 
@@ -90,7 +85,7 @@ def walk_proxy_tuning(base: Iterable[Token], chat: Iterable[Token], proxy_base: 
         choice = proxy_tuning_choice(*tokens)
         if choice is None:
             return accepted + tokens[0].text
-        accepted += _whole_characters(choice, tokens)
+        accepted += whole_characters(choice, tokens)
         if any(token.text != choice for token in tokens):
             return accepted
     return accepted

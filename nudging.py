@@ -8,16 +8,20 @@ after one that does: so both models can write at the same time. Whatever asks a 
 longer fits into its context window, and ModelError where it does not answer after all retries.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
+from decoding.blending import AUTO, BLEND_LOGPROBS, blended_rounds
+from decoding.criteria import CRITERIA, Criterion, Place, drawn, number_of
+from decoding.peeking import Peek
+from decoding.pieces import NudgingResult, Piece, RoundOver, base_piece
 from language_models.interface import ContextLengthError, LanguageModel, ModelError, SamplingParams, Token, rides_along
 from language_models.proposals import Base, Nudger, Proposal, ProposalEndsAnswer, Run, all_but_last_word
 from language_models.readers import Writer
-from utils import clean_answer, count_tokens
+from utils import count_tokens
 
 # The published program's own bounds: an answer has no more rounds, and ends where as many rounds repeat the words before.
 MAX_ROUNDS = 150
@@ -31,7 +35,9 @@ ROUNDS_AHEAD_RIDING = 2  # where the rest of a proposal is written beside the ne
 class NudgingSettings:
     """Settings of the nudging loop; the names are those of the command-line options.
 
-    `top_prob_thres` (gamma in the paper) is a probability: below it the base model counts as uncertain.
+    `top_prob_thres` (gamma in the paper) is a probability: below it the base model counts as uncertain. `threshold` is the number
+    of another criterion than top_prob; None: the criterion's own. `blend`: where the base model is uncertain the next token is
+    chosen from a mixture (decoding/blending.py), in which the nudging model counts that much, 0 to 1, or "auto"; None: nudging.
     `completion_token_num` and `completion_token_num_nudging` are the tokens asked for per call, in each model's own tokens;
     `max_token_total` is the length of the answer in cl100k_base tokens. `nudging_top_p` is 1 in all experiments, as published (the
     option of that name is for the nudging model alone); `seed` is that of the sampling, None for none.
@@ -46,48 +52,21 @@ class NudgingSettings:
     nudging_temperature: float = 0.0
     nudging_top_p: float = 1.0
     seed: int | None = None
+    threshold: float | None = None
+    blend: float | str | None = None
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """When the base model is certain: where `certain(token, threshold)` holds of its token.
-
-    `logprobs` is how many of the position's most probable tokens it has to see, `paper` where it comes from.
-    """
-
-    certain: Callable[[Token, float], bool]
-    logprobs: int
-    paper: str
-
-
-# To add a criterion: one entry here.
-CRITERIA = {
-    "top_prob": Criterion(lambda token, threshold: token.top_prob >= threshold, 1, "arXiv 2410.09300, section 3"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of an answer: words of the nudging model, or one token of the base model.
-
-    `top_prob` is the base model's top-1 probability there, 0 to 1: at its own token, or at the uncertain one in whose place the
-    nudging model's words stand; None where it was not asked (at an answer's beginning, behind a repetition or an end).
-    """
-
-    text: str
-    by: Literal["nudging", "base"]
-    top_prob: float | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class RoundOver:
-    """Nothing more comes in this round."""
+# Whether the base model is certain of a token after an answer text.
+Certain = Callable[[Token, str], bool]
 
 
 def nudging_rounds(
-    base: Base, nudger: Nudger, settings: NudgingSettings, criterion: Criterion
+    base: Base, nudger: Nudger, settings: NudgingSettings, certain: Certain, criterion: Criterion = CRITERIA["top_prob"]
 ) -> Generator[Proposal | Piece | RoundOver, None, str]:
     """The nudging loop (paper, section 3), as if no proposal ended the answer; where one does, `settle` ends it.
+
+    Args:
+        certain: what the criterion says of a token at a place.
 
     Yields:
         In each round the nudging model's proposal, the words of it that are kept, the base model's tokens, and RoundOver.
@@ -98,10 +77,6 @@ def nudging_rounds(
     Raises:
         ProposalEndsAnswer: a proposal has turned out to end the answer.
     """
-
-    def certain(token: Token) -> bool:
-        return criterion.certain(token, settings.top_prob_thres)
-
     answer, last_words, repeats = "", "", 0
     uncertain: Token | None = None
     for _ in range(MAX_ROUNDS):
@@ -110,7 +85,7 @@ def nudging_rounds(
         proposal = nudger.propose(answer)
         proposal.top_prob = uncertain and uncertain.top_prob
         yield proposal
-        words, run, uncertain = take_over(base, answer, proposal, certain)
+        words, run, uncertain = take_over(base, answer, proposal, certain, criterion)
         repeats = repeats + 1 if words == last_words else 0
         if repeats == MAX_REPEATS:
             return "repeated_nudging_words"
@@ -127,7 +102,7 @@ def nudging_rounds(
 
 
 def take_over(
-    base: Base, answer: str, proposal: Proposal, certain: Callable[[Token], bool]
+    base: Base, answer: str, proposal: Proposal, certain: Certain, criterion: Criterion
 ) -> tuple[str, Run | None, Token | None]:
     """Find the take-over point: the first word of a proposal that the base model writes itself, or where it is certain.
 
@@ -136,10 +111,15 @@ def take_over(
         tokens, and the token that the base model was uncertain of after these words, None where it was not asked.
     """
     head, uncertain = "", None
+    if criterion.alone == "nudging":
+        proposal.read_all()
+        return all_but_last_word(proposal.text), None, None
     for head in proposal.heads():
         run = base.after(answer, proposal, head)
         # Where it agrees with the nudging model's next word, the base model may be as uncertain as it likes.
-        if certain(run.first) or proposal.next_word_starts_with(head, run.first.text):
+        if certain(run.first, answer + head) or (
+            criterion.agreement and proposal.next_word_starts_with(head, run.first.text)
+        ):
             return head, run, None
         uncertain = run.first
         run.close()
@@ -148,7 +128,7 @@ def take_over(
 
 
 def base_goes_on(
-    run: Run, before: str, limit: int, certain: Callable[[Token], bool]
+    run: Run, before: str, limit: int, certain: Certain
 ) -> Generator[Piece, None, tuple[str, Token | None]]:
     """The base model's tokens after an answer text, until it is uncertain, repeats itself, or ends.
 
@@ -164,7 +144,7 @@ def base_goes_on(
     Raises:
         ProposalEndsAnswer: no more of them are wanted.
     """
-    yield _piece(run.first)
+    yield base_piece(run.first)
     added, over, first_call, uncertain = run.first.text, False, True, None
     while not over and count_tokens(added) < limit:
         accepted, over, uncertain = yield from certain_tokens(run, before, added, certain)
@@ -175,12 +155,25 @@ def base_goes_on(
     return added, uncertain
 
 
-def _piece(token: Token) -> Piece:
-    return Piece(token.text, "base", token.top_prob)
+def base_alone(base: Base, nothing: Proposal, max_token_total: int) -> Generator[Piece | RoundOver, None, str]:
+    """The base model's answer without the nudging model: until it ends, or has that many cl100k_base tokens."""
+    run, answer = base.after("", nothing, ""), ""
+    yield Piece("", "nudging")  # the record's pieces are opened by the nudging model's words
+    run.put_back([run.first])
+    reason = ""
+    while not reason:
+        before = answer
+        for token in run.call():
+            answer += token.text
+            yield base_piece(token)
+        ended = run.ended or answer == before  # a call without text has no end of its own
+        reason = "base_model_stop" if ended else "length" * (count_tokens(answer) >= max_token_total)
+    yield RoundOver()
+    return reason
 
 
 def certain_tokens(
-    run: Run, before: str, added: str, certain: Callable[[Token], bool]
+    run: Run, before: str, added: str, certain: Certain
 ) -> Generator[Piece, None, tuple[str, bool, Token | None]]:
     """The tokens of one call that count: up to the first uncertain one, and none where they are a repetition as a whole.
 
@@ -198,7 +191,7 @@ def certain_tokens(
     rest: list[Token] = []  # the first uncertain token, and what was read after it
     accepted, uncertain = "", None
     for token in call:
-        if not certain(token):
+        if not certain(token, seen + accepted):
             rest.append(token)
             uncertain = token
             break
@@ -206,7 +199,7 @@ def certain_tokens(
         accepted += token.text
         # What goes on from a text that is new cannot have been seen either.
         if accepted not in seen:
-            yield from map(_piece, held)
+            yield from map(base_piece, held)
             held.clear()
     # A call is a repetition if its whole text is one, what follows its uncertain token included.
     whole = accepted + "".join(token.text for token in rest)
@@ -217,7 +210,7 @@ def certain_tokens(
         run.put_back(held + rest)
         return "", True, None
     run.put_back(rest)
-    yield from map(_piece, held)
+    yield from map(base_piece, held)
     return accepted, bool(rest), uncertain
 
 
@@ -269,40 +262,6 @@ def settle(
     return reason
 
 
-@dataclass
-class NudgingResult:
-    """An answer in the making and its record.
-
-    `nudging_words[i]` are the words of the nudging model that open `pieces[i]`; the pieces joined are the uncleaned answer.
-    `base_tokens` counts the base model's tokens in it. `context_error` is what was said where a context window ended it.
-    """
-
-    pieces: list[str] = field(default_factory=list)
-    nudging_words: list[str] = field(default_factory=list)
-    stop_reason: str = ""
-    base_tokens: int = 0
-    context_error: ContextLengthError | None = field(default=None, compare=False)
-
-    def add(self, piece: Piece) -> None:
-        """Record what comes next; words of the nudging model open a piece of the record."""
-        if piece.by == "nudging":
-            self.nudging_words.append(piece.text)
-            self.pieces.append(piece.text)
-        else:
-            self.pieces[-1] += piece.text
-            self.base_tokens += 1
-
-    @property
-    def text(self) -> str:
-        """The answer so far, uncleaned."""
-        return "".join(self.pieces)
-
-    @property
-    def answer(self) -> str:
-        """The answer, cleaned."""
-        return clean_answer(self.text)
-
-
 def answer_stream(
     base: LanguageModel,
     nudging: LanguageModel,
@@ -326,7 +285,7 @@ def answer_stream(
         on_round: called after every round with (round number from 1, nudging words, piece of this round).
         request_mode: "published" or "streamed" (language_models/readers.py); the answer does not depend on it.
         result: an empty record, to be filled with what has been yielded.
-        criterion: a key of CRITERIA, or one of one's own.
+        criterion: when the base model is certain: a key of CRITERIA, or one of one's own.
         rounds_ahead: see `settle`; the answer does not depend on it. None: what suits the nudging model.
 
     Yields:
@@ -335,28 +294,56 @@ def answer_stream(
 
     Returns:
         The answer with its record. `stop_reason` is one of nudging_model_stop, repeated_nudging_words, round, length,
-        context_length (a prompt no longer fits into a model's context window; the text so far is kept).
+        context_length (a prompt no longer fits into a model's context window; the text so far is kept); of the base model alone
+        and of mixtures base_model_stop, blended_stop and no_new_text, too.
 
     Raises:
         ModelError: a model did not answer, after all retries.
     """
     result = NudgingResult() if result is None else result
     rule = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+    number_asked = number_of(criterion, settings.threshold, settings.top_prob_thres)
+    mixes, seed = settings.blend is not None, settings.seed
     base_params = SamplingParams(
-        settings.completion_token_num, settings.base_temperature, settings.base_top_p, rule.logprobs, settings.seed
+        settings.completion_token_num,
+        settings.base_temperature,
+        settings.base_top_p,
+        max(rule.logprobs, BLEND_LOGPROBS * mixes),
+        seed,
     )
     nudging_params = SamplingParams(
-        settings.completion_token_num_nudging, settings.nudging_temperature, settings.nudging_top_p, seed=settings.seed
+        settings.completion_token_num_nudging, settings.nudging_temperature, settings.nudging_top_p, seed=seed
     )
+    peeked = max(rule.nudging_logprobs or 0, BLEND_LOGPROBS * mixes)
     if rounds_ahead is None:
         rounds_ahead = ROUNDS_AHEAD_RIDING if rides_along(nudging, nudging_params) else ROUNDS_AHEAD
     with (
         closing(Base(Writer(base, base_prompt, base_params, settings.max_token_total), request_mode)) as large,
         closing(Nudger(nudging, nudging_prompt, nudging_params, large, request_mode)) as small,
+        closing(Peek(nudging, nudging_prompt, max(1, peeked), settings.max_token_total, request_mode)) as peek,
     ):
 
+        def certain(token: Token, text: str) -> bool:
+            place = Place(token, base_prompt + text, lambda: peek.after(text), seed)
+            return rule.certain(place, number_asked)
+
+        def rounds() -> Generator[Proposal | Piece | RoundOver, None, str]:
+            if mixes:
+                return blended_rounds(
+                    large.reader_after,
+                    peek,
+                    certain,
+                    lambda text: random.random() if seed is None else drawn(seed, base_prompt + text, "blend"),
+                    weight=None if settings.blend == AUTO else settings.blend,
+                    max_token_total=settings.max_token_total,
+                    temperature=settings.base_temperature,
+                )
+            if rule.alone == "base":
+                return base_alone(large, small.no_proposal(), settings.max_token_total)
+            return nudging_rounds(large, small, settings, certain, rule)
+
         def events() -> Iterator[Piece | RoundOver]:
-            result.stop_reason = yield from settle(nudging_rounds(large, small, settings, rule), rounds_ahead)
+            result.stop_reason = yield from settle(rounds(), rounds_ahead)
 
         number = 1
         try:

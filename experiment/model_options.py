@@ -4,6 +4,7 @@ import argparse
 
 from command.options import Parser
 from command.secrets import hide
+from decoding.criteria import CRITERIA
 from experiment.model_settings import CALLS
 from language_models.local.devices import DEVICE_MAPS, ENGINE_CHOICES
 from language_models.local.loading import DTYPES
@@ -108,7 +109,24 @@ class Options:
         """The options of the nudging loop."""
         self.group("decoding")
         self.option(
+            "criterion",
+            f"when the base model's token is rejected: {', '.join(CRITERIA)} (docs/research.md)",
+            metavar="NAME",
+        )
+        self.option(
+            "threshold",
+            "the criterion's number (default: the criterion's own; of top_prob it is --top_prob_thres)",
+            type=float,
+            metavar="X",
+        )
+        self.option(
             "top_prob_thres", "the base model is uncertain below this top-1 probability", type=float, metavar="P"
+        )
+        self.option(
+            "blend",
+            "BlendIn: where the base model is uncertain the next token is chosen from a mixture of both models' distributions; how "
+            "much the nudging model counts in it, 0 to 1, or auto",
+            metavar="auto|X",
         )
         self.option("max_token_total", "length of an answer, in cl100k_base tokens", type=int, metavar="N")
         self.option("completion_token_num", "tokens asked of the base model per call", type=int, metavar="N")

@@ -8,15 +8,18 @@ from functools import cached_property
 
 from command.errors import OptionError
 from command.options import api_key, check_one_credential, check_requests, split_hosts
+from decoding.blending import AUTO, BLEND_LOGPROBS
+from decoding.criteria import CRITERIA, Criterion, number_of
 from demo.catalogue import DEMO_MODELS
 from experiment.judge_settings import JudgeSettings
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.devices import DEVICE_MAPS, ENGINE_CHOICES
 from language_models.local.loading import DTYPES, is_transformers_model
-from nudging import CRITERIA, NudgingSettings
+from nudging import NudgingSettings
 from utils import INSTRUCT_TEMPLATES
 
 CALLS = ("auto", "streamed", "published")
+DEFAULT_CRITERION = "top_prob"
 
 
 class SettingsError(OptionError):
@@ -67,7 +70,10 @@ class PairSettings:
     base_template: str = "auto"
     nudging_template: str = "auto"
     end_tokens: tuple[str, ...] = ()
+    criterion: str = DEFAULT_CRITERION
+    threshold: float | None = None
     top_prob_thres: float = NudgingSettings.top_prob_thres
+    blend: str | None = None
     completion_token_num: int = NudgingSettings.completion_token_num
     completion_token_num_nudging: int = NudgingSettings.completion_token_num_nudging
     max_token_total: int = NudgingSettings.max_token_total
@@ -99,6 +105,7 @@ class PairSettings:
         for option in ("completion_token_num", "completion_token_num_nudging", "max_token_total"):
             check(getattr(self, option) >= 1, option, "must be at least 1", getattr(self, option))
         check(0 <= self.top_prob_thres <= 1, "top_prob_thres", "is a probability, 0 to 1", self.top_prob_thres)
+        self._check_criterion()
         for option in ("base_temperature", "nudging_temperature"):
             check(0 <= getattr(self, option) < math.inf, option, "must be 0 or more", getattr(self, option))
         check(0 < self.base_top_p <= 1, "base_top_p", "must be above 0 and at most 1", self.base_top_p)
@@ -115,6 +122,48 @@ class PairSettings:
             value = getattr(self, field.name)
             if isinstance(value, str) and "\0" in value:
                 raise SettingsError(f"--{field.name} holds a NUL character, which no option can")
+
+    def _check_criterion(self) -> None:
+        """Check the criterion and its number; of top_prob both options are one from here on."""
+        check_choice("criterion", self.criterion, CRITERIA)
+        told = self.top_prob_thres != NudgingSettings.top_prob_thres
+        if self.criterion != DEFAULT_CRITERION and told:
+            raise SettingsError(
+                f"--top_prob_thres is the number of --criterion {DEFAULT_CRITERION}; that of {self.criterion} is --threshold"
+            )
+        if self.threshold is not None:
+            check_number(self.criterion, self.threshold, "--threshold")
+            if self.criterion == DEFAULT_CRITERION:
+                if told and self.threshold != self.top_prob_thres:
+                    raise SettingsError(
+                        f"--threshold {self.threshold:g} and --top_prob_thres {self.top_prob_thres:g} are the same number: give one"
+                    )
+                object.__setattr__(self, "top_prob_thres", self.threshold)
+                object.__setattr__(self, "threshold", None)
+        self.blend_weight  # noqa: B018  raises that it is none
+
+    @property
+    def blend_weight(self) -> float | str | None:
+        """How much the nudging model counts where the next token is chosen from a mixture; "auto", or None for no mixtures.
+
+        Raises:
+            SettingsError: --blend is neither auto nor a number from 0 to 1.
+        """
+        if self.blend in (None, AUTO):
+            return self.blend
+        try:
+            weight = float(self.blend)
+        except ValueError:
+            weight = math.nan
+        check(0 <= weight <= 1, "blend", f"is {AUTO}, or how much the nudging model counts, 0 to 1", self.blend)
+        return weight
+
+    @property
+    def used_threshold(self) -> float | None:
+        """The number that the criterion is asked with; None where it has none."""
+        if CRITERIA[self.criterion].threshold is None:
+            return None
+        return number_of(self.criterion, self.threshold, self.top_prob_thres)
 
     def _check_model(self, model: ModelSettings) -> None:
         role, name = model.role, model.name
@@ -170,7 +219,7 @@ class PairSettings:
 
     def logprobs_of(self, role: str) -> int | None:
         """How many log-probabilities are needed at each position of a role's model; None for none."""
-        return CRITERIA["top_prob"].logprobs if role == "base" else None
+        return logprobs_needed(CRITERIA[self.criterion], self.blend is not None)[role]
 
     @cached_property
     def models(self) -> dict[str, ModelSettings]:
@@ -201,8 +250,27 @@ class PairSettings:
     @property
     def nudging_settings(self) -> NudgingSettings:
         """The part of the settings that the nudging loop takes."""
-        taken = [f.name for f in dataclasses.fields(NudgingSettings) if f.name not in ("nudging_top_p", "seed")]
-        return NudgingSettings(**{name: getattr(self, name) for name in taken})
+        own = ("nudging_top_p", "seed", "blend")
+        taken = [f.name for f in dataclasses.fields(NudgingSettings) if f.name not in own]
+        return NudgingSettings(**{name: getattr(self, name) for name in taken}, blend=self.blend_weight)
+
+
+def logprobs_needed(criterion: Criterion, blends: bool) -> dict[str, int | None]:
+    """How many log-probabilities are needed at each position of the base and the nudging model, by role; None for none."""
+    base = None if criterion.alone == "nudging" and not blends else criterion.logprobs
+    needed = {"base": base, "nudging": criterion.nudging_logprobs}
+    return {role: max(n or 0, BLEND_LOGPROBS) for role, n in needed.items()} if blends else needed
+
+
+def check_number(criterion: str, number: float, option: str) -> None:
+    """Raise SettingsError unless a criterion can be asked with a number; `option` is what gave it."""
+    rule = CRITERIA[criterion]
+    if rule.threshold is None:
+        raise SettingsError(f"{option}: --criterion {criterion} has no number; leave it out")
+    if not rule.lowest <= number <= rule.highest:
+        raise SettingsError(
+            f"{option} of --criterion {criterion} is {rule.quantity}, {rule.lowest:g} to {rule.highest:.4g}; it is {number:g}"
+        )
 
 
 def check(holds: bool, option: str, rule: str, value: object) -> None:

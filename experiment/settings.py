@@ -11,7 +11,7 @@ from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from command.paths import expanded, is_folder
 from datasets_loader import DATA_SETS
 from experiment.judge_settings import JudgeSettings
-from experiment.model_settings import ModelSettings, PairSettings, SettingsError, check, check_choice
+from experiment.model_settings import DEFAULT_CRITERION, ModelSettings, PairSettings, SettingsError, check, check_choice
 from experiment.names import fitting_name, last_part
 
 EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
@@ -58,11 +58,19 @@ class RunSettings(PairSettings):
         check_choice("exp", self.exp, EXPERIMENTS)
         check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         self.judge_settings  # noqa: B018  raises what is wrong with it
+        self._check_nudging_alone()
         check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
         self.shard_of  # noqa: B018  raises what is wrong with it
         check(0 < self.nudging_top_p <= 1, "nudging_top_p", "must be above 0 and at most 1", self.nudging_top_p)
         super().__post_init__()
         self.result_name  # noqa: B018  raises that it is too long
+
+    def _check_nudging_alone(self) -> None:
+        """Refuse what other experiments would pass over; --top_prob_thres they always have."""
+        if self.exp != "nudging":
+            for option, default in (("criterion", DEFAULT_CRITERION), ("threshold", None), ("blend", None)):
+                if getattr(self, option) != default:
+                    raise SettingsError(f"--{option} is of --exp nudging; leave it out of --exp {self.exp}")
 
     def _check_paths(self) -> None:
         """Check what becomes part of a path; ~ is the home folder from here on."""
@@ -179,7 +187,12 @@ class RunSettings(PairSettings):
         """
         prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
         models = "_".join(last_part(model.name) for role, model in self.models.items() if role != "proxy_base")
-        kind = {"nudging": f"top_prob_{self.top_prob_thres}_thres_nudging_", "baseline": f"{self.baseline_method}_"}
+        number = "" if self.used_threshold is None else f"_{self.used_threshold}"
+        blend = "" if self.blend is None else f"blend_{self.blend_weight}_"
+        kind = {
+            "nudging": f"{self.criterion}{number}_thres_{blend}nudging_",
+            "baseline": f"{self.baseline_method}_",
+        }
         i, n = self.shard_of
         shard = f"_shard{i}of{n}" if self.shard else ""
         name = fitting_name(prefix + kind.get(self.exp, ""), models, f"_{self.num_samples}_samples")
@@ -202,6 +215,7 @@ class RunSettings(PairSettings):
         Devices and engines are none of them: in float32 the text is the same on all, and in half precision it is so up to
         rounding, as between two GPUs. Every session says in run.json what it computed on.
         """
+        found: dict = {}
         names = ["dataset_name", "num_samples", "exp", "max_token_total", "end_tokens"]
         names += [f"{role}_model" for role in self.roles]
         base, nudging = "base" in self.roles, "nudging" in self.roles
@@ -212,8 +226,13 @@ class RunSettings(PairSettings):
             "nudging": ["base_top_p", "top_prob_thres", "completion_token_num", "completion_token_num_nudging"],
             "baseline": ["baseline_method", "nudging_template"],
         }[self.exp]
+        if self.exp == "nudging" and self.criterion != DEFAULT_CRITERION:
+            names[names.index("top_prob_thres")] = "criterion"
+            found["threshold"] = self.used_threshold
+        if self.exp == "nudging" and self.blend is not None:
+            found["blend"] = self.blend_weight
         if self.shard:
             names.append("shard")
         if any(model.in_process for model in self.models.values()):
             names.append("dtype")
-        return {"split": self.used_split} | {name: getattr(self, name) for name in names}
+        return {"split": self.used_split} | {name: getattr(self, name) for name in names} | found

@@ -1,7 +1,7 @@
 """What the decoding loops talk to: tokens, completions, and the interface of a language model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -79,6 +79,15 @@ class Token:
     def top_prob(self) -> float:
         """Probability of the most probable token at this position, 0 to 1."""
         return min(1.0, math.exp(self.top[0][1]))  # servers round, some to a log-probability just above 0
+
+
+def whole_characters(choice: str, tokens: Iterable[Token]) -> str:
+    """A chosen text up to a character of which a listed token has a part alone; what a model itself has written stays as it is.
+
+    Args:
+        tokens: the models' own at that place.
+    """
+    return choice if any(token.text == choice for token in tokens) else choice.partition(REPLACEMENT)[0]
 
 
 # What stands for an end of sequence that a server leaves out of its log-probabilities: its probability counts as 1.

@@ -23,6 +23,7 @@ from language_models.interface import (
     SamplingParams,
     Token,
     TokenStream,
+    Usage,
     rides_along,
 )
 from language_models.readers import READERS, Reader, Writer, whole_character
@@ -246,6 +247,11 @@ class Base:
         self._reading = tail or self._reader(self.writer, text, proposal.text[len(head) :])
         return Run(self._reading, proposal)
 
+    def reader_after(self, answer: str) -> Reader:
+        """What reads the base model's tokens after an answer text; a call of it is still to be begun."""
+        self._reading = self._reader(self.writer, answer)
+        return self._reading
+
     def keep(self, run: Run) -> None:
         """Keep what has been read too much of a run that is over for this round, for the next one could begin with it."""
         keep = self.writer.params.temperature == 0 and self.writer.most_calls > 1
@@ -315,6 +321,10 @@ class Nudger:
         self._proposals = [*(one for one in self._proposals if one.finish_reason is None), proposal]
         self._base.watch(proposal)
         return proposal
+
+    def no_proposal(self) -> Proposal:
+        """One without words, for a base model that writes alone."""
+        return Proposal(Completion("", (), "length", Usage()), None, self._pace)
 
     def _ask(self, answer: str) -> tuple[Completion | TokenStream, Callable[[], TokenStream] | None]:
         """What is written after an answer text, and what is asked for where it shows nothing: see `whole_character`."""

@@ -261,7 +261,8 @@ class TokenReader:
                 tokens.append(END_OF_SEQUENCE)
                 continue
             require_probability(name, entry.get("logprob"), listed, lists_top)
-            tokens.append(self._token(piece, name, listed or [(name, entry["logprob"])]))
+            own = [] if any(key == name for key, _ in listed) else numbers([(name, entry.get("logprob"))])
+            tokens.append(self._token(piece, name, [*listed, *own]))
         return tokens
 
     def _bare_end(self, piece: str, name: str, listed: list, own: float | None, last: bool) -> bool:

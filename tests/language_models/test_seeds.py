@@ -13,7 +13,7 @@ from language_models.hosted.retries import RetryPolicy
 from language_models.interface import SEEDS, ModelError, SamplingParams, SeedError
 from language_models.proposals import Base, Nudger
 from language_models.readers import READERS, Writer
-from nudging import CRITERIA, NudgingSettings, Piece, nudging_rounds, settle
+from nudging import NudgingSettings, Piece, nudging_rounds, settle
 
 PROMPT = "Question: how many apples are left?\n"
 DRAWN = SamplingParams(16, temperature=1.0, logprobs=1)
@@ -41,7 +41,8 @@ def nudged_text(host: str, seed: int | None, mode: str) -> str:
     base = Base(Writer(endpoint(host), "B: " + PROMPT, SamplingParams(16, 1.0, 0.9, 1, seed), 40), mode)
     nudger = Nudger(endpoint(host, "lm-chat"), "N: " + PROMPT, SamplingParams(8, 1.0, seed=seed), base, mode)
     with closing(base), closing(nudger):
-        rounds = nudging_rounds(base, nudger, NudgingSettings(0.4, max_token_total=40), CRITERIA["top_prob"])
+        certain = lambda token, _: token.top_prob >= 0.4  # noqa: E731
+        rounds = nudging_rounds(base, nudger, NudgingSettings(max_token_total=40), certain)
         return "".join(piece.text for piece in settle(rounds, 1) if isinstance(piece, Piece))
 
 
