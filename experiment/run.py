@@ -27,7 +27,7 @@ from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
 from experiment.sample import answer_one
 from experiment.scoring import drop_other_scores, lacks_scores, score_all, used_scoring
-from experiment.settings import RunSettings
+from experiment.settings import ONLY_WHERE_GIVEN, RunSettings
 from experiment.summary import Summary, summarise
 from language_models.interface import SharedModel
 from utils import INSTRUCT_TEMPLATES, apply_instruct_template, without_surrogates
@@ -128,7 +128,7 @@ class Run:
         differing = [name for name in settings.differing(then) if name not in known]
         if records and before and differing:
             changes = ", ".join(
-                f"--{name} was {shown(then.get(name))}, is {shown(settings.decisive.get(name))}" for name in differing
+                f"--{name} was {_told(then, name)}, is {_told(settings.decisive, name)}" for name in differing
             )
             raise ResultsError(
                 f"{files.jsonl} was started with other settings: {changes}. "
@@ -292,7 +292,7 @@ class Run:
         """The packages that have a part in the answers."""
         settings = self.settings
         sampled = {"numpy"} if settings.num_samples is not None else set()
-        read = set() if settings.data_dir else {"datasets"}
+        read = set() if settings.data_dir or settings.questions else {"datasets"}
         prompts = {package for builder in self.prompt_builders.values() for package in builder.packages}
         return {"tiktoken", *sampled, *read, *prompts, *(name for model in models.values() for name in model.packages)}
 
@@ -368,3 +368,8 @@ class Run:
     def _summary(self, ordered: list[dict]) -> Summary:
         seconds = sum(past.get("seconds", 0) for past in self.metadata["sessions"])
         return summarise(ordered, self.data_set.scoring, seconds=seconds)
+
+
+def _told(decisive: dict, name: str) -> str:
+    """A decisive setting for a message."""
+    return "the default" if name in ONLY_WHERE_GIVEN and name not in decisive else shown(decisive.get(name))

@@ -22,7 +22,7 @@ EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
 BASELINE_METHODS = ("ensemble", "proxy_tuning")
 DEFAULT_DATA_SET = "gsm8k"
 # Decisive settings that run.json has only where they are not the default.
-_ONLY_WHERE_GIVEN = ("system_prompt", "few_shot")
+ONLY_WHERE_GIVEN = ("system_prompt", "few_shot")
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class RunSettings(PairSettings):
         """The names of the decisive settings that differ from those of an earlier run, as its run.json has them."""
         # Compared as JSON has them: a tuple comes back as a list.
         now = {name: list(value) if isinstance(value, tuple) else value for name, value in self.decisive.items()}
-        now = {name: None for name in _ONLY_WHERE_GIVEN if name in then} | now
+        now = {name: None for name in ONLY_WHERE_GIVEN if name in then} | now
         return [name for name in now if now[name] != then.get(name)]
 
     @property

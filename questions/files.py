@@ -66,6 +66,7 @@ def stem_of(path: Path) -> str:
 
 def _jsonl(path: Path, text: str, _: list[str]) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
+        line = line.removeprefix("\ufeff")  # of several files put together
         if line.strip():
             where = f"{path}, line {number}"
             try:
