@@ -4,8 +4,8 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,19 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Example:
-    """One question: `id` is its row in the split, `context` stands before the question in the prompt."""
+    """One question: `id` is its row in the split, `context` stands before the question in the prompt.
 
-    id: int
+    Of questions of one's own (room questions/), `id` may be a text, `history` has the turns before the question as (role, text),
+    and `columns` what else its row holds. `shots` are questions and answers that every prompt begins with (--few_shot).
+    """
+
+    id: int | str
     question: str
     gold: str
     context: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+    shots: tuple[tuple[str, str], ...] = ()
+    columns: dict = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class DataSet:
     system_prompt: str = REASONING_PROMPT
     question_prefix: str = "Question: "
     keeps_blanks: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether these are questions of one's own, in the place of a data set."""
+        return not self.hub_id
 
 
 def _text(row: dict, column: str) -> str:
@@ -210,16 +222,26 @@ def load_examples(
     rows, where = local_rows(data_dir, name, split) if data_dir else hub_rows(name, data_set, split)
     if not len(rows):
         raise DataError(f"{where} has no rows")
-    indices = range(len(rows))
-    if num_samples is not None and num_samples < len(rows):
-        # The global generator's stream is what the published samples were drawn from.
-        indices = np.random.RandomState(SAMPLING_SEED).choice(len(rows), num_samples, replace=False).tolist()
-    return [_example(data_set, rows[i], i, where) for i in indices]
+    return [_example(data_set, rows[i], i, where) for i in sampled(len(rows), num_samples)]
+
+
+def sampled(rows: int, num_samples: int | None) -> Sequence[int]:
+    """Which of so many rows are asked, in order; see `load_examples`."""
+    if num_samples is None or num_samples >= rows:
+        return range(rows)
+    # The global generator's stream is what the published samples were drawn from.
+    return np.random.RandomState(SAMPLING_SEED).choice(rows, num_samples, replace=False).tolist()
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """What tells whether two runs, or two shards, ask the same: a sha256 of all questions, contexts and gold answers, in order."""
-    asked = [(example.context, example.question, example.gold) for example in examples]
+    """What tells whether two runs, or two shards, ask the same: a sha256 of all questions, contexts and gold answers, in order.
+
+    The turns before a question are part of it where there are some.
+    """
+    asked = [
+        (example.context, example.question, example.gold, *filter(None, (example.history, example.shots)))
+        for example in examples
+    ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -18,16 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from command.console import Command, visible
+from command.errors import OptionError
 from command.files import ResultsError
 from command.options import Parser
 from datasets_loader import DATA_SETS, DataSet
 from experiment.judge_settings import JUDGE_OPTIONS, JUDGES, JudgeSettings
-from experiment.judgements import Judged
+from experiment.judgements import NONE, Judged, is_judged
 from experiment.result_files import ResultFiles, read_records, readable_text
 from experiment.rules import score_by_rule
+from experiment.scoring import CHOICES, check_scoring, drop_other_scores, lacks_scores, score_all, used_scoring
 from experiment.summary import summarise
 from language_models.local.devices import ENGINE_CHOICES
 from language_models.local.loading import DTYPES
+from questions.own import own_data_set
 
 COMMAND = Command("eval_utils.py")
 
@@ -42,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--dataset_name", choices=DATA_SETS, help="the data set (default: read from the path outputs/NAME/all_info/...)"
+    )
+    parser.add_argument(
+        "--scoring",
+        metavar="HOW",
+        help=f"of answers to questions of your own: {', '.join(CHOICES[1:])}, or FILE.py:function (default: as the run was scored)",
     )
     parser.add_argument("--judge", choices=JUDGES, default=JudgeSettings.judge, help="none: summarise only")
     for name, how in JUDGE_OPTIONS.items():
@@ -64,16 +72,44 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Score and summarise an existing result file; returns the exit code: 0, 1 (answers have no scores), 2 (cannot be done)."""
     options = vars(build_parser().parse_args(argv))
-    path, name, rescore = (options.pop(option) for option in ("result", "dataset_name", "rescore"))
-    name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
+    path, name, scoring, rescore = (options.pop(one) for one in ("result", "dataset_name", "scoring", "rescore"))
 
     def work() -> int:
-        if name is None:
-            raise ResultsError(f"of which data set are the answers in {path}? Say so by --dataset_name")
-        return _score_file(path, DATA_SETS[name], JudgeSettings(**options), rescore)
+        data_set = _data_set(path, name, scoring)
+        return _score_file(path, data_set, JudgeSettings(**options), rescore)
 
     again = "the same command" + " without --rescore" * rescore
     return COMMAND.run(work, interrupted=f"interrupted; the scores so far are saved, {again} continues")
+
+
+def _data_set(path: Path, name: str | None, scoring: str | None) -> DataSet:
+    """How the answers of a result file are scored.
+
+    Raises:
+        ResultsError: of which data set they are is not known.
+        OptionError: there is no such scoring, or it is of questions of one's own and these are none.
+    """
+    metadata = ResultFiles.of(path).read_run()
+    known = metadata.get("scoring")
+    if scoring is not None:
+        check_scoring(scoring)
+        asked = name or (None if known else metadata.get("settings", {}).get("dataset_name"))
+        if asked is not None:
+            raise OptionError(
+                f"--scoring is of questions of one's own; answers to {asked} are scored in one way: leave it out"
+            )
+    elif name is not None and known:
+        raise OptionError(
+            f"--dataset_name: {path} has answers to questions of one's own: leave it out, or take --scoring"
+        )
+    if known or scoring:
+        return own_data_set(None, used_scoring(scoring or NONE, known))
+    name = name or next((part for part in reversed(path.absolute().parts) if part in DATA_SETS), None)
+    if name is None:
+        raise ResultsError(
+            f"of which data set are the answers in {path}? Say so by --dataset_name, or for questions of your own --scoring"
+        )
+    return DATA_SETS[name]
 
 
 def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore: bool) -> int:
@@ -81,9 +117,13 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
     files, why_none = ResultFiles.of(path), settings.why_none(data_set)
     if not any(is_file(file) for file in (path, files.json, files.jsonl)):
         raise ResultsError(f"there is no file {path}")
-    if rescore and (why_none or data_set.scoring == "rule"):
-        raise ResultsError(f"--rescore needs a judge; {why_none or 'the answers to this data set are scored by rule'}")
-    if data_set.scoring != "rule" and not why_none:
+    judged = is_judged(data_set.scoring)
+    if rescore and (why_none or not judged):
+        how = "the answers to this data set are scored by rule"
+        if data_set.is_own:
+            how = f"the answers are scored by --scoring {data_set.scoring}"
+        raise ResultsError(f"--rescore needs a judge; {why_none or how}")
+    if judged and not why_none:
         settings.check_connection(settings.name_for(data_set))
     with files.locked():
         # A log beside the named file knows more than it, where a run was continued and killed since.
@@ -108,15 +148,21 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
             if rescore:  # a later command that goes on from here must not take old scores for new
                 files.write_final(records, None)
 
-        if data_set.scoring == "rule":
-            score_by_rule(records)
-            judged = Judged()
+        unscorable = 0
+        if data_set.is_own:
+            drop_other_scores(records, data_set.scoring, path)
+        if not judged:
+            tally = Judged()
+            if data_set.is_own:
+                unscorable = score_all(records, data_set.scoring, COMMAND.note)
+            else:
+                score_by_rule(records)
         else:
             if rescore:
                 kept_aside = False
                 records = [_without_scores(record) for record in records]
-            judged = _judge(records, data_set, settings, path, files, begin) if not why_none else Judged()
-            if rescore and not (judged.read or judged.unreadable):
+            tally = _judge(records, data_set, settings, path, files, begin) if not why_none else Judged()
+            if rescore and not (tally.read or tally.unreadable):
                 records, again = before, "the same command"  # nothing new to score by: the old scores stay
         sessions = metadata.get("sessions", [])
         seconds = sum(session.get("seconds", 0) for session in sessions) if sessions else None
@@ -126,14 +172,20 @@ def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore:
             keep_aside()
             # A lone file is not joined by others; in the run's own folder all of them are brought up to date.
             files.write_final(records, readable_text(records) if files.has_layout else None)
+        if data_set.is_own and metadata and metadata.get("scoring") != data_set.scoring:
+            files.write_run(metadata | {"scoring": data_set.scoring})
         if files.has_layout:
             files.write_summary(summary.fields)
     unscored = summary.fields["unscored"]
-    for line in (*judged.in_words(again), *([why_none] if why_none and unscored else [])):
+    for line in (*tally.in_words(again), *([why_none] if why_none and unscored else [])):
         COMMAND.note(line)
-    if judged.exit_code:
+    if tally.exit_code:
         COMMAND.note(f"interrupted; the scores so far are saved, {again} continues")
-    return judged.exit_code or (1 if (unscored and settings.judge != "none") or judged.left_out else 0)
+    if data_set.is_own:
+        unscored = lacks_scores(records, data_set.scoring)
+        if data_set.scoring == NONE:
+            COMMAND.note("unscored: --scoring says how to score the answers")
+    return tally.exit_code or (1 if (unscored and settings.judge != "none") or tally.left_out or unscorable else 0)
 
 
 def _without_scores(record: dict) -> dict:

@@ -13,8 +13,10 @@ if __name__ == "__main__":
 
 import contextlib
 
+from experiment.asking import scoring_in_words
 from experiment.command_line import COMMAND, parse_settings
 from experiment.connect import connect, lengths
+from experiment.judgements import is_judged
 from experiment.readiness import check_folder, check_models, prepared
 from experiment.run import Run
 from experiment.sample import describe, unwritable, used_request_mode
@@ -47,7 +49,7 @@ def run(settings: RunSettings) -> int:
     with files.locked(), contextlib.ExitStack() as servers:
         the_run.read_earlier()
         say_what_is_there(the_run)
-        if the_run.data_set.scoring != "rule" and not the_run.why_no_judge:
+        if is_judged(the_run.data_set.scoring) and not the_run.why_no_judge:
             settings.judge_settings.check_connection(settings.judge_settings.name_for(the_run.data_set))
         models = {}
         if the_run.todo:
@@ -72,7 +74,7 @@ def dry_run(the_run: Run) -> int:
     check_folder(settings)
     the_run.read_earlier()
     if the_run.todo:
-        check_models(settings, the_run.data_set.scoring != "rule")
+        check_models(settings, is_judged(the_run.data_set.scoring))
     COMMAND.show(describe(settings, the_run.data_set, the_run.examples, the_run.prompt_builders))
     warn_of_missing_gold(the_run)
     say_what_is_there(the_run)
@@ -86,13 +88,15 @@ def dry_run(the_run: Run) -> int:
 
 def warn_of_missing_gold(the_run: Run) -> None:
     """Say that scores will mean nothing, where they will not."""
-    if not all(example.gold for example in the_run.examples):
+    if not the_run.data_set.is_own and not all(example.gold for example in the_run.examples):
         split = the_run.settings.used_split
         COMMAND.note(f"warning: split {split} has questions without a gold answer; their scores mean nothing")
 
 
 def say_what_is_there(the_run: Run) -> None:
     """Say which answers are there already, and why they will not be scored."""
+    if the_run.data_set.is_own and (said := scoring_in_words(the_run.data_set.scoring, the_run.examples)):
+        COMMAND.note(said)
     if the_run.why_no_judge and the_run.todo:
         COMMAND.note(
             f"{the_run.why_no_judge}; the answers are generated and saved, and scored later by: {the_run.scoring_command}"

@@ -15,7 +15,7 @@ from command.schema import read_as
 from command.secrets import register_table
 from datasets_loader import DATA_SETS
 from experiment.command_line import build_parser
-from experiment.judgements import PUBLISHED
+from experiment.judgements import PUBLISHED, is_judged
 from experiment.result_files import ResultFiles
 from experiment.rules import lacks_verdict
 from experiment.settings import RunSettings
@@ -305,11 +305,11 @@ def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     total = metadata.get("samples") or task.settings.num_samples
     if answered < (total or len(records)) or not files.json.exists():
         return f"unfinished, {answered} of {total or 'all'}", False
-    data_set = DATA_SETS[task.settings.dataset_name]
+    data_set = task.settings.data_set
     no_judge = task.settings.judge_settings.why_none(data_set)
     # Without a judge, what only counts as published stays so.
     unreadable = PUBLISHED if no_judge else task.settings.unreadable_judgements
     unscored = sum(lacks_verdict(record, data_set.scoring, unreadable) for record in records)
-    if unscored and data_set.scoring != "rule":
+    if unscored and is_judged(data_set.scoring):
         return f"done, {unscored} of {answered} unscored" + (f" ({no_judge})" if no_judge else ""), bool(no_judge)
     return "done", True

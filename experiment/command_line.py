@@ -4,10 +4,12 @@ import argparse
 
 from command.console import Command
 from command.errors import OptionError
-from datasets_loader import DATA_SETS
+from command.paths import read_text, user_path
+from datasets_loader import DATA_SETS, INSTRUCTION_PROMPT
 from experiment.judge_settings import JUDGE_OPTIONS
 from experiment.model_options import Options, PlainParser
-from experiment.settings import BASELINE_METHODS, EXPERIMENTS, RunSettings
+from experiment.scoring import CHOICES
+from experiment.settings import BASELINE_METHODS, DEFAULT_DATA_SET, EXPERIMENTS, RunSettings
 
 _EXAMPLES = """\
 examples (a model served by vLLM on port 8000, the small one on 8001):
@@ -30,6 +32,16 @@ examples (a model served by vLLM on port 8000, the small one on 8001):
 COMMAND = Command("run_api.py")
 
 
+def text_or_file(told: str) -> str:
+    """An option's text: itself, or after @ that of a file, without the line's end at its end."""
+    if not told.startswith("@"):
+        return told
+    try:
+        return read_text(user_path(told[1:])).removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{told[1:]} cannot be read ({error})") from None
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of run_api.py; the defaults are RunSettings' own."""
     parser = PlainParser(
@@ -43,7 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     options.option("exp", ", ".join(EXPERIMENTS), metavar="EXP")
     options.option("baseline_method", "the baseline: " + " or ".join(BASELINE_METHODS), metavar="METHOD")
     options.group("data")
-    options.option("dataset_name", ", ".join(DATA_SETS), metavar="NAME")
+    options.option("dataset_name", f"{', '.join(DATA_SETS)} (default: {DEFAULT_DATA_SET})", metavar="NAME")
+    options.option(
+        "questions",
+        "questions of your own in the place of a data set: a file .jsonl, .json, .csv, .tsv or .txt with question, prompt or "
+        "messages in each row, and optionally answer, context and id (docs/research.md)",
+        metavar="FILE",
+    )
     options.option("num_samples", "how many questions (default: all)", "--num_sample", type=int, metavar="N")
     options.option(
         "shard",
@@ -53,11 +71,32 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.option("split", "the data set's split (default: the one of the paper's experiments, mostly test)")
     options.option("data_dir", "read DIR/NAME/SPLIT.jsonl[.gz] in the hub's schema instead of the hub", metavar="DIR")
+    options.option(
+        "system_prompt",
+        "in the place of the data set's own; @FILE reads it from a file (default with --questions: "
+        f'"{INSTRUCTION_PROMPT}")',
+        metavar="TEXT|@FILE",
+        type=text_or_file,
+    )
+    options.option(
+        "few_shot",
+        "how many questions with their answers, of the data set's train split, stand before each question",
+        type=int,
+        metavar="N",
+    )
+    options.option("few_shot_file", "take them from a file of questions with answers instead", metavar="FILE")
     options.models()
     options.decoding()
     options.requests()
     options.option("num_threads", "questions answered side by side", type=int, metavar="N")
-    options.group("scoring of the judged data sets")
+    options.group("scoring")
+    options.option(
+        "scoring",
+        f"of --questions: {', '.join(CHOICES)}, or FILE.py:function, which is called with each record (docs/research.md); the data "
+        "sets have their own",
+        metavar="HOW",
+    )
+    options.group("scoring of the judged data sets, and of --scoring judge")
     options.option("judge", "auto, or none to leave them unscored", metavar="auto|none")
     for name, how in JUDGE_OPTIONS.items():
         options.option(name, **how)

@@ -192,10 +192,15 @@ def _place(model: ModelSettings) -> tuple[str, str]:
     return find_model(model.name), str(with_number(pick_device(model.device)))
 
 
+def _length(example: Example) -> int:
+    before = sum(len(text) for pair in (*example.history, *example.shots) for text in pair)
+    return before + len(example.context) + len(example.question)
+
+
 def longest_prompts(data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]) -> list[str]:
     """The longest prompts of each model, by their characters."""
     found: dict[str, str] = {}
-    for example in heapq.nlargest(LONGEST_QUESTIONS, examples, key=lambda one: len(one.context) + len(one.question)):
+    for example in heapq.nlargest(LONGEST_QUESTIONS, examples, key=_length):
         with contextlib.suppress(PromptError):  # such a sample fails by itself
             for role, prompt in sample_prompts(data_set, example, builders).items():
                 found[role] = max(found.get(role, ""), prompt, key=len)

@@ -11,7 +11,7 @@ from command.options import api_key, check_key_name, check_one_credential, check
 from command.paths import is_folder
 from command.secrets import register
 from datasets_loader import DataSet
-from experiment.judgements import PUBLISHED, UNSCORED
+from experiment.judgements import PUBLISHED, UNSCORED, is_judged
 from language_models.hosted.credentials import OPENAI_URL
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
 from language_models.local.devices import ENGINE_CHOICES
@@ -149,8 +149,8 @@ class JudgeSettings:
         return self.judge_model or data_set.judge_model
 
     def why_none(self, data_set: DataSet) -> str:
-        """Why the answers to a data set are not judged: "" where they are, or where a rule scores them."""
-        if data_set.scoring == "rule":
+        """Why the answers to a data set are not judged: "" where they are, or where no judge is needed."""
+        if not is_judged(data_set.scoring):
             return ""
         if self.judge == "none":
             return "--judge none: the answers stay unscored"

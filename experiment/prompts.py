@@ -28,12 +28,14 @@ class PromptError(UserError):
 class PromptBuilder:
     """Writes a model's prompt before any answer text; half a character in it is U+FFFD.
 
-    `template` says for people which one, and why; `packages` have a part in it. Raises PromptError where nothing can be written.
+    `template` says for people which one, and why; `packages` have a part in it. `plain`: there is none, turns are lines of text.
+    Raises PromptError where nothing can be written.
     """
 
     write: PromptWriter
     template: str
     packages: tuple[str, ...] = ()
+    plain: bool = False
 
     def __call__(self, system: str, user: str) -> str:
         return self._written(lambda: self.write(system, user))
@@ -101,7 +103,7 @@ def _prompt_builder(model: ModelSettings) -> PromptBuilder:
             f"--{model.role}_model {model.name}: {why}; --nudging_template {way_out}, --nudging_template plain asks without one"
         )
     writer = PromptWriter(lambda turns: apply_conversation_template([(turn.role, turn.text) for turn in turns], family))
-    return PromptBuilder(writer, f"{family} (by name)" if by_name else family)
+    return PromptBuilder(writer, f"{family} (by name)" if by_name else family, plain=family == "plain")
 
 
 def _named_template(model: ModelSettings, named: str) -> PromptBuilder:

@@ -2,7 +2,8 @@
 
 from command.files import ResultsError
 from command.paths import why_not_writable
-from datasets_loader import load_examples
+from experiment.asking import load_asked
+from experiment.command_line import COMMAND
 from experiment.prompts import prompt_builders
 from experiment.result_files import ResultFiles
 from experiment.run import Run
@@ -18,9 +19,7 @@ def prepared(settings: RunSettings) -> Run:
         UserError: the data or a template cannot be read, or there are fewer samples than shards.
     """
     builders = prompt_builders(settings)
-    examples = load_examples(
-        settings.dataset_name, split=settings.split, num_samples=settings.num_samples, data_dir=settings.data_dir
-    )
+    examples = load_asked(settings, COMMAND.note)
     check_shard(settings, len(examples))
     return Run(settings, ResultFiles(settings.result_folder, settings.result_name), examples, builders)
 

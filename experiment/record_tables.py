@@ -40,11 +40,18 @@ _Usage = open_table(make_dataclass("_Usage", [(count.name, _Uses, 0) for count i
 
 
 @open_table
+class _Turn:
+    role: Text
+    content: Text
+
+
+@open_table
 class FailedRecord:
     """The record of a sample that has no answer."""
 
     question: Text
     index: Whole = 0
+    history: list[_Turn] = field(default_factory=list, kw_only=True)
 
 
 @open_table
@@ -71,6 +78,7 @@ class RunMetadata:
     """run.json."""
 
     settings: dict = field(default_factory=dict)
+    scoring: TextOrNull = None
     all_settings: dict = field(default_factory=dict)
     samples: WholeOrNull = None
     samples_of_all_shards: Whole = 0

@@ -18,6 +18,7 @@ from command.json_text import parsed
 from command.paths import read_text
 from command.schema import read_as
 from command.secrets import hide_in, without_password
+from experiment.asked_text import asked_text
 from experiment.record_tables import AnswerRecord, FailedRecord, LogLine, RunMetadata
 
 
@@ -233,7 +234,7 @@ def readable_text(records: Iterable[dict]) -> str:
     """The text of `name.txt`: question, nudging words, answer, score and gold answer; control characters as escapes."""
     blocks = []
     for record in records:
-        parts = [f"[{record['index']}] {record.get('context', '')}{record.get('q_prefix', '')}{record['question']}"]
+        parts = [f"[{record['index']}] {asked_text(record)}"]
         if "error" in record:
             parts.append(f"FAILED: {record['error']}")
         else:

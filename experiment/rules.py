@@ -4,7 +4,7 @@ import re
 import statistics
 from collections import Counter
 
-from experiment.judgements import PUBLISHED
+from experiment.judgements import JUDGE, NONE, PUBLISHED
 
 HIGHEST_SCORE = 10**9  # no judge gives more, and means of numbers of hundreds of digits cannot be taken
 UNNAMED_JUDGE = "a judge that is not named"
@@ -34,15 +34,21 @@ def scores_of(record: dict, scoring: str | tuple[str, ...]) -> dict | None:
     """A record's scores, in the form that this program gives them; None where it has none that fit its data set.
 
     The published program's are read as well: "correct" as text, and just-eval's {"scores": {aspect: number, or its text}, ...}. A
-    judgement that an earlier version of this program could not read, and counted as wrong, is none.
+    judgement that an earlier version of this program could not read, and counted as wrong, is none. A function of one's own may
+    have given a "score" from 0 to 1 in the place of "correct".
     """
     scores = record.get("scores")
     if not isinstance(scores, dict) or scores.get("unreadable") is True:
         return None
+    if scoring == NONE:
+        return None
     if isinstance(scoring, str):
         correct = scores.get("correct")
         correct = int(correct) if isinstance(correct, str) and correct.strip() in ("0", "1") else correct
-        return scores | {"correct": int(correct)} if correct in (0, 1) else None
+        if correct in (0, 1):
+            return scores | {"correct": int(correct)}
+        score = None if scoring in ("rule", JUDGE) else scores.get("score")
+        return scores if _is_number(score) and 0 <= score <= 1 else None
     if isinstance(scores.get("scores"), dict):
         told = {aspect: scores["scores"][aspect] for aspect in scoring if aspect in scores["scores"]}
         told = {

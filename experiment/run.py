@@ -4,7 +4,7 @@ import contextlib
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from tqdm import tqdm
 
@@ -17,15 +17,17 @@ from command.schema import shown
 from command.secrets import without_password
 from command.stopping import StopSignals
 from command.unexpected import Unexpected, traceback_of
-from datasets_loader import DATA_SETS, DataSet, Example, fingerprint
+from datasets_loader import DataSet, Example, fingerprint
 from experiment.command_line import COMMAND
+from experiment.conversations import asked_prompt, system_of
 from experiment.judge import judge_missing, refuse_other_judges
-from experiment.judgements import Judged
+from experiment.judgements import Judged, is_judged
 from experiment.prompts import PromptBuilder, PromptError
 from experiment.result_files import ResultFiles, readable_text
 from experiment.rules import is_scored, score_by_rule
 from experiment.sample import answer_one
-from experiment.settings import RunSettings
+from experiment.scoring import drop_other_scores, lacks_scores, score_all, used_scoring
+from experiment.settings import ONLY_WHERE_GIVEN, RunSettings
 from experiment.summary import Summary, summarise
 from language_models.interface import SharedModel
 from utils import INSTRUCT_TEMPLATES, apply_instruct_template, without_surrogates
@@ -37,7 +39,8 @@ KEPT_OF_EARLIER_SESSIONS = ("sessions", "answers_of_unknown_settings", "merged_f
 class Run:
     """One run of an experiment, whose files are locked by the caller.
 
-    `examples` are the questions of all shards, `records` the finished records of this run by index, `metadata` what run.json holds.
+    `examples` are the questions of all shards, `records` the finished records of this run by index, `metadata` what run.json holds;
+    `unscorable`: answers for which a scorer has failed.
     """
 
     settings: RunSettings
@@ -46,6 +49,7 @@ class Run:
     prompt_builders: dict[str, PromptBuilder]
     records: dict[int, dict] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
+    unscorable: int = 0
     unexpected: Unexpected = field(default_factory=lambda: Unexpected(COMMAND.note))
 
     @property
@@ -55,8 +59,11 @@ class Run:
 
     @property
     def data_set(self) -> DataSet:
-        """The data set that is asked."""
-        return DATA_SETS[self.settings.dataset_name]
+        """What is asked; questions of one's own are scored as before, unless another --scoring is named."""
+        data_set = self.settings.data_set
+        return (
+            replace(data_set, scoring=self.metadata.get("scoring", data_set.scoring)) if data_set.is_own else data_set
+        )
 
     @property
     def wanted(self) -> range:
@@ -77,16 +84,18 @@ class Run:
     def is_scored(self) -> bool:
         """Whether every answer has scores."""
         scoring = self.data_set.scoring
-        return scoring == "rule" or all(is_scored(record, scoring) for record in self.records.values())
+        return not is_judged(scoring) or all(is_scored(record, scoring) for record in self.records.values())
 
     @property
     def scoring_command(self) -> str:
         """The command that scores the results later."""
         settings = self.settings
-        words = ["python", "eval_utils.py", str(self.files.json), "--dataset_name", settings.dataset_name]
-        own = settings.judge_settings.is_own(settings.judge_settings.name_for(self.data_set))
+        words = ["python", "eval_utils.py", str(self.files.json)]
+        own = self.data_set.is_own
+        words += ["--scoring", self.data_set.scoring] if own else ["--dataset_name", settings.dataset_name]
+        in_process = settings.judge_settings.is_own(settings.judge_settings.name_for(self.data_set))
         options = ("judge_model", "judge_host", "judge_api_key_env", "unreadable_judgements")
-        for option in (*options, *(("device", "dtype", "engine") if own else ())):
+        for option in (*options, *(("device", "dtype", "engine") if in_process else ())):
             if (value := getattr(settings, option)) != getattr(RunSettings, option):
                 words += [f"--{option}", without_password(value) if option == "judge_host" else value]
         return shlex.join(words)
@@ -106,6 +115,8 @@ class Run:
             "questions_sha256": fingerprint(self.examples),
             "sessions": [],
         }
+        if self.data_set.is_own:
+            self.metadata["scoring"] = settings.scoring
         if settings.rerun:
             return
         records = {record["index"]: record for record in files.records() if "error" not in record}
@@ -117,7 +128,7 @@ class Run:
         differing = [name for name in settings.differing(then) if name not in known]
         if records and before and differing:
             changes = ", ".join(
-                f"--{name} was {shown(then.get(name))}, is {shown(settings.decisive[name])}" for name in differing
+                f"--{name} was {_told(then, name)}, is {_told(settings.decisive, name)}" for name in differing
             )
             raise ResultsError(
                 f"{files.jsonl} was started with other settings: {changes}. "
@@ -127,7 +138,7 @@ class Run:
             which = f"sample {others[0]}" + f" and {len(others) - 1} more" * (len(others) > 1)
             blanks = all(self._is_asked(index, records[index]["question"], blanks=False) for index in others)
             raise ResultsError(
-                f"{files.jsonl}: asked another question than the data set has now in {which}"
+                f"{files.jsonl}: asked another question than the {'file' if settings.questions else 'data set'} has now in {which}"
                 + (" (blanks at its ends alone differ: earlier versions cut them off)" if blanks else "")
                 + f"; use {'the earlier version' if blanks else 'the same data'}, another --output_dir, "
                 "or start afresh with --rerun"
@@ -136,12 +147,29 @@ class Run:
             for record in records.values():
                 self._check_prompts(record)
             self.metadata["settings"] = settings.decisive | {name: then[name] for name in known}
-        if settings.judge_model and not self.why_no_judge:
+        if self.data_set.is_own:
+            self.metadata["scoring"] = used_scoring(settings.scoring, before.get("scoring"))
+            self._take_over_answers(records)
+        if settings.judge_model and is_judged(self.data_set.scoring) and not self.why_no_judge:
             refuse_other_judges(list(records.values()), self.data_set.scoring, settings.judge_model, files.json)
         if records and not before:
             self.metadata["answers_of_unknown_settings"] = len(records)
         self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}
         self.records = records
+
+    def _take_over_answers(self, records: dict[int, dict]) -> None:
+        """Let records have what the file says now of their answers and columns, and no scores that another way of scoring gave."""
+        changed = 0
+        for index, record in records.items():
+            example = self.examples[index]
+            if record.get("gold_answer") != example.gold:
+                changed += 1
+                record["scores"] = None
+                record.pop("judge_replies", None)
+            record |= {"gold_answer": example.gold, "columns": example.columns, "id": example.id}
+        if changed:
+            COMMAND.note(f"{changed} answers to compare with have changed in the file since; these are scored anew")
+        drop_other_scores(records.values(), self.data_set.scoring, self.files.jsonl)
 
     def _is_asked(self, index: int, question: str, *, blanks: bool = True) -> bool:
         """Whether this run asks a question as its sample of that index; with or without the blanks at its ends."""
@@ -154,6 +182,7 @@ class Run:
         """Raise ResultsError if a finished record was asked in other prompts than the others would be."""
         example = self.examples[record["index"]]
         user = example.context + self.data_set.question_prefix + example.question
+        system_now = system_of(self.data_set, example)
         for role, builder in self.prompt_builders.items():
             for name in (f"full_prefix_{role}", f"system_prompt_{role}"):
                 if not isinstance(record.get(name), str | None):
@@ -163,16 +192,18 @@ class Run:
                     )
             then = record.get(f"full_prefix_{role}")
             try:
-                same = then is None or without_surrogates(then) == builder(self.data_set.system_prompt, user)
+                same = then is None or without_surrogates(then) == asked_prompt(self.data_set, example, builder)
             except PromptError:
                 same = False
             if same:
                 continue
             system = record.get(f"system_prompt_{role}")
-            system = self.data_set.system_prompt if system is None else system
+            system = system_now if system is None else system
             families = [f for f in INSTRUCT_TEMPLATES if apply_instruct_template("", system, user, family=f) == then]
             option = "--base_template" if role.endswith("base") else "--nudging_template"
             remedy = f"go on with {option} {families[0]}" if families else f"use the {option} and the data of then"
+            if system != system_now:
+                remedy = f"its system prompt was {shown(system)}, and is {shown(system_now)}: go on with that one"
             raise ResultsError(
                 f"{self.files.jsonl}: its sample {record['index']} was asked of the {role} model in another prompt than "
                 f"this command would ask; {remedy}, or take another --exp_prefix or --output_dir, or start afresh with --rerun"
@@ -208,8 +239,10 @@ class Run:
         try:
             if todo:
                 stopped = self._answer(todo, models, request_mode)
-            if self.data_set.scoring == "rule":
+            if self.data_set.scoring == "rule" and not self.data_set.is_own:
                 score_by_rule(self.ordered)
+            elif not is_judged(self.data_set.scoring):
+                self.unscorable = score_all(self.ordered, self.data_set.scoring, COMMAND.note)
             elif not stopped and not self.why_no_judge:
                 settings = self.settings.judge_settings
                 name, scoring = settings.name_for(self.data_set), self.data_set.scoring
@@ -259,15 +292,16 @@ class Run:
         """The packages that have a part in the answers."""
         settings = self.settings
         sampled = {"numpy"} if settings.num_samples is not None else set()
-        read = set() if settings.data_dir else {"datasets"}
+        read = set() if settings.data_dir or settings.questions else {"datasets"}
         prompts = {package for builder in self.prompt_builders.values() for package in builder.packages}
         return {"tiktoken", *sampled, *read, *prompts, *(name for model in models.values() for name in model.packages)}
 
     def _answer(self, todo: list[int], models: dict[str, SharedModel], request_mode: str) -> int:
         """Answer samples over a thread pool, adding to the records and the log; the exit code of what stopped it, or 0."""
-        settings, rule = self.settings, self.data_set.scoring == "rule"
+        settings, judged = self.settings, is_judged(self.data_set.scoring)
         stop = StopSignals(COMMAND.note)
-        started, done, correct, failed = time.monotonic(), 0, 0, 0
+        started, done, failed = time.monotonic(), 0, 0
+        scores: list[float] = []
         # A log file of a batch job gets a line now and then; a terminal is kept up to date.
         live = sys.stderr.isatty()
         label = f"{settings.exp} {settings.dataset_name}"
@@ -291,8 +325,9 @@ class Run:
                 self.records[record["index"]] = record
                 done += 1
                 failed += "error" in record
-                correct += (record.get("scores") or {}).get("correct", 0)
-                figures = {"correct": f"{correct}/{done - failed}"} if rule and done > failed else {}
+                told = record.get("scores") or {}
+                scores += [told[name] for name in ("correct", "score") if name in told][:1]
+                figures = {"correct": f"{sum(scores):g}/{len(scores)}"} if scores else {}
                 if failed:
                     figures["failed"] = failed
                 requests = sum(model.usage.requests for model in models.values())
@@ -300,7 +335,7 @@ class Run:
                 bar.set_postfix(figures | {"requests/s": rate}, refresh=False)
                 bar.update()
         # With all samples answered there is nothing to stop, unless a judge would follow.
-        return stop.exit_code if done < len(todo) or not rule else 0
+        return stop.exit_code if done < len(todo) or judged else 0
 
     def _finish(self, judged: Judged) -> int:
         """Say what came of the run, and write the results (ResultsError: they cannot be written; the figures are shown)."""
@@ -325,8 +360,16 @@ class Run:
         if fault is not None:
             raise fault
         unscored = summary.fields["unscored"] and self.settings.judge != "none"
+        if self.data_set.is_own:
+            lacking = self.settings.judge != "none" and lacks_scores(ordered, self.data_set.scoring)
+            unscored = lacking or self.unscorable
         return 1 if failed or unscored or judged.left_out else 0
 
     def _summary(self, ordered: list[dict]) -> Summary:
         seconds = sum(past.get("seconds", 0) for past in self.metadata["sessions"])
         return summarise(ordered, self.data_set.scoring, seconds=seconds)
+
+
+def _told(decisive: dict, name: str) -> str:
+    """A decisive setting for a message."""
+    return "the default" if name in ONLY_WHERE_GIVEN and name not in decisive else shown(decisive.get(name))

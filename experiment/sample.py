@@ -13,9 +13,11 @@ from command.errors import UserError
 from command.secrets import hide, without_password
 from command.unexpected import plain, traceback_of
 from datasets_loader import DataSet, Example
+from experiment.conversations import asked_prompt, messages_of, system_of
 from experiment.model_settings import PairSettings
 from experiment.prompts import PromptBuilder, PromptError
 from experiment.rules import rule_score
+from experiment.scoring import scored
 from experiment.settings import RunSettings
 from language_models.hosted.http import shorten
 from language_models.interface import (
@@ -35,8 +37,7 @@ CUT_BY_GATEWAYS = (504, 524)
 
 def sample_prompts(data_set: DataSet, example: Example, builders: dict[str, PromptBuilder]) -> dict[str, str]:
     """The prompt of each model for one question (PromptError: one cannot be written)."""
-    user = example.context + data_set.question_prefix + example.question
-    return {role: build(data_set.system_prompt, user) for role, build in builders.items()}
+    return {role: asked_prompt(data_set, example, build) for role, build in builders.items()}
 
 
 def unwritable(data_set: DataSet, examples: list[Example], builders: dict[str, PromptBuilder]) -> dict[int, str]:
@@ -58,8 +59,9 @@ def describe(
     first = examples[indices[0]]
     shard = f" (shard {settings.shard}: {len(indices)} of them)" if settings.shard else ""
     method = f" ({settings.baseline_method})" if settings.exp == "baseline" else ""
+    where = f"questions of {settings.questions}" if settings.questions else f"split {settings.used_split}"
     lines = [
-        f"experiment: {settings.exp}{method} on {settings.dataset_name}, split {settings.used_split}: "
+        f"experiment: {settings.exp}{method} on {settings.dataset_name}, {where}: "
         f"{len(examples)} questions{shard}, {settings.num_threads} threads",
         f"results: {settings.result_folder}/{settings.result_name}.txt",
     ]
@@ -116,13 +118,18 @@ def answer_one(
         "gold_answer": example.gold,
         "q_prefix": data_set.question_prefix,
     }
+    if data_set.is_own:
+        record |= {"columns": example.columns} | ({"history": messages_of(example)} if example.history else {})
     try:
         prompts = sample_prompts(data_set, example, builders)
         for role, prompt in prompts.items():
-            record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": data_set.system_prompt}
+            record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": system_of(data_set, example)}
         record |= decode(settings, prompts, metered, index, request_mode)
         record["extracted_answer"] = record["raw_answer"]
-        record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
+        if data_set.is_own:
+            record["scores"] = scored(record, data_set.scoring)[0]
+        else:
+            record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except DeviceLostError:
         raise  # it would be that of all samples that follow
     except UserError as error:

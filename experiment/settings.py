@@ -8,25 +8,39 @@ from functools import cached_property
 from pathlib import Path
 
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
-from command.paths import expanded, is_folder
-from datasets_loader import DATA_SETS
+from command.paths import expanded, is_file, is_folder
+from datasets_loader import DATA_SETS, DataError, DataSet
 from experiment.judge_settings import JudgeSettings
+from experiment.judgements import NONE
 from experiment.model_settings import DEFAULT_CRITERION, ModelSettings, PairSettings, SettingsError, check, check_choice
 from experiment.names import fitting_name, last_part
+from experiment.scoring import check_scoring
+from questions.few_shot import check_train_split
+from questions.own import own_data_set, questions_name
 
 EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
 BASELINE_METHODS = ("ensemble", "proxy_tuning")
+DEFAULT_DATA_SET = "gsm8k"
+# Decisive settings that run.json has only where they are not the default.
+ONLY_WHERE_GIVEN = ("system_prompt", "few_shot")
 
 
 @dataclass(frozen=True)
 class RunSettings(PairSettings):
     """Everything that one run of run_api.py is told; the fields are the command-line options.
 
+    With `questions`, `dataset_name` is from construction on what these are called.
+
     Raises:
         SettingsError: at construction, if the settings cannot work.
     """
 
-    dataset_name: str = "gsm8k"
+    dataset_name: str | None = None
+    questions: str | None = None
+    system_prompt: str | None = None
+    scoring: str = NONE
+    few_shot: int = 0
+    few_shot_file: str | None = None
     split: str | None = None
     num_samples: int | None = None
     shard: str | None = None
@@ -54,7 +68,10 @@ class RunSettings(PairSettings):
 
     def __post_init__(self):
         self._check_paths()
-        check_choice("dataset_name", self.dataset_name, DATA_SETS)
+        try:
+            self._check_what_is_asked()
+        except DataError as error:
+            raise SettingsError(str(error)) from None
         check_choice("exp", self.exp, EXPERIMENTS)
         check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         self.judge_settings  # noqa: B018  raises what is wrong with it
@@ -75,9 +92,10 @@ class RunSettings(PairSettings):
     def _check_paths(self) -> None:
         """Check what becomes part of a path; ~ is the home folder from here on."""
         self.check_no_nul()
-        for option in ("data_dir", "output_dir"):
+        paths = {"data_dir": "folder", "output_dir": "folder", "questions": "file", "few_shot_file": "file"}
+        for option, kind in paths.items():
             if (value := getattr(self, option)) is not None:
-                check(bool(value.strip()), option, "names a folder: leave it out, or name one", value)
+                check(bool(value.strip()), option, f"names a {kind}: leave it out, or name one", value)
                 object.__setattr__(self, option, expanded(value))
         if self.data_dir is not None:
             check(is_folder(self.data_dir), "data_dir", "is not a folder", self.data_dir)
@@ -94,6 +112,53 @@ class RunSettings(PairSettings):
             "is the name of a split such as test, no path (--data_dir names the folder with DATA_SET/SPLIT.jsonl)",
             self.split,
         )
+
+    def _check_what_is_asked(self) -> None:
+        """Check what names a data set or a file of questions, and what stands before them.
+
+        Raises:
+            SettingsError, DataError: it cannot be asked.
+        """
+        if self.questions is None:
+            name = DEFAULT_DATA_SET if self.dataset_name is None else self.dataset_name
+            check_choice("dataset_name", name, DATA_SETS)
+            check(
+                self.scoring == NONE, "scoring", "is of --questions; how a data set is scored is its own", self.scoring
+            )
+        else:
+            name = questions_name(Path(self.questions))
+            for option, known in (("dataset_name", name), ("split", None), ("data_dir", None)):
+                if getattr(self, option) not in (None, known):
+                    raise SettingsError(
+                        f"--{option} is of a data set, and --questions takes the place of one: leave one out"
+                    )
+            check(is_file(self.questions), "questions", "names a file that is there", self.questions)
+            check_scoring(self.scoring)
+        object.__setattr__(self, "dataset_name", name)
+        check(self.few_shot >= 0, "few_shot", "must be 0 or more", self.few_shot)
+        if self.few_shot_file is not None:
+            check(
+                self.few_shot > 0, "few_shot_file", "needs --few_shot N, how many of its questions", self.few_shot_file
+            )
+            check(is_file(self.few_shot_file), "few_shot_file", "names a file that is there", self.few_shot_file)
+        elif self.few_shot and self.questions is not None:
+            raise SettingsError("--few_shot with --questions needs --few_shot_file: a file of questions with answers")
+        elif self.few_shot:
+            check_train_split(name)
+
+    @cached_property
+    def data_set(self) -> DataSet:
+        """How what is asked is asked and scored: a data set's entry, or that of questions of one's own."""
+        if self.questions is not None:
+            return own_data_set(self.system_prompt, self.scoring)
+        data_set = DATA_SETS[self.dataset_name]
+        return (
+            data_set if self.system_prompt is None else dataclasses.replace(data_set, system_prompt=self.system_prompt)
+        )
+
+    @property
+    def _usual_system_prompt(self) -> str:
+        return (DATA_SETS[self.dataset_name] if self.questions is None else own_data_set(None, NONE)).system_prompt
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -166,6 +231,7 @@ class RunSettings(PairSettings):
         """The names of the decisive settings that differ from those of an earlier run, as its run.json has them."""
         # Compared as JSON has them: a tuple comes back as a list.
         now = {name: list(value) if isinstance(value, tuple) else value for name, value in self.decisive.items()}
+        now = {name: None for name in ONLY_WHERE_GIVEN if name in then} | now
         return [name for name in now if now[name] != then.get(name)]
 
     @property
@@ -174,9 +240,9 @@ class RunSettings(PairSettings):
         return "the same command without --rerun" if self.rerun else "the same command"
 
     @property
-    def used_split(self) -> str:
-        """The split that is asked: the one given, or the data set's own."""
-        return self.split or DATA_SETS[self.dataset_name].splits[0]
+    def used_split(self) -> str | None:
+        """The split that is asked: the one given, or the data set's own; None for questions of one's own."""
+        return None if self.questions is not None else self.split or self.data_set.splits[0]
 
     @property
     def result_name(self) -> str:
@@ -185,7 +251,9 @@ class RunSettings(PairSettings):
         Raises:
             SettingsError: it is too long whatever is cut.
         """
-        prefix = f"split_{self.used_split}_" + (self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else "")
+        prefix = "questions_" if self.used_split is None else f"split_{self.used_split}_"
+        prefix += self.exp_prefix.rstrip("_") + "_" if self.exp_prefix else ""
+        prefix += f"few_shot_{self.few_shot}_" if self.few_shot else ""
         models = "_".join(last_part(model.name) for role, model in self.models.items() if role != "proxy_base")
         number = "" if self.used_threshold is None else f"_{self.used_threshold}"
         blend = "" if self.blend is None else f"blend_{self.blend_weight}_"
@@ -199,7 +267,7 @@ class RunSettings(PairSettings):
         if name is None:
             raise SettingsError(
                 "--exp_prefix and --split make the names of the result files longer than a file's name can be; "
-                f"shorten them (--exp_prefix has {len(self.exp_prefix)} characters, --split {len(self.used_split)})"
+                f"shorten them (--exp_prefix has {len(self.exp_prefix)} characters, --split {len(self.used_split or '')})"
             )
         return name + shard
 
@@ -231,8 +299,10 @@ class RunSettings(PairSettings):
             found["threshold"] = self.used_threshold
         if self.exp == "nudging" and self.blend is not None:
             found["blend"] = self.blend_weight
-        if self.shard:
-            names.append("shard")
+        if self.system_prompt is not None and self.system_prompt != self._usual_system_prompt:
+            names.append("system_prompt")
+        names += ["few_shot"] * bool(self.few_shot) + ["shard"] * bool(self.shard)
         if any(model.in_process for model in self.models.values()):
             names.append("dtype")
-        return {"split": self.used_split} | {name: getattr(self, name) for name in names} | found
+        split = {} if self.used_split is None else {"split": self.used_split}
+        return split | {name: getattr(self, name) for name in names} | found

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 from command.files import ResultsError
 from command.provenance import now
-from command.schema import Rule, TextOrNull, Whole, open_table, read_as
+from command.schema import Text, TextOrNull, Whole, open_table, read_as, shown
 from datasets_loader import DATA_SETS
+from experiment.judgements import Scoring
 from experiment.result_files import ResultFiles, readable_text
 from experiment.summary import summarise
 
@@ -28,7 +28,7 @@ def shard_of_name(name: str) -> tuple[str, int, int] | None:
 
 @open_table
 class _ShardSettings:
-    dataset_name: Annotated[Literal[tuple(DATA_SETS)], Rule("must be a data set of this program")]
+    dataset_name: Text
 
 
 @open_table
@@ -38,6 +38,7 @@ class _ShardMetadata:
     settings: _ShardSettings
     samples_of_all_shards: Whole
     questions_sha256: TextOrNull = None
+    scoring: TextOrNull = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def merge(run: ShardedRun, *, replace: bool = False) -> str:
             records = [there.get(r["index"], r) for r in records]  # they may have scores by now
         metadata = _joined_metadata(run, per_shard)
         seconds = sum(session.get("seconds", 0) for session in metadata["sessions"])
-        summary = summarise(records, DATA_SETS[metadata["settings"]["dataset_name"]].scoring, seconds=seconds)
+        summary = summarise(records, scoring_of(metadata), seconds=seconds)
         if replace:
             run.whole.set_aside()
         # The metadata goes first: with it, what a kill leaves behind is known for a merge, and the next merge completes it.
@@ -144,6 +145,11 @@ def _same_answer(record: dict, there: dict[int, dict]) -> bool:
     return "error" in record or (record["question"], record["raw_answer"]) == (merged["question"], merged["raw_answer"])
 
 
+def scoring_of(metadata: dict) -> Scoring:
+    """How a run is scored, by its run.json: questions of one's own say it there, a data set has one way."""
+    return metadata.get("scoring") or DATA_SETS[metadata["settings"]["dataset_name"]].scoring
+
+
 def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
     """The metadata of the shards in order, and the records of all in the order of the samples.
 
@@ -152,7 +158,13 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
     """
     per_shard = {i: run.shard(i).read_run() for i in run.found}
     for i, metadata in per_shard.items():
-        read_as(_ShardMetadata, metadata, run.shard(i).run, ResultsError, remedy=f"run shard {i} again")
+        where, remedy = run.shard(i).run, f"run shard {i} again"
+        read_as(_ShardMetadata, metadata, where, ResultsError, remedy=remedy)
+        name = metadata["settings"]["dataset_name"]
+        if metadata.get("scoring") is None and name not in DATA_SETS:
+            raise ResultsError(
+                f"{where}: settings.dataset_name must be a data set of this program; it is {shown(name)}; {remedy}"
+            )
     first, total = (per_shard[run.found[0]][key] for key in ("settings", "samples_of_all_shards"))
     if missing := [i for i in range(1, min(run.n, total) + 1) if i not in run.found]:
         raise ResultsError(f"{run.folder / run.name}: missing {_listed('shard', missing)} of {run.n}")
@@ -161,6 +173,11 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
         if differing != ["shard"] * (i != run.found[0]) or metadata["samples_of_all_shards"] != total:
             names = ", ".join(f"--{key}" for key in differing if key != "shard") or "the data set's size"
             raise ResultsError(f"{run.shard(i).jsonl} was made with other settings than shard {run.found[0]}: {names}")
+        if metadata.get("scoring") != (known := per_shard[run.found[0]].get("scoring")):
+            raise ResultsError(
+                f"{run.shard(i).jsonl} is scored by --scoring {metadata.get('scoring')}, and shard {run.found[0]} by {known}; "
+                "score both alike by eval_utils.py --scoring"
+            )
     _check_questions(run, per_shard)
     merged: dict[int, tuple[int, dict]] = {}
     for i in run.found:
@@ -192,7 +209,8 @@ def _check_questions(run: ShardedRun, per_shard: dict[int, dict]) -> None:
                 f"{run.shard(i).jsonl} asked other questions than shard {first}: use the same data for both"
             )
     earlier = [i for i in per_shard if i not in known]
-    if known and earlier and DATA_SETS[per_shard[earlier[0]]["settings"]["dataset_name"]].keeps_blanks:
+    name = per_shard[earlier[0]]["settings"]["dataset_name"] if earlier else None
+    if known and name in DATA_SETS and DATA_SETS[name].keeps_blanks:
         raise ResultsError(
             f"{run.shard(earlier[0]).jsonl}: an earlier version made it, which cut off blanks at the ends of questions; "
             f"answer {_listed('shard', earlier)} of {run.n} again with --rerun"
@@ -211,7 +229,8 @@ def _joined_metadata(run: ShardedRun, per_shard: list[dict]) -> dict:
         for i, metadata in zip(run.found, per_shard, strict=True)
         for session in metadata.get("sessions", [])
     ]
-    return {
+    scoring = {"scoring": per_shard[0]["scoring"]} if per_shard[0].get("scoring") else {}
+    return scoring | {
         "settings": settings,
         "all_settings": json.loads(json.dumps(per_shard[0].get("all_settings", {}))) | {"shard": None},
         "samples": per_shard[0]["samples_of_all_shards"],

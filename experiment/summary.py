@@ -9,9 +9,12 @@ from tabulate import tabulate
 from command.intervals import mean_interval, wilson_interval
 from experiment.odd_rates import odd_rates
 from experiment.rules import UNNAMED_JUDGE, scores_of
+from experiment.scorers import SCORERS
 from language_models.interface import Usage
 
 HIGHEST_USUAL_INTERVENTION = 0.2
+# What the published lines call a way of scoring; "own" is a function of one's own.
+_KINDS = {"judge": "gpt"} | {name: name for name in SCORERS}
 _UNREADABLE = {
     "unreadable_judgements": "judgements that cannot be read (unscored)",
     "unreadable_counted_as_published": "judgements that cannot be read, counted as wrong or 1 (as published)",
@@ -60,8 +63,12 @@ class Summary:
                 f"mean_ratio_nudging: {100 * f['mean_ratio_nudging']:.1f}%"
             )
         if "correct" in f:
-            kind = "rule" if f["scoring"] == "rule" else "gpt"
+            kind = _KINDS.get(f["scoring"], "own")
             lines.append(f"num_sample {f['scored']} correct {f['correct']} ratio_{kind} {f['accuracy']:.4f}")
+        if "mean_own_score" in f:
+            lines.append(
+                f"num_sample {f['scored']} mean_score {f['mean_own_score']:.4f} (a mean of scores from 0 to 1)"
+            )
         lines += [f"Average {aspect} score: {mean:.3}" for aspect, mean in f.get("aspects", {}).items()]
         return lines
 
@@ -85,10 +92,13 @@ class Summary:
         if "accuracy" in f:
             low, high = f["accuracy_interval_95"]
             rows.append(["accuracy", f"{100 * f['accuracy']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"])
-        if "mean_score" in f:
-            interval = f["mean_score_interval_95"]
-            shown = f" (95 %: {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
-            rows.append(["mean score, 1 to 5", f"{f['mean_score']:.2f}{shown}"])
+        for name, what in (("mean_score", "mean score, 1 to 5"), ("mean_own_score", "mean score, 0 to 1")):
+            if name in f:
+                interval = f[f"{name}_interval_95"]
+                shown = f" (95 %: {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+                rows.append([what, f"{f[name]:.2f}{shown}"])
+        if f["scored"] and f["scoring"] not in ("rule", "judge", "just_eval"):
+            rows.append(["scored by", f"--scoring {f['scoring']}"])
         if f.get("judges"):
             rows.append(["judged by", ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items())])
         rows += [[words, f[name]] for name, words in _UNREADABLE.items() if f.get(name)]
@@ -158,7 +168,11 @@ def summarise(
         "unscored": len(answered) - len(scored),
         "scoring": scoring if isinstance(scoring, str) else "just_eval",
     }
-    if scored and isinstance(scoring, str):
+    if scored and isinstance(scoring, str) and any("correct" not in scores for scores in scored):
+        shares = [scores.get("score", scores.get("correct")) for scores in scored]  # of a function of one's own
+        fields["mean_own_score"] = statistics.fmean(shares)
+        fields["mean_own_score_interval_95"] = mean_interval(shares) if len(shares) > 1 else None
+    elif scored and isinstance(scoring, str):
         correct = sum(scores["correct"] for scores in scored)
         fields |= {"correct": correct, "accuracy": correct / len(scored)}
         fields["accuracy_interval_95"] = wilson_interval(correct, len(scored))

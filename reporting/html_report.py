@@ -19,6 +19,7 @@ from markupsafe import Markup
 from command.console import Command, visible
 from command.options import Parser
 from command.paths import user_path
+from experiment.asked_text import asked_text
 from experiment.summary import nudged_characters
 from reporting.run_table import Run, find_runs, readable_table, results_table
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
@@ -56,13 +57,13 @@ def run_labels(runs: list[Run]) -> list[str]:
 
 
 def outcome(record: dict) -> str:
-    """One of OUTCOMES; "rated" is scored by aspects."""
+    """One of OUTCOMES; "rated" is scored by aspects, or by a number from 0 to 1."""
     if "error" in record:
         return "failed"
     scores = record.get("scores")
     if not isinstance(scores, dict):
         return "unscored"
-    if "mean" in scores:
+    if "mean" in scores or ("score" in scores and "correct" not in scores):
         return "rated"
     correct = scores.get("correct")
     return ("wrong", "correct")[int(correct)] if correct in (0, 1) else "unscored"
@@ -75,7 +76,7 @@ def report_data(runs: list[Run], labels: list[str]) -> dict:
     for number, run in enumerate(runs):
         seen: Counter = Counter()
         for record in run.records:
-            question = _text(record.get("context")) + _text(record.get("question"))
+            question = _question(record)
             key = run.data_set, question, seen[question]
             seen[question] += 1
             row = {"data_set": run.data_set or "", "text": question, "gold": _text(record.get("gold_answer"))}
@@ -83,6 +84,12 @@ def report_data(runs: list[Run], labels: list[str]) -> dict:
             answers.append(_answer(record) | {"run": number, "question": questions[key]["number"]})
     nudging = [number for number, run in enumerate(runs) if run.kind == "nudging"]
     return {"runs": labels, "nudging": nudging, "questions": list(questions.values()), "answers": answers}
+
+
+def _question(record: dict) -> str:
+    if record.get("history"):
+        return asked_text(record)
+    return _text(record.get("context")) + _text(record.get("question"))
 
 
 def _answer(record: dict) -> dict:
@@ -119,6 +126,8 @@ def _score_text(record: dict) -> str:
     scores = record.get("scores")
     if not isinstance(scores, dict) or "error" in record:
         return ""
+    if "score" in scores and "mean" not in scores:
+        return f"score {_text(scores['score'])} of 1 {_text(scores.get('reason'))}".strip()
     if "mean" not in scores:
         return _text(scores.get("reason"))
     aspects = ((name, value.get("score")) for name, value in scores.items() if isinstance(value, dict))

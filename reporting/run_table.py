@@ -47,6 +47,7 @@ class _ToldMetadata:
     """What of run.json a table of runs needs; what else is wrong in it costs a figure at most (see `pace`)."""
 
     settings: _ToldSettings
+    scoring: TextOrNull = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             files.txt.parent.name if files.txt.parent.name in DATA_SETS else None
         )
         told = told_by_settings(settings) if settings else told_by_name(_without_suffix(path), records)
-        scoring = _scoring(data_set, records)
+        scoring = metadata.get("scoring") or _scoring(data_set, records)
         if scoring == "rule":  # the published program writes -1, and counts when it prints
             score_by_rule([r for r in records if r.get("scores") and not scores_of(r, scoring)])
         records = [record | {"scores": scores_of(record, scoring)} for record in records]
@@ -231,6 +232,8 @@ def _scoring(data_set: str | None, records: list[dict]) -> str | tuple[str, ...]
     scores = next((told for record in records if isinstance(told := record.get("scores"), dict) and told), {})
     if isinstance(scores.get("scores"), dict):  # the published program's
         return tuple(scores["scores"])
+    if "mean" not in scores and "correct" not in scores and "score" in scores:
+        return "own"  # a function's of one's own
     return "judge" if "mean" not in scores else tuple(a for a, score in scores.items() if isinstance(score, dict))
 
 
@@ -239,7 +242,7 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         f = run.figures
-        accuracy, mean = f.get("accuracy_interval_95"), f.get("mean_score_interval_95")
+        accuracy, mean, own = (f.get(f"{name}_interval_95") for name in ("accuracy", "mean_score", "mean_own_score"))
         row = {
             "data_set": run.data_set,
             "experiment": run.kind,
@@ -259,6 +262,9 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
             "mean_score": f.get("mean_score"),
             "mean_score_low": mean and mean[0],
             "mean_score_high": mean and mean[1],
+            "mean_own_score": f.get("mean_own_score"),
+            "mean_own_score_low": own and own[0],
+            "mean_own_score_high": own and own[1],
             "intervention_rate": f.get("mean_ratio_nudging"),
             "nudged_character_share": f.get("nudged_character_share"),
             "stop_reasons": ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items()),
@@ -274,6 +280,8 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
     for column, usual in (("shard", None), ("blend", None), ("criterion", TOP_PROB)):
         if all(value is None or value == usual for value in table[column].replace(math.nan, None)):
             del table[column]
+    if not table["mean_own_score"].notna().any():
+        table = table[[column for column in table.columns if not column.startswith("mean_own_score")]]
     last = ["latency_seconds", "at_a_time", "answers_per_minute", "file"]
     return table[[column for column in table.columns if column not in last] + last]
 
@@ -302,6 +310,8 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Accuracy (95 % interval)": _share_with_interval(row),
                 "Mean score, 1 to 5 (95 % interval)": _number(row["mean_score"], "{:.2f}")
                 + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),
+                "Mean score, 0 to 1 (95 % interval)": _number(row.get("mean_own_score"), "{:.2f}")
+                + _interval(row.get("mean_own_score_low"), row.get("mean_own_score_high"), "{:.2f}"),
                 "Intervention rate, as published": _percent(row["intervention_rate"]),
                 "Nudged characters, of all": _percent(row["nudged_character_share"]),
                 "Latency, s per answer": _number(row["latency_seconds"], "{:.2f}")

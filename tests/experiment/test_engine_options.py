@@ -13,6 +13,7 @@ from test_settings import NUDGING, RUNS, error_of, parse
 import eval_utils
 import measure_reward
 from cluster.sweep_config import ConfigError, read_sweep
+from datasets_loader import Example
 from experiment import connect
 from experiment.command_line import parse_settings
 from experiment.connect import local_models, longest_prompts
@@ -190,8 +191,8 @@ class TestLoading:
 
 def test_the_longest_prompts_are_found_among_many():
     lengths = [3, 1, 4, 1, 5, 9, 2, 6] * 30 + [10]
-    examples = [SimpleNamespace(question="x" * n, context="") for n in lengths]
-    data_set = SimpleNamespace(system_prompt="", question_prefix="")
+    examples = [Example(0, "x" * n, "") for n in lengths]
+    data_set = SimpleNamespace(system_prompt="S", question_prefix="")
     builders = {"base": lambda system, user: user, "nudging": lambda system, user: f"<{user}>"}
     assert longest_prompts(data_set, examples, builders) == ["x" * 10, "<" + "x" * 10 + ">"]
     assert longest_prompts(data_set, [], builders) == []

