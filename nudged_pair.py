@@ -26,6 +26,7 @@ from answering.startup import wait_for_servers
 from answering.yardstick import Cl100kTokenizer
 from command.console import Command
 from command.errors import UserError
+from decoding.criteria import CRITERIA, Criterion
 from experiment.connect import Lengths, connect
 from experiment.prompts import PromptBuilder, prompt_builders
 from experiment.sample import used_request_mode
@@ -35,7 +36,7 @@ from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
 from language_models.interface import SharedModel
 from language_models.tokenizing import TextTokenizer
-from nudging import Criterion, Piece
+from nudging import Piece
 
 __all__ = ["AnswerStream", "AnswersError", "NudgedPair"]
 COMMAND = Command("nudged_pair")
@@ -159,7 +160,9 @@ class NudgedPair:
             OptionError, ModelError, EmbeddedServerError: something cannot be; the message says what, and what to do.
         """
         if isinstance(criterion, Criterion):
-            options["logprobs"] = criterion.logprobs
+            options |= {"logprobs": criterion.logprobs, "nudging_logprobs": criterion.nudging_logprobs}
+        elif criterion in CRITERIA:
+            options["criterion"] = criterion
         names, hosts = {"base": base, "nudging": nudging}, {"base": base_host, "nudging": nudging_host}
         try:
             return cls.open(load_settings(names, hosts, options), criterion, lambda words: say(in_python(words)))

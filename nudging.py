@@ -113,7 +113,7 @@ def take_over(
     head, uncertain = "", None
     if criterion.alone == "nudging":
         proposal.read_all()
-        return all_but_last_word(proposal.text), None, None
+        return proposal.text, None, None
     for head in proposal.heads():
         run = base.after(answer, proposal, head)
         # Where it agrees with the nudging model's next word, the base model may be as uncertain as it likes.

@@ -54,7 +54,7 @@ def open_pair(settings: ServeSettings) -> NudgedPair:
         max_outage=max(settings.startup_timeout, settings.max_outage),
         max_retries=max(8, settings.max_retries),
     )
-    pair = NudgedPair.open(patient, "top_prob", COMMAND.note)
+    pair = NudgedPair.open(patient, patient.criterion, COMMAND.note)
     pair.set_patience(settings.max_retries, settings.max_outage)
     return pair
 

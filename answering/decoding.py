@@ -50,6 +50,8 @@ class Decoding:
             answer: whose usage is counted.
         """
         number = next(self._numbers)
+        if asked.by == "pair":
+            asked.criterion_of(self.settings, self.criterion)
         roles = ("base", "nudging") if asked.by == "pair" else (asked.by,)
         models = {role: Metered(cancellation.wrap(self.models[role].for_sample(number))) for role in roles}
         answer.usage = {role: model.usage for role, model in models.items()}
@@ -61,7 +63,8 @@ class Decoding:
         settings = self.settings.nudging_settings
         sampled = {"base_temperature": asked.temperature, "nudging_temperature": asked.temperature}
         sampled |= {"base_top_p": asked.top_p, "nudging_top_p": asked.top_p, "seed": asked.seed}
-        sampled |= {"top_prob_thres": asked.top_prob_thres, "max_token_total": asked.max_token_total}
+        criterion, number = asked.criterion_of(self.settings, self.criterion)
+        sampled |= {"threshold": number, "max_token_total": asked.max_token_total}
         if asked.max_tokens and asked.max_token_total is None:
             sampled["max_token_total"] = self._room(prompts, asked.max_tokens)
         settings = replace(settings, **{name: value for name, value in sampled.items() if value is not None})
@@ -74,7 +77,7 @@ class Decoding:
             settings,
             request_mode=self.request_mode,
             result=result,
-            criterion=asked.criterion or self.criterion,
+            criterion=criterion,
         )
         with closing(pieces):
             for number, piece in enumerate(pieces):

@@ -6,11 +6,14 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from answering.endings import StopIndex
-from command.errors import UserError
-from nudging import CRITERIA, Criterion
+from answering.settings import LoadSettings
+from command.errors import OptionError, UserError
+from decoding.criteria import CRITERIA, Criterion, number_of
+from experiment.model_settings import DEFAULT_CRITERION, check_number
 
 By = Literal["pair", "base", "nudging"]
 HIGHEST_TEMPERATURE = 2.0
+HIGHEST_THRESHOLD = 1e6  # each criterion has bounds of its own
 MOST_TOKENS = 1_000_000
 HIGHEST_SEED = 2**63 - 1
 
@@ -27,7 +30,7 @@ class AskedError(UserError):
 class Asked:
     """How one answer is asked for; what is None is as the pair was loaded.
 
-    `top_prob_thres`: below this top-1 probability the base model is uncertain. `criterion`: a key of CRITERIA, or one's own.
+    `criterion`: a key of CRITERIA, or one's own; `threshold`: its number, which for top_prob is called `top_prob_thres` as well.
     `max_tokens`: the answer is cut at that many tokens of the base model. `max_token_total`: it ends as an experiment's does, once
     it has that many cl100k_base tokens. `stop`: it ends before the first of these texts. `temperature`, `top_p`, `seed`: of both
     models' sampling. `by`: the pair, or one of its models alone.
@@ -37,6 +40,7 @@ class Asked:
     """
 
     top_prob_thres: float | None = None
+    threshold: float | None = None
     criterion: str | Criterion | None = None
     max_tokens: int | None = None
     max_token_total: int | None = None
@@ -48,6 +52,7 @@ class Asked:
 
     def __post_init__(self):
         self._check_number("top_prob_thres", 0, 1)
+        self._check_number("threshold", -HIGHEST_THRESHOLD, HIGHEST_THRESHOLD)
         self._check_number("temperature", 0, HIGHEST_TEMPERATURE)
         self._check_number("top_p", 0, 1)
         if self.top_p == 0:
@@ -87,6 +92,48 @@ class Asked:
             return self
         is_there = self.seed + number <= HIGHEST_SEED
         return replace(self, seed=self.seed + number if is_there else self.seed - number)
+
+    def criterion_of(self, settings: LoadSettings, own: str | Criterion) -> tuple[str | Criterion, float]:
+        """The criterion of the answer, and its number.
+
+        Args:
+            settings: those of the pair.
+            own: the pair's criterion.
+
+        Raises:
+            AskedError: the pair's models are not asked for what it needs, or the number is none of it.
+        """
+        criterion = own if self.criterion is None else self.criterion
+        needed = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+        if isinstance(criterion, str) and criterion not in settings.usable_criteria:
+            raise AskedError(
+                f"the criterion {criterion} needs more log-probabilities than the models are asked for: load the pair with it "
+                f"(criteria); it can be asked with {', '.join(settings.usable_criteria)}",
+                "criterion",
+            )
+        by_top_prob = criterion == DEFAULT_CRITERION or not isinstance(criterion, str)
+        if self.top_prob_thres is not None and not by_top_prob:
+            raise AskedError(
+                f"top_prob_thres is the number of {DEFAULT_CRITERION}; that of {criterion} is threshold",
+                "top_prob_thres",
+            )
+        both = self.threshold, self.top_prob_thres
+        if None not in both and both[0] != both[1]:
+            raise AskedError(
+                f"threshold is {both[0]:g} and top_prob_thres {both[1]:g}, which are the same number", "threshold"
+            )
+        number = self.threshold if self.threshold is not None else self.top_prob_thres
+        if number is None:
+            loaded = settings.threshold if criterion == settings.criterion else None
+            return criterion, number_of(criterion, loaded, settings.top_prob_thres)
+        if isinstance(criterion, str):
+            try:
+                check_number(criterion, number, "threshold")
+            except OptionError as error:
+                raise AskedError(str(error).replace("--", ""), "threshold") from None
+        elif not needed.lowest <= number <= needed.highest:
+            raise AskedError(f"threshold must be from {needed.lowest:g} to {needed.highest:g}", "threshold")
+        return criterion, number
 
     @cached_property
     def stops(self) -> StopIndex:

@@ -103,8 +103,27 @@ def blended_rounds(
     Raises:
         ContextLengthError, ModelError: see Reader.
     """
+    choices = _choices(read_base, peek, certain, chance, weight, max_token_total, temperature)
+    opened = False
+    while True:
+        try:
+            piece = next(choices)
+        except StopIteration as end:
+            yield RoundOver()
+            return end.value
+        if piece.by == "nudging" and opened:
+            yield RoundOver()
+        elif piece.by == "base" and not opened:
+            yield Piece("", "nudging")  # the record's pieces are opened by the nudging model's words
+        opened = True
+        yield piece
+
+
+def _choices(
+    read_base, peek: Peek, certain, chance, weight: float | None, max_token_total: int, temperature: float
+) -> Generator[Piece, None, str]:
+    """The tokens of `blended_rounds`: those that the base model has not written itself count as the nudging model's."""
     answer, reader = "", None
-    yield Piece("", "nudging")  # the record's pieces are opened by the nudging model's words
     try:
         while count_tokens(answer) < max_token_total:
             if reader is None:
@@ -120,7 +139,9 @@ def blended_rounds(
             choice = "" if ends else token.text or HALF
             if not certain(token, answer):
                 theirs = peek.after(answer)
-                mixture = blend(distribution(token, ends, HALF), distribution(theirs, peek.ended, None), weight)
+                mixture = blend(
+                    distribution(token, ends, HALF), distribution(theirs, peek.ends_after(answer), None), weight
+                )
                 choice = choose(mixture, temperature, functools.partial(chance, answer))
                 if choice and choice != HALF:
                     choice = whole_characters(choice, (token, theirs))
@@ -137,7 +158,6 @@ def blended_rounds(
             answer += choice
             reader.close()
             reader = None
-            yield RoundOver()
             yield Piece(choice, "nudging", token.top_prob)
         return "length"
     finally:

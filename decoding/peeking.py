@@ -3,6 +3,8 @@
 from language_models.interface import END_OF_SEQUENCE, LanguageModel, SamplingParams, Token
 from language_models.readers import READERS, Reader, Writer
 
+PLACES_KEPT = 64
+
 
 class Peek:
     """The most probable tokens of a model after an answer text.
@@ -23,7 +25,7 @@ class Peek:
         self._kind = READERS[request_mode]
         self._reader: Reader | None = None
         self._read: list[Token] = []
-        self._text: str | None = None
+        self._seen: dict[str, tuple[Token, bool]] = {}  # where a loop reads tokens again that it has put back
 
     def after(self, text: str) -> Token:
         """The model's own next token after an answer text, with the most probable ones.
@@ -31,27 +33,30 @@ class Peek:
         Raises:
             ContextLengthError, ModelError: see Reader.
         """
-        if text != self._text:
+        return self._look(text)[0]
+
+    def ends_after(self, text: str) -> bool:
+        """Whether that token is the end of sequence. Raises what `after` does."""
+        return self._look(text)[1]
+
+    def _look(self, text: str) -> tuple[Token, bool]:
+        if text not in self._seen:
             self._go_to(text)
             self._reader.begin_call()
             token = self._reader.read()
             self._read = [] if token is None else [token]
-            self._text = text
-        return self._read[0] if self._read else END_OF_SEQUENCE
+            self._seen[text] = (END_OF_SEQUENCE, True) if token is None else (token, self._reader.ended)
+            while len(self._seen) > PLACES_KEPT:
+                del self._seen[next(iter(self._seen))]
+        return self._seen[text]
 
     def _go_to(self, text: str) -> None:
-        self._text = None  # until it is known what comes after it
         if self._reader is not None:
             self._reader.put_back(self._read)
             if not self._reader.follow(text):
                 self._reader.close()
                 self._reader = None
         self._reader, self._read = self._reader or self._kind(self._writer, text), []
-
-    @property
-    def ended(self) -> bool:
-        """Whether the model would end the text there."""
-        return not self._read or self._reader.ended
 
     def close(self) -> None:
         """End the writing."""

@@ -165,6 +165,7 @@ def decode(
             settings.nudging_settings,
             on_round,
             request_mode,
+            criterion=settings.criterion,
         )
         return {
             "raw_answer": result.answer,

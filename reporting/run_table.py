@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,21 +16,12 @@ from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
 from experiment.rules import score_by_rule, scores_of
-from experiment.settings import BASELINE_METHODS, EXPERIMENTS
 from experiment.shards import shard_of_name
 from experiment.summary import prompt_count, summarise
 from reporting.run_pace import Pace, pace
+from reporting.told import KINDS, MODEL_ROLES, TOP_PROB, Told, engines, told_by_name, told_by_settings
 
-MODEL_ROLES = ("base", "nudging", "proxy_chat", "proxy_base")
-KINDS = (*EXPERIMENTS[:3], *BASELINE_METHODS)
 _SUFFIXES = (".run.json", ".summary.json", ".jsonl", ".json", ".txt")
-_SPLITS = sorted({split for data_set in DATA_SETS.values() for split in data_set.splits}, key=len, reverse=True)
-_NAME = re.compile(
-    rf"split_(?:{'|'.join(map(re.escape, _SPLITS))}|[^_]+)_(?P<rest>.+)_(?P<num_samples>\d+|None)_samples(?:_shard.+)?",
-    re.S,
-)
-_NUDGING = re.compile(r"(?:.*_)?top_prob_(?P<threshold>[0-9.e-]+)_thres_nudging_(?P<models>.+)", re.S)
-_BASELINE = re.compile(rf"(?:.*_)?(?P<method>{'|'.join(BASELINE_METHODS)})_(?P<models>.+)", re.S)
 # What of a record may be of any shape in a foreign or damaged file.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -45,7 +35,10 @@ class _ToldSettings:
     nudging_model: TextOrNull = None
     proxy_chat_model: TextOrNull = None
     proxy_base_model: TextOrNull = None
+    criterion: TextOrNull = None
+    threshold: Number | None = None
     top_prob_thres: Number | None = None
+    blend: Number | TextOrNull = None
     num_samples: WholeOrNull = None
 
 
@@ -61,23 +54,40 @@ class _ToldMetadata:
 class Run:
     """One run as its files tell it.
 
-    `kind` is an experiment of run_api.py or a baseline's method, `models` are the models' names without folders.
-    `settings` are those that answers depend on, empty for files that no run.json stands beside; `figures` are
-    `eval_utils.Summary.fields`, `pace` is how fast it went. Whatever is not known is None or empty. `finished` is False while
-    there is only a .jsonl.
+    `told` is how it was done, `engine` what computed it ("" where that is not known). `settings` are those that answers depend on,
+    empty for files that no run.json stands beside; `figures` are `eval_utils.Summary.fields`, `pace` is how fast it went. Whatever
+    is not known is None or empty. `finished` is False while there is only a .jsonl.
     """
 
     path: Path
     data_set: str | None
-    kind: str | None
-    models: tuple[str, ...]
-    threshold: float | None
-    num_samples: int | None
+    told: Told
+    engine: str
     finished: bool
     settings: dict = field(repr=False)
     records: list[dict] = field(repr=False)
     figures: dict = field(repr=False)
     pace: Pace
+
+    @property
+    def kind(self) -> str | None:
+        """See Told."""
+        return self.told.kind
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See Told."""
+        return self.told.models
+
+    @property
+    def threshold(self) -> float | None:
+        """See Told."""
+        return self.told.threshold
+
+    @property
+    def num_samples(self) -> int | None:
+        """See Told."""
+        return self.told.num_samples
 
     @property
     def name(self) -> str:
@@ -121,7 +131,16 @@ def find_runs(paths: Iterable[Path], warn: Callable[[str], None]) -> list[Run]:
 
     def order(run: Run) -> tuple:
         kind = KINDS.index(run.kind) if run.kind in KINDS else len(KINDS)
-        return run.data_set or "", kind, run.models, run.threshold or 0, str(run.path)
+        number = run.threshold or 0
+        return (
+            run.data_set or "",
+            kind,
+            run.models,
+            run.told.criterion or "",
+            run.told.blend or "",
+            number,
+            str(run.path),
+        )
 
     return sorted(runs.values(), key=order)
 
@@ -177,7 +196,7 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
         data_set = settings.get("dataset_name") or (
             files.txt.parent.name if files.txt.parent.name in DATA_SETS else None
         )
-        told = _told_by_settings(settings) if settings else _told_by_name(_without_suffix(path), records)
+        told = told_by_settings(settings) if settings else told_by_name(_without_suffix(path), records)
         scoring = metadata.get("scoring") or _scoring(data_set, records)
         if scoring == "rule":  # the published program writes -1, and counts when it prints
             score_by_rule([r for r in records if r.get("scores") and not scores_of(r, scoring)])
@@ -190,7 +209,8 @@ def _read_run(path: Path, files: ResultFiles, warn: Callable[[str], None]) -> Ru
             figures=summarise(records, scoring).fields,
             pace=pace(metadata, records),
             finished=where.suffix == ".json" or files.json.exists(),
-            **told,
+            told=told,
+            engine=engines(metadata),
         )
     except _DAMAGE as error:
         raise ResultsError(f"{path} is not a result file ({type(error).__name__}: {error})") from None
@@ -217,37 +237,6 @@ def _scoring(data_set: str | None, records: list[dict]) -> str | tuple[str, ...]
     return "judge" if "mean" not in scores else tuple(a for a, score in scores.items() if isinstance(score, dict))
 
 
-def _told_by_settings(settings: dict) -> dict:
-    kind = settings["exp"]
-    names = (settings.get(f"{role}_model") for role in MODEL_ROLES)
-    threshold = settings.get("top_prob_thres")
-    return {
-        "kind": settings.get("baseline_method") if kind == "baseline" else kind,
-        "models": tuple(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names if name),
-        "threshold": None if threshold is None else float(threshold),
-        "num_samples": settings.get("num_samples"),
-    }
-
-
-def _told_by_name(name: str, records: list[dict]) -> dict:
-    """What the name of a published-program file says; two models' names joined by "_" are cut where there is but one place."""
-    told = {"kind": None, "models": (), "threshold": None, "num_samples": None}
-    if (match := _NAME.fullmatch(name)) is None:
-        return told | ({"kind": "nudging"} if any("all_nudging_words" in record for record in records) else {})
-    if match["num_samples"] != "None":
-        told["num_samples"] = int(match["num_samples"])
-    rest = match["rest"]
-    if nudging := _NUDGING.fullmatch(rest):
-        told |= {"kind": "nudging", "threshold": float(nudging["threshold"])}
-    elif baseline := _BASELINE.fullmatch(rest):
-        told["kind"] = baseline["method"]
-    else:
-        roles = [role for role in ("base", "nudging") if any(f"full_prefix_{role}" in record for record in records)]
-        return told | {"kind": f"{roles[0]}_only" if len(roles) == 1 else None, "models": (rest,)}
-    models = (nudging or baseline)["models"]
-    return told | {"models": tuple(models.split("_")) if models.count("_") == 1 else (models,)}
-
-
 def results_table(runs: list[Run]) -> pd.DataFrame:
     """One row of figures per run, as for CSV: shares from 0 to 1, requests and tokens per answer by model role, seconds."""
     rows = []
@@ -258,7 +247,10 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
             "data_set": run.data_set,
             "experiment": run.kind,
             "models": " + ".join(run.models),
+            "criterion": run.told.criterion,
             "threshold": run.threshold,
+            "blend": run.told.blend,
+            "engine": run.engine or None,
             "finished": run.finished,
             "shard": run.shard,
             "n": f["samples"],
@@ -284,10 +276,11 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
         # pandas takes no lone surrogates.
         rows.append({name: visible(value) if isinstance(value, str) else value for name, value in row.items()})
     table = pd.DataFrame(rows)
-    if not table["shard"].any():
-        del table["shard"]
-    if not table["mean_own_score"].notna().any():
-        table = table[[column for column in table.columns if not column.startswith("mean_own_score")]]
+    # A column that says the same of every run, as all did before there were others, is left out.
+    own = [(name, None) for name in ("mean_own_score", "mean_own_score_low", "mean_own_score_high")]
+    for column, usual in (("shard", None), ("blend", None), ("criterion", TOP_PROB), *own):
+        if all(value is None or value == usual for value in table[column].replace(math.nan, None)):
+            del table[column]
     last = ["latency_seconds", "at_a_time", "answers_per_minute", "file"]
     return table[[column for column in table.columns if column not in last] + last]
 
@@ -307,7 +300,9 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Data set": row["data_set"] if _known(row["data_set"]) else "unknown",
                 "Experiment": row["experiment"].replace("_", " ") if _known(row["experiment"]) else "unknown",
                 "Models": (row["models"] or "unknown").replace(" + ", "\n"),
+                "Criterion": (row.get("criterion") or "").replace("_", " ") if _known(row.get("criterion")) else "",
                 "Threshold": _number(row["threshold"], "{:g}"),
+                "Blend": row["blend"] if _known(row.get("blend")) else "",
                 "State": _state(row),
                 "Answers": str(row["n"] - row["failed"]) + (f"\n{unscored}" if unscored else ""),
                 "Failed": str(row["failed"]) if table["failed"].any() else "",
@@ -328,6 +323,7 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                         f"{prompt_count(row[f'prompt_tokens_{role}'])} + {row[f'completion_tokens_{role}']:,.0f}"
                     ),
                 ),
+                "Engine": (row["engine"] or "").replace(", ", "\n") if _known(row["engine"]) else "",
                 "Stop reasons": row["stop_reasons"].replace(", ", "\n").replace("_", " "),
             }
         )

@@ -25,8 +25,11 @@ def threshold_groups(runs: list[Run]) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.kind == "nudging" and run.threshold is not None:
-            others = {name: value for name, value in run.settings.items() if name != "top_prob_thres"}
-            key = json.dumps([run.data_set, run.models, run.num_samples, others], sort_keys=True)
+            others = {
+                name: value for name, value in run.settings.items() if name not in ("top_prob_thres", "threshold")
+            }
+            how = run.told.criterion, run.told.blend
+            key = json.dumps([run.data_set, run.models, run.num_samples, how, others], sort_keys=True)
             groups.setdefault(key, []).append(run)
     return [
         sorted(group, key=lambda run: run.threshold)

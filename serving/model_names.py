@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass
 
 from answering.sampling import By
-from nudging import CRITERIA
+from decoding.criteria import CRITERIA
 from serving.errors import ApiError
 
-LISTED_THRESHOLDS = tuple(n / 10 for n in range(1, 10))
 ALONE = ("base", "nudging")
 LONGEST_SHOWN = 80
-_THRESHOLD = re.compile(r"(0(\.\d{1,6})?|1(\.0{1,6})?|\.\d{1,6})", re.ASCII)
+_THRESHOLD = re.compile(r"\d{0,3}(\d|\.\d{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,18 @@ class Served:
 
     by: By = "pair"
     criterion: str | None = None
-    top_prob_thres: float | None = None
+    threshold: float | None = None
 
 
-def listed_names(served_name: str) -> list[str]:
-    """The names that are listed; other thresholds have names of the same form."""
-    thresholds = [f"{threshold:g}" for threshold in LISTED_THRESHOLDS]
-    return [served_name, *(f"{served_name}@{how}" for how in (*thresholds, *CRITERIA, *ALONE))]
+def listed_names(served_name: str, own: str, usable: tuple[str, ...]) -> list[str]:
+    """The names that are listed; other thresholds have names of the same form.
+
+    Args:
+        own: the pair's criterion, whose thresholds are listed.
+        usable: the criteria with which an answer can be asked.
+    """
+    thresholds = [f"{threshold:g}" for threshold in CRITERIA[own].grid]
+    return [served_name, *(f"{served_name}@{how}" for how in (*thresholds, *usable, *ALONE))]
 
 
 def read_name(name: object, served_name: str, param: str | None = "model") -> Served:
@@ -53,11 +57,11 @@ def read_name(name: object, served_name: str, param: str | None = "model") -> Se
             return Served(criterion=how)
         criterion, mark, threshold = how.rpartition(":")
         if _THRESHOLD.fullmatch(threshold) and (criterion in CRITERIA or not mark):
-            return Served(criterion=criterion or None, top_prob_thres=float(threshold))
+            return Served(criterion=criterion or None, threshold=float(threshold))
     shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
     raise ApiError(
         404,
-        f"there is no model {shown!r} here, but {served_name}, {served_name}@THRESHOLD (0 to 1), {served_name}@base and "
+        f"there is no model {shown!r} here, but {served_name}, {served_name}@THRESHOLD, {served_name}@base and "
         f"{served_name}@nudging",
         param=param,
         code="model_not_found",

@@ -44,6 +44,8 @@ async function readModels() {
     byId("models").textContent = visible(`${about.base_model}, nudged by ${about.nudging_model}`);
   }
   if (threshold === null && typeof about.top_prob_thres === "number") threshold = about.top_prob_thres;
+  // The slider goes from 0 to 1, as the paper's criterion does; of another one the server's number holds.
+  slider.closest("p").hidden = Boolean(about.criterion) && about.criterion !== "top_prob";
   showThreshold();
   return true;
 }

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from answering.conversations import Prompts
-from answering.sampling import MOST_TOKENS, Asked, check_whole
+from answering.sampling import MOST_TOKENS, Asked, AskedError, check_whole
 from language_models.interface import REPLACEMENT
 from language_models.tokenizing import TextTokenizer
 from nudged_pair import NudgedPair
@@ -61,6 +61,7 @@ class CommonBody(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     top_prob_thres: float | None = None
+    threshold: float | None = None
     criterion: str | None = None
     user: str | None = None
 
@@ -170,21 +171,21 @@ def read_body(body: dict, kind: type[Body]) -> Body:
         raise ApiError(400, f"{place} must {must}", param=place, code="invalid_type") from None
 
 
-def asked_of(body: CommonBody, served_name: str) -> Asked:
+def asked_of(body: CommonBody, pair: NudgedPair, served_name: str) -> Asked:
     """How a body has its answers asked for.
 
     Raises:
         ApiError, AskedError: it cannot be.
     """
     served = read_name(body.model, served_name)
-    for name in ("top_prob_thres", "criterion"):
-        ours, theirs = getattr(body, name), getattr(served, name)
+    for name, told in (("top_prob_thres", "threshold"), ("threshold", "threshold"), ("criterion", "criterion")):
+        ours, theirs = getattr(body, name), getattr(served, told)
         if ours is not None and theirs is not None and ours != theirs:
             raise ApiError(
                 400, f"{name} is {ours}, and the model's name says {theirs}", param=name, code="invalid_value"
             )
     if served.by != "pair":
-        for name in ("top_prob_thres", "criterion"):
+        for name in ("top_prob_thres", "threshold", "criterion"):
             if getattr(body, name) is not None:
                 raise ApiError(
                     400,
@@ -196,8 +197,9 @@ def asked_of(body: CommonBody, served_name: str) -> Asked:
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if body.max_completion_tokens is not None:
         check_whole("max_completion_tokens", most, 1, MOST_TOKENS)
-    return Asked(
-        top_prob_thres=served.top_prob_thres if body.top_prob_thres is None else body.top_prob_thres,
+    asked = Asked(
+        top_prob_thres=body.top_prob_thres,
+        threshold=served.threshold if body.threshold is None else body.threshold,
         criterion=served.criterion if body.criterion is None else body.criterion,
         max_tokens=most,
         max_token_total=body.max_token_total,
@@ -207,6 +209,21 @@ def asked_of(body: CommonBody, served_name: str) -> Asked:
         seed=body.seed,
         by=served.by,
     )
+    if asked.by == "pair":
+        named = Asked(threshold=served.threshold, criterion=served.criterion)
+        criterion_by_name(named, pair, str(body.model))
+        asked.criterion_of(pair.settings, pair.criterion)  # raises that it cannot be
+    return asked
+
+
+def criterion_by_name(named: Asked, pair: NudgedPair, name: str, param: str | None = "model") -> tuple:
+    """The criterion and the number that a model's name asks for (ApiError: there is no such model here, and why)."""
+    try:
+        return named.criterion_of(pair.settings, pair.criterion)
+    except AskedError as error:
+        raise ApiError(
+            404, f"there is no model {name[:80]!r} here: {error}", param=param, code="model_not_found"
+        ) from None
 
 
 def chat_request(raw: dict, pair: NudgedPair, served_name: str, ignore_tools: bool) -> Request:
@@ -216,7 +233,7 @@ def chat_request(raw: dict, pair: NudgedPair, served_name: str, ignore_tools: bo
         ApiError, AskedError, ConversationError, PromptError: it cannot be.
     """
     body = read_body(raw, ChatBody)
-    asked = asked_of(body, served_name)
+    asked = asked_of(body, pair, served_name)
     refuse(raw)
     refuse_tools(body, ignore_tools)
     prompts = [pair.prompts(_messages(body), continued=bool(body.continue_final_message))]
@@ -236,7 +253,7 @@ def text_request(raw: dict, pair: NudgedPair, served_name: str) -> Request:
         ApiError, AskedError: it cannot be.
     """
     body = read_body(raw, TextBody)
-    asked = asked_of(body, served_name)
+    asked = asked_of(body, pair, served_name)
     refuse(raw)
     if body.best_of not in (None, body.n or 1):
         raise unsupported("best_of", "best_of is not supported: answers of a pair have no probability to choose by")

@@ -9,10 +9,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from answering.sampling import Asked
 from command.provenance import git_commit
+from experiment.model_settings import DEFAULT_CRITERION
 from language_models.interface import ModelError
 from nudged_pair import NudgedPair
-from nudging import CRITERIA
 from serving.errors import ApiError, JsonResponse, api_error, error_response
 from serving.guard import read_all
 from serving.health import Health
@@ -20,8 +21,8 @@ from serving.metrics import Metrics
 from serving.model_names import listed_names, read_name
 from serving.page import page
 from serving.replies import Reply
-from serving.requests import Request as Asked
-from serving.requests import chat_request, read_json, text_request
+from serving.requests import Request as Wanted
+from serving.requests import chat_request, criterion_by_name, read_json, text_request
 from serving.settings import ServeSettings
 from serving.slots import Slots
 from serving.streaming import EventStream, first_events, until_gone, whole_answers
@@ -66,7 +67,7 @@ class Api:
         name = self.settings.served_model_name
         return await self._answer(request, "prompt", lambda body: text_request(body, self.pair, name))
 
-    async def _answer(self, request: Request, prompt_field: str, read: Callable[[dict], Asked]) -> Response:
+    async def _answer(self, request: Request, prompt_field: str, read: Callable[[dict], Wanted]) -> Response:
         raw = await read_all(request)
 
         try:
@@ -97,21 +98,22 @@ class Api:
 
     def _entry(self, name: str) -> dict:
         served = read_name(name, self.settings.served_model_name, None)
-        criterion = served.criterion or self.pair.criterion
-        threshold = self.settings.top_prob_thres if served.top_prob_thres is None else served.top_prob_thres
+        asked = Asked(threshold=served.threshold, criterion=served.criterion)
+        criterion, threshold = criterion_by_name(asked, self.pair, name, None)
         nudging = {
             "base_model": self.settings.base_model,
             "nudging_model": self.settings.nudging_model,
             "kind": served.by,
             "criterion": criterion if isinstance(criterion, str) else "own",
-            "criteria": list(CRITERIA),
-            "top_prob_thres": threshold,
-        }
+            "criteria": list(self.settings.usable_criteria),
+            "threshold": threshold,
+        } | ({"top_prob_thres": threshold} if criterion == DEFAULT_CRITERION else {})
+        nudging |= {"blend": self.settings.blend_weight} if self.settings.blend else {}
         return {"id": name, "object": "model", "created": self.created, "owned_by": "nudging", "nudging": nudging}
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
-        names = listed_names(self.settings.served_model_name)
+        names = listed_names(self.settings.served_model_name, self.settings.criterion, self.settings.usable_criteria)
         return JsonResponse({"object": "list", "data": [self._entry(name) for name in names]})
 
     async def model(self, request: Request) -> Response:

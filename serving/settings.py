@@ -125,6 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="ORIGIN",
     )
+    options.option(
+        "criteria",
+        "criteria that requests may ask for besides --criterion (default: those that need no more log-probabilities than it)",
+        nargs="*",
+        metavar="NAME",
+    )
     options.flag(
         "ignore_tools", "leave tools unused that clients such as Open WebUI send always, instead of refusing them"
     )
@@ -139,7 +145,9 @@ def parse_settings(argv: list[str] | None = None) -> ServeSettings:
     """Settings from a command line (None: this process's); bad ones end the process with exit code 2 and a plain line."""
     options = vars(build_parser().parse_args(argv))
     try:
-        return ServeSettings(**options | {name: tuple(options[name]) for name in ("end_tokens", "cors_origin")})
+        return ServeSettings(
+            **options | {name: tuple(options[name]) for name in ("end_tokens", "cors_origin", "criteria")}
+        )
     except OptionError as error:
         hint = "" if options["base_model"] or options["nudging_model"] else " (--help has two examples)"
         COMMAND.note(f"error: {error}{hint}")

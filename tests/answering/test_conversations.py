@@ -158,6 +158,7 @@ def test_parts_of_text_are_joined():
     [
         ({"top_prob_thres": 1.1}, "top_prob_thres"),
         ({"top_prob_thres": "0.3"}, "top_prob_thres"),
+        ({"threshold": float("inf")}, "threshold"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
@@ -183,5 +184,5 @@ def test_what_cannot_be_asked_for(asked, param):
 
 def test_what_can_be_asked_for():
     own = Criterion(lambda token, threshold: True, 1, "none")
-    asked = Asked(0.5, own, 10, 20, "stop", 0.7, 1, -3)
+    asked = Asked(0.5, 0.5, own, 10, 20, "stop", 0.7, 1, -3)
     assert asked.stop == ("stop",) and asked.criterion is own

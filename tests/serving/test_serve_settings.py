@@ -21,7 +21,8 @@ DEMO = ("--base_model", "demo-base", "--nudging_model", "demo-aligned")
         ((*DEMO, "--max_concurrent", "0"), "--max_concurrent must be at least 1"),
         ((*DEMO, "--served_model_name", "a@b"), "--served_model_name is a word without @ and spaces"),
         ((*DEMO, "--api_key_env", "NO_SUCH_VARIABLE"), "the environment variable NO_SUCH_VARIABLE is not set"),
-        ((*DEMO, "--criterion", "x"), "unrecognized arguments: --criterion x (--help lists the options)"),
+        ((*DEMO, "--criterion", "x"), "--criterion has no choice 'x'; choose one of: top_prob, token_prob"),
+        ((*DEMO, "--criteria", "x"), "--criteria has no choice 'x'; choose one of: top_prob, token_prob"),
         *(
             ((*DEMO, "--cors_origin", origin), f"or * for all. It is '{origin}'")
             for origin in (
