@@ -83,7 +83,8 @@ def _scores(value: object) -> dict | None:
         )
     if taken := [name for name in _TAKEN if name in scores]:
         raise ValueError(f"it gave {taken[0]!r}, which has a meaning of its own in scores; name it otherwise")
-    json.dumps(scores)  # raises what the results cannot hold
     if not isinstance(value, dict):
         return {"correct": int(number)} if whole else {"score": number}
-    return scores | ({"correct": int(number)} if "correct" in scores else {"score": number})
+    scores = scores | ({"correct": int(number)} if "correct" in scores else {"score": number})
+    json.dumps(scores)  # raises what the results cannot hold
+    return scores
