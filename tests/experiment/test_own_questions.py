@@ -310,7 +310,7 @@ REFUSED = [
     ("--few_shot 2", "--few_shot with --questions needs --few_shot_file"),
     ("--few_shot -1", "--few_shot must be 0 or more"),
     ("--few_shot_file mine.jsonl", "--few_shot_file needs --few_shot N"),
-    ("--questions no.csv", "--questions names a file that is there"),
+    ("--questions no.csv", "--questions: there is no file no.csv"),
     ("--questions gsm8k.csv", "gsm8k is the name of a data set"),
     ("--questions x.pdf", "told by its name's ending"),
     ("--system_prompt @no.txt", "no.txt cannot be read"),
