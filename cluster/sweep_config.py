@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from command.paths import is_folder, read_text, user_path
 from command.schema import read_as
 from command.secrets import register_table
 from datasets_loader import DATA_SETS
+from decoding.criteria import CRITERIA
 from experiment.command_line import build_parser
 from experiment.judgements import PUBLISHED, is_judged
 from experiment.result_files import ResultFiles
 from experiment.rules import lacks_verdict
-from experiment.settings import RunSettings
+from experiment.settings import DEFAULT_DATA_SET, RunSettings
 from language_models.hosted.llama_cpp import is_gguf
 from language_models.local.loading import is_transformers_model
 
@@ -40,7 +41,12 @@ EXPERIMENTS = {
 # The options of a role go to another one's: the small aligned model is the proxy of the baselines.
 _TEMPLATES = {"base": "base_template", "nudging": "nudging_template", "proxy_chat": "nudging_template"}
 _KEYS = {"base": "base_api_key_env", "nudging": "nudging_api_key_env", "proxy_chat": "proxy_api_key_env"}
-_OURS = {"dataset_name", "exp", "baseline_method", "top_prob_thres", "num_samples", "data_dir", "output_dir", "shard"}
+_OURS = {
+    *("dataset_name", "questions", "exp", "baseline_method", "num_samples", "data_dir", "output_dir", "shard"),
+    *("criterion", "threshold", "top_prob_thres"),
+}
+# Further options that are refused without what they are of.
+_OF_NUDGING, _OF_QUESTIONS, _OF_DATA_SETS = ("blend",), ("scoring", "few_shot_file"), ("data_dir", "split")
 # What sbatch takes for one word, once there are quotes around it or as it stands.
 _ONE_WORD = r"""[^'"\\]*|'[^']*'|"[^"\\]*\""""
 _NOT_SET = "http://not-set-yet:1"
@@ -65,8 +71,10 @@ class Task:
     def label(self) -> str:
         """What people call it."""
         s = self.settings
-        threshold = f" {s.top_prob_thres:g}" if s.exp == "nudging" else ""
-        return f"{self.pair}: {s.dataset_name} {self.experiment}{threshold}" + (f" shard {s.shard}" if s.shard else "")
+        number = f" {s.used_threshold:g}" if s.exp == "nudging" and s.used_threshold is not None else ""
+        criterion = f" {s.criterion}" if s.criterion != RunSettings.criterion else ""
+        told = f"{self.pair}: {s.dataset_name} {self.experiment}{criterion}{number}"
+        return told + (f" blend {s.blend}" if s.blend else "") + (f" shard {s.shard}" if s.shard else "")
 
     @property
     def needed_variables(self) -> list[str]:
@@ -154,34 +162,76 @@ def check_directives(path: Path, options: dict[str, object]) -> None:
 
 
 def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> list[Task]:
-    data_sets = pair.data_sets or config.data_sets
-    data_sets = list(DATA_SETS) if data_sets == ["all"] else data_sets
+    asked = _asked(config, pair)
     experiments = pair.experiments or config.experiments
     if unknown := [experiment for experiment in experiments if experiment not in EXPERIMENTS]:
         raise ConfigError(f"{path}: no experiment is called {unknown[0]!r}; there are: {', '.join(EXPERIMENTS)}")
-    common = ["--output_dir", config.output_dir]
-    for option in ("num_samples", "data_dir"):
-        if (value := getattr(config, option)) is not None:
-            common += [f"--{option}", str(value)]
-    more = _further_options(path, config.options | pair.options)
+    of_all = {"output_dir": config.output_dir, "num_samples": config.num_samples, "data_dir": config.data_dir}
+    of_all = {name: value for name, value in of_all.items() if value is not None}
+    further = config.options | pair.options
+    _further_options(path, further)  # raises what is wrong with them
+    numbers = _numbers(path, config, pair) if "nudging" in experiments else []
     if pair.serve is not None and not (pair.base_model and pair.nudging_model):
         raise ConfigError(
             f"{path}: pair {pair.name} is to be served, and needs a base_model and a nudging_model for it"
         )
     models = {role: model for role in ROLES if (model := getattr(pair, f"{role}_model"))}
     tasks = []
-    for data_set in data_sets:
+    for data_set in asked:
         for experiment in experiments:
-            options = ["--dataset_name", data_set, *EXPERIMENTS[experiment][0]]
+            left_out = _OF_DATA_SETS if "--questions" in data_set else _OF_QUESTIONS
+            left_out += () if experiment == "nudging" else _OF_NUDGING
+            common = _further_options(path, _without(of_all, left_out), of_all)
+            common += _further_options(path, _without(further, left_out))
+            options = [*data_set, *EXPERIMENTS[experiment][0]]
             options += _model_options(path, pair, slurm and pair.serve is not None, experiment)
-            for threshold in pair.thresholds or config.thresholds if experiment == "nudging" else [None]:
-                chosen = [] if threshold is None else ["--top_prob_thres", str(float(threshold))]
+            for chosen in numbers if experiment == "nudging" else [[]]:
                 for i in range(1, config.shards + 1):
                     shard = ["--shard", f"{i}/{config.shards}"] if config.shards > 1 else []
-                    line = tuple([*options, *chosen, *common, *more, *shard])
+                    line = tuple([*options, *chosen, *common, *shard])
                     settings = _settings(path, pair.name, line, slurm and pair.serve is not None)
                     tasks.append(Task(pair.name, experiment, line, settings, pair.serve, models))
     return tasks
+
+
+def _asked(config: ConfigTable, pair: PairTable) -> list[list[str]]:
+    """The options that say what is asked: data sets and files of questions, the pair's own before the file's."""
+    own = pair.data_sets is not None or pair.questions is not None
+    data_sets, questions = (pair.data_sets, pair.questions) if own else (config.data_sets, config.questions)
+    if data_sets is None and questions is None:
+        data_sets = [DEFAULT_DATA_SET]
+    data_sets = list(DATA_SETS) if data_sets == ["all"] else data_sets or []
+    return [["--dataset_name", name] for name in data_sets] + [["--questions", file] for file in questions or []]
+
+
+def _numbers(path: Path, config: ConfigTable, pair: PairTable) -> list[list[str]]:
+    """The options of each criterion with each of its numbers."""
+    where = f"{path}: pair {pair.name}"
+    criteria = pair.criteria or config.criteria
+    if unknown := [name for name in criteria if name not in CRITERIA]:
+        raise ConfigError(f"{where}: no criterion is called {unknown[0]!r}; there are: {', '.join(CRITERIA)}")
+    told = config.thresholds if pair.thresholds is None else pair.thresholds
+    if isinstance(told, list):
+        with_numbers = [name for name in criteria if CRITERIA[name].threshold is not None]
+        if len(with_numbers) > 1:
+            raise ConfigError(
+                f"{where}: numbers of different criteria mean different things; write thresholds as a table, such as "
+                f"{{{', '.join(f'{name} = [{CRITERIA[name].threshold:g}]' for name in with_numbers)}}}"
+            )
+        if not with_numbers:
+            raise ConfigError(f"{where}: thresholds are given, and {criteria[0]} has no number")
+        told = dict.fromkeys(with_numbers, told)
+    told = told or {}
+    if unknown := [name for name in told if name not in criteria]:
+        raise ConfigError(f"{where}: thresholds of {unknown[0]!r}, which is not among criteria ({', '.join(criteria)})")
+    if without := [name for name in told if CRITERIA[name].threshold is None]:
+        raise ConfigError(f"{where}: thresholds of {without[0]!r}, which has no number")
+    options = []
+    for name in criteria:
+        option = ["--top_prob_thres"] if name == RunSettings.criterion else ["--criterion", name, "--threshold"]
+        numbers = told.get(name) or [CRITERIA[name].threshold]
+        options += [option[:-1] if x is None else [*option, str(float(x))] for x in numbers]
+    return options
 
 
 def _model_options(path: Path, pair: PairTable, served: bool, experiment: str) -> list[str]:
@@ -201,7 +251,12 @@ def _model_options(path: Path, pair: PairTable, served: bool, experiment: str) -
     return options
 
 
-def _further_options(path: Path, options: dict) -> list[str]:
+def _without(options: dict, left_out: Sequence[str]) -> dict:
+    return {name: value for name, value in options.items() if name not in left_out}
+
+
+def _further_options(path: Path, options: dict, ours: Collection[str] = ()) -> list[str]:
+    """Options of run_api.py as words; `ours` are those that the config has keys for."""
     line = []
     for name, value in options.items():
         if name in ("rerun", "dry_run", "help"):
@@ -213,7 +268,7 @@ def _further_options(path: Path, options: dict) -> list[str]:
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str) and re.match(r"--\w", each):
                 raise ConfigError(f"{path}: options.{name}: {each!r} begins like an option, and would be taken for one")
-        if name in _OURS:
+        if name in _OURS and name not in ours:
             raise ConfigError(f"{path}: {name} is no further option; the config has a key of its own for it")
         if value is True:
             line.append(f"--{name}")

@@ -50,6 +50,12 @@ _Directive = Annotated[
 _ListOrOne = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 _Names = Annotated[list[StrictStr], Field(min_length=1), _ListOrOne, Rule("must be a list of names")]
 _Numbers = Annotated[list[Finite], Field(min_length=1), _ListOrOne, Rule("must be a list of numbers")]
+# Of one criterion, or of each by its name.
+_Thresholds = Annotated[
+    list[Finite] | dict[StrictStr, _Numbers],
+    BeforeValidator(lambda value: value if isinstance(value, list | dict) else [value]),
+    Rule("must be a list of numbers, or a table of them by criterion such as {top_prob = [0.3, 0.4], entropy = [1.5]}"),
+]
 _Words = Annotated[
     StrictStr,
     AfterValidator(_of_one_line),
@@ -84,7 +90,9 @@ class PairTable(_ModelKeys):
     name: _Line = ""
     data_sets: _Names | None = None
     experiments: _Names | None = None
-    thresholds: _Numbers | None = None
+    questions: _Names | None = None
+    criteria: _Names | None = None
+    thresholds: _Thresholds | None = None
     options: dict[str, _Option] = field(default_factory=dict)
     serve: _Words | None = None
 
@@ -104,9 +112,11 @@ class ConfigTable:
     """The file; `pairs` and `slurm` are still to be read."""
 
     output_dir: _Line = RunSettings.output_dir
-    data_sets: _Names = field(default_factory=lambda: ["gsm8k"])
+    data_sets: _Names | None = None
+    questions: _Names | None = None
     experiments: _Names = field(default_factory=lambda: ["nudging"])
-    thresholds: _Numbers = field(default_factory=lambda: [RunSettings.top_prob_thres])
+    criteria: _Names = field(default_factory=lambda: [RunSettings.criterion])
+    thresholds: _Thresholds | None = None
     num_samples: Count | None = None
     data_dir: _Line | None = None
     shards: _Shards = 1

@@ -21,6 +21,7 @@ CONFIG = {
     "output_dir": "out",
     "data_sets": ["gsm8k", "svamp"],
     "experiments": ["base_only", "nudging"],
+    "criteria": ["top_prob"],
     "thresholds": [0.2, 1],
     "num_samples": 5,
     "shards": 2,
@@ -32,7 +33,8 @@ CONFIG = {
             "base_host": HOST,
             "nudging_model": "n",
             "nudging_host": HOST,
-            "thresholds": 0.4,
+            "criteria": ["top_prob", "margin", "always"],
+            "thresholds": {"top_prob": 0.4, "margin": [0.1, 0.2]},
             "options": {"exp_prefix": "second"},
             "serve": "--base_gpus 0",
         },
@@ -91,7 +93,7 @@ def test_a_config_is_read_or_refused_by_file_and_key(tmp_path_factory, found):
 
 def test_the_config_as_it_is(tmp_path):
     sweep = read_sweep(write(tmp_path, CONFIG))
-    assert len(sweep.tasks) == 2 * 2 * (1 + 2) + 2 * 2 * (1 + 1)
+    assert len(sweep.tasks) == 2 * 2 * (1 + 2) + 2 * 2 * (1 + 1 + 2 + 1)
     assert " ".join(sweep.tasks[0].options).endswith(
         " --end_tokens a b --judge none --print_intermediate_output --shard 1/2"
     )
@@ -113,7 +115,10 @@ def test_the_config_as_it_is(tmp_path):
             "pairs = [{base_model = 'b', base_host = 3}]",
             "[[pairs]] pair 1: base_host must be a text of one line; it is 3",
         ),
-        ("pairs = [{thresholds = [true]}]", "[[pairs]] pair 1: thresholds must be a list of numbers; it is [true]"),
+        (
+            "pairs = [{thresholds = [true]}]",
+            "[[pairs]] pair 1: thresholds must be a list of numbers, or a table of them",
+        ),
         ("slurm = 3", "slurm must be a table of keys and values; it is 3"),
         ('slurm = {max_at_once = "4"}', '[slurm]: max_at_once must be a whole number from 0; it is "4"'),
         (
