@@ -1,10 +1,12 @@
 """What a search for a threshold has come to: each run beside the base model, the nudging model and the best, and which is best."""
 
+import statistics
 from dataclasses import dataclass
 
 import pandas as pd
 
 from command.paired import Paired, compare, holm
+from experiment.several import question_of
 from experiment.summary import HIGHEST_USUAL_INTERVENTION
 from reporting.run_table import Run
 
@@ -52,14 +54,14 @@ SCORES = {name: f"{name}_interval_95" for name in ("accuracy", "mean_score", "me
 
 
 def scores_by_question(run: Run) -> dict:
-    """Each scored answer's score, by its index."""
-    found = {}
+    """Each question's score, the mean of its scored answers', by its number."""
+    found: dict[int, list[float]] = {}
     for record in run.records:
         scores = record.get("scores") or {}
         value = next((scores[name] for name in ("correct", "mean", "score") if name in scores), None)
         if "error" not in record and value is not None:
-            found[record["index"]] = float(value)
-    return found
+            found.setdefault(question_of(record, run.figures), []).append(float(value))
+    return {question: statistics.fmean(values) for question, values in found.items()}
 
 
 def paired(first: Run | None, second: Run | None) -> Paired | None:
