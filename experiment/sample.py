@@ -17,6 +17,7 @@ from experiment.conversations import asked_prompt, messages_of, system_of
 from experiment.model_settings import PairSettings
 from experiment.prompts import PromptBuilder, PromptError
 from experiment.rules import rule_score
+from experiment.scorers import SCORERS
 from experiment.scoring import scored
 from experiment.seeds import OwnNumbers, sample_id, seed_of
 from experiment.settings import RunSettings
@@ -138,8 +139,8 @@ def answer_one(
             record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": system_of(data_set, example)}
         record |= decode(settings, prompts, asked, index, request_mode, seed)
         record["extracted_answer"] = record["raw_answer"]
-        if data_set.is_own:
-            record["scores"] = scored(record, data_set.scoring)[0]
+        if data_set.is_own:  # a function of one's own is called at the end, once and by one thread
+            record["scores"] = scored(record, data_set.scoring)[0] if data_set.scoring in SCORERS else None
         else:
             record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except DeviceLostError:

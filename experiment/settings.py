@@ -82,10 +82,10 @@ class RunSettings(PairSettings):
         self.judge_settings  # noqa: B018  raises what is wrong with it
         self._check_nudging_alone()
         check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
-        self._check_answers()
         self.shard_of  # noqa: B018  raises what is wrong with it
         check(0 < self.nudging_top_p <= 1, "nudging_top_p", "must be above 0 and at most 1", self.nudging_top_p)
         super().__post_init__()
+        self._check_answers()
         self.result_name  # noqa: B018  raises that it is too long
 
     def _check_nudging_alone(self) -> None:
@@ -160,15 +160,16 @@ class RunSettings(PairSettings):
                     raise SettingsError(
                         f"--{option} is of a data set, and --questions takes the place of one: leave one out"
                     )
-            check(is_file(self.questions), "questions", "names a file that is there", self.questions)
             check_scoring(self.scoring)
         object.__setattr__(self, "dataset_name", name)
+        for option in ("questions", "few_shot_file"):
+            if (file := getattr(self, option)) is not None and not is_file(file):
+                raise SettingsError(f"--{option}: there is no file {file}")
         check(self.few_shot >= 0, "few_shot", "must be 0 or more", self.few_shot)
         if self.few_shot_file is not None:
             check(
                 self.few_shot > 0, "few_shot_file", "needs --few_shot N, how many of its questions", self.few_shot_file
             )
-            check(is_file(self.few_shot_file), "few_shot_file", "names a file that is there", self.few_shot_file)
         elif self.few_shot and self.questions is not None:
             raise SettingsError("--few_shot with --questions needs --few_shot_file: a file of questions with answers")
         elif self.few_shot:

@@ -34,17 +34,16 @@ def run_labels(runs: list[Run]) -> list[str]:
     """A short name for each run, all different: the experiment, and of the rest what tells the runs apart."""
     parts = [
         [
-            " ".join(
-                [(run.kind or "unknown").replace("_", " "), "" if run.threshold is None else f"{run.threshold:g}"]
-            ),
+            " ".join(filter(None, _how(run))),
             run.data_set or "",
             " + ".join(run.models),
             (f"{run.num_samples} samples" if run.num_samples else "all samples") + _answers_each(run),
+            run.asked_with.replace("\n", ", "),
         ]
         for run in runs
     ]
     telling = [0, 1] if len({row[1] for row in parts}) > 1 else [0]
-    for i in (2, 3):
+    for i in (2, 3, 4):
         if len({tuple(row[j] for j in telling) for row in parts}) < len(
             {tuple(row[j] for j in (*telling, i)) for row in parts}
         ):
@@ -61,6 +60,16 @@ def run_labels(runs: list[Run]) -> list[str]:
 def _answers_each(run: Run) -> str:
     n = run.figures.get("answers_per_question", 1)
     return f", {n} answers each" if n > 1 else ""
+
+
+def _how(run: Run) -> list[str]:
+    criterion = run.told.criterion if run.told.criterion not in (None, TOP_PROB) else ""
+    return [
+        (run.kind or "unknown").replace("_", " "),
+        criterion.replace("_", " "),
+        "" if run.threshold is None else f"{run.threshold:g}",
+        f"blend {run.told.blend}" if run.told.blend else "",
+    ]
 
 
 def outcome(record: dict) -> str:
