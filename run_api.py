@@ -103,6 +103,11 @@ def say_what_is_there(the_run: Run) -> None:
         )
     elif the_run.why_no_judge and not the_run.is_scored:
         COMMAND.note(f"{the_run.why_no_judge}; score the answers by: {the_run.scoring_command}")
+    if the_run.todo and the_run.settings.seed is not None and the_run.settings.draws_beside_others:
+        COMMAND.note(
+            "--seed: a server rounds by what it computes beside an answer, so that the same seed may now and then draw another "
+            "word; --num_threads 1 asks for one answer at a time"
+        )
     if the_run.todo and the_run.records:
         COMMAND.note(
             f"{len(the_run.records)} of {len(the_run.wanted)} answers are there already, {len(the_run.todo)} to go"

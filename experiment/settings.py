@@ -234,6 +234,14 @@ class RunSettings(PairSettings):
         return {role: self.model_of(role, *how[role]) for role in self.roles}
 
     @property
+    def draws_beside_others(self) -> bool:
+        """Whether servers draw several answers at once, by probabilities that they may round by which ones these are."""
+        drawing = any(
+            self.sampling(role)["temperature"] and not model.in_process for role, model in self.models.items()
+        )
+        return drawing and self.num_threads > 1
+
+    @property
     def judge_settings(self) -> JudgeSettings:
         """The part of the settings that concerns the judge."""
         return JudgeSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(JudgeSettings)})

@@ -74,7 +74,7 @@ def test_requests_that_draw_carry_seeds_and_others_do_not(server, tmp_path):
     data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(2))
     said = run_api(*options(front.host, data, tmp_path / "out"), "--answers", 3, "--seed", 4, "--calls", "published")
     front.stop()
-    assert said.returncode == 0, said.stderr
+    assert said.returncode == 0 and "--seed: a server rounds by" in said.stderr, said.stderr
     records = json.loads(next(tmp_path.rglob("*_answers.json")).read_text())
     allowed = set()
     for record in records:
@@ -99,8 +99,9 @@ def test_requests_that_draw_carry_seeds_and_others_do_not(server, tmp_path):
 def test_the_default_run_has_no_seeds(server, tmp_path):
     front = MisbehavingServer(server, as_it_is)
     data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(1))
-    assert run_api(*options(front.host, data, tmp_path / "out")).returncode == 0
+    said = run_api(*options(front.host, data, tmp_path / "out"))
     front.stop()
+    assert said.returncode == 0 and "seed" not in said.stderr
     assert not any("seed" in exchange.asked for exchange in front.requests if isinstance(exchange.asked, dict))
     (record,) = final_records(tmp_path / "out")
     assert "answer_number" not in record
