@@ -60,7 +60,7 @@ def scores_by_question(run: Run) -> dict:
         scores = record.get("scores") or {}
         value = next((scores[name] for name in ("correct", "mean", "score") if name in scores), None)
         if "error" not in record and value is not None:
-            found.setdefault(question_of(record, run.figures), []).append(float(value))
+            found.setdefault(question_of(record), []).append(float(value))
     return {question: statistics.fmean(values) for question, values in found.items()}
 
 

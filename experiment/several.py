@@ -19,18 +19,18 @@ def by_question(records: Sequence[dict]) -> list[list[dict]]:
         return [[record] for record in records]
     found: dict[int, list[dict]] = {}
     for record in records:
-        found.setdefault(record["index"] - record.get("answer_number", 0), []).append(record)
+        found.setdefault(question_of(record), []).append(record)
     return list(found.values())
 
 
-def question_of(record: dict, figures: dict) -> int:
-    """Which question a record answers, from 0; `figures` are those of its run (figures_of_several)."""
-    return (record["index"] - record.get("answer_number", 1) + 1) // figures.get("answers_per_question", 1)
+def question_of(record: dict) -> int:
+    """Which question of its run a record answers, from 0."""
+    return record["index"] // record.get("answers", 1)
 
 
 def are_several(records: Sequence[dict]) -> bool:
     """Whether there are several answers to each question."""
-    return any("answer_number" in record for record in records)
+    return any("answers" in record for record in records)
 
 
 def share_interval(groups: Sequence[Sequence[int]]) -> tuple[float, float]:
@@ -58,7 +58,7 @@ def figures_of_several(records: Sequence[dict], scoring: Scoring) -> dict:
     if not are_several(records):
         return {}
     groups = by_question(records)
-    n = max(record.get("answer_number", 1) for record in records)
+    n = max(record.get("answers", 1) for record in records)
     fields: dict = {"questions": len(groups), "answers_per_question": n}
     told = [[scores_of(record, scoring) for record in group if "error" not in record] for group in groups]
     whole = [scores for scores in told if len(scores) == n and all(one and "correct" in one for one in scores)]

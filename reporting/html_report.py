@@ -91,16 +91,16 @@ def report_data(runs: list[Run], labels: list[str]) -> dict:
     answers = []
     for number, run in enumerate(runs):
         seen: Counter = Counter()
-        keys: dict[int, tuple] = {}  # by the number of the question in its run; the same text may be asked twice
-        for position, record in enumerate(run.records):
-            text, asked = _question(record), question_of(record, run.figures) if "index" in record else position
-            if asked not in keys:
-                keys[asked] = run.data_set, text, seen[text]
+        earlier: dict[tuple, tuple] = {}  # of questions with several answers
+        for record in run.records:
+            text = _question(record)
+            key = earlier.get((text, question_of(record))) if "answers" in record else None
+            if key is None:  # the same text may be asked twice
+                key = earlier[text, question_of(record)] = run.data_set, text, seen[text]
                 seen[text] += 1
-            key = keys[asked]
             row = {"data_set": run.data_set or "", "text": text, "gold": _text(record.get("gold_answer"))}
             questions.setdefault(key, {"number": len(questions), **row})
-            answers.append(_answer(record, asked) | {"run": number, "question": questions[key]["number"]})
+            answers.append(_answer(record) | {"run": number, "question": questions[key]["number"]})
     nudging = [number for number, run in enumerate(runs) if run.kind == "nudging"]
     return {"runs": labels, "nudging": nudging, "questions": list(questions.values()), "answers": answers}
 
@@ -111,10 +111,10 @@ def _question(record: dict) -> str:
     return _text(record.get("context")) + _text(record.get("question"))
 
 
-def _answer(record: dict, asked: int) -> dict:
+def _answer(record: dict) -> dict:
     answer = {"sample": _text(record.get("index")), "outcome": outcome(record), "score": _score_text(record)}
-    if "answer_number" in record:
-        answer |= {"sample": str(asked), "number": record["answer_number"]}
+    if "answers" in record:
+        answer |= {"sample": str(question_of(record)), "number": record.get("answer_number", 1)}
     if "error" in record:
         return answer | {"error": _text(record["error"]) or "failed without a message"}
     final, notes = _text(record.get("raw_answer")), []
