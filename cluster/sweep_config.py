@@ -189,7 +189,7 @@ def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> 
                 for i in range(1, config.shards + 1):
                     shard = ["--shard", f"{i}/{config.shards}"] if config.shards > 1 else []
                     line = tuple([*options, *chosen, *common, *shard])
-                    settings = _settings(path, pair.name, line, slurm and pair.serve is not None)
+                    settings = settings_of(f"{path}: pair {pair.name}", line, slurm and pair.serve is not None)
                     tasks.append(Task(pair.name, experiment, line, settings, pair.serve, models))
     return tasks
 
@@ -277,13 +277,20 @@ def _further_options(path: Path, options: dict, ours: Collection[str] = ()) -> l
     return line
 
 
-def _settings(path: Path, name: str, line: tuple[str, ...], served: bool) -> RunSettings:
-    """The settings of a task; a host whose environment variable is not set yet stands for any."""
+def settings_of(where: str, line: Sequence[str], served: bool = False) -> RunSettings:
+    """The settings of a task; a host whose environment variable is not set yet stands for any.
+
+    Args:
+        where: what the options are of, for messages.
+
+    Raises:
+        ConfigError: they cannot work.
+    """
     parser = build_parser()
     parser.allow_abbrev = False  # rerun is refused by its name
 
     def refuse(message: str):
-        raise ConfigError(f"{path}: pair {name}: {message}")
+        raise ConfigError(f"{where}: {message}")
 
     parser.error = refuse
     words = line if served else _without_needless_hosts(line)
@@ -292,7 +299,7 @@ def _settings(path: Path, name: str, line: tuple[str, ...], served: bool) -> Run
     try:
         return RunSettings(**options | {"end_tokens": tuple(options["end_tokens"])})
     except OptionError as error:
-        raise ConfigError(f"{path}: pair {name}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def as_run(options: Sequence[str]) -> list[str]:

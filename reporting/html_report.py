@@ -23,6 +23,7 @@ from experiment.asked_text import asked_text
 from experiment.summary import nudged_characters
 from reporting.run_table import Run, find_runs, readable_table, results_table
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
+from reporting.told import TOP_PROB
 
 HERE = Path(__file__).resolve().parent
 OUTCOMES = ("correct", "wrong", "rated", "unscored", "failed")
@@ -158,6 +159,9 @@ def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
         first = group[0]
         name = (
             f"{first.data_set or 'unknown data set'}, {' + '.join(first.models)}, {first.figures['samples']} questions"
+            + (f", criterion {first.told.criterion}" if first.told.criterion not in (None, TOP_PROB) else "")
+            + (f", blend {first.told.blend}" if first.told.blend else "")
+            + (f", {first.engine}" if first.engine else "")
         )
         found.append({"svgs": [Markup(svg) for svg in drawn], "caption": visible(name)})
     return found

@@ -1,21 +1,39 @@
-"""Accuracy and intervention rate against the uncertainty threshold, as an SVG that takes its font and colours from its page."""
+"""Scores and intervention rate against the threshold: SVGs that take font and colours from their page, and files of their own."""
 
 import io
 import json
 import re
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+from command.console import visible
+from decoding.criteria import CRITERIA
 from reporting.run_table import Run
+from reporting.told import TOP_PROB
 
-# Colours that matplotlib writes, and what a page puts in their place.
-_PAGE_COLOURS = {
-    "#010101": "currentColor",
-    "#020202": "var(--line)",
-    "#030303": "var(--accent)",
-    "#040404": "var(--nudge)",
-    "#050505": "var(--muted)",
-}
-_TEXT, _LINE, _ACCENT, _NUDGE, _MUTED = _PAGE_COLOURS
+
+class Colours(NamedTuple):
+    """The colours of a plot, as matplotlib writes them."""
+
+    text: str
+    line: str
+    accent: str
+    nudge: str
+    muted: str
+
+
+# In a page, which puts its own in their place, and in a file.
+PAGE = Colours("#010101", "#020202", "#030303", "#040404", "#050505")
+PAPER = Colours("#222222", "#bbbbbb", "#1f5fa8", "#b4530a", "#6b6b6b")
+_OF_PAGE = Colours("currentColor", "var(--line)", "var(--accent)", "var(--nudge)", "var(--muted)")
+# What is drawn of a score, in this order: its name among the figures, its scale, and its title.
+_SCORES = (
+    ("accuracy", 100, "Accuracy, %"),
+    ("mean_score", 1, "Mean score, 1 to 5"),
+    ("mean_own_score", 1, "Mean score, 0 to 1"),
+)
 # Settings that a run of one model alone shares with the nudging runs that it is compared with.
 _SHARED_SETTINGS = ("split", "num_samples", "max_token_total")
 
@@ -67,8 +85,8 @@ def threshold_plots(group: list[Run], alone: dict[str, Run], number: int) -> tup
     Raises:
         ImportError: matplotlib is not installed.
     """
-    return _svg(lambda axes: _draw_scores(axes, group, alone), group, f"{number} scores"), _svg(
-        lambda axes: _draw_shares(axes, group), group, f"{number} shares"
+    return _svg(lambda axes: _draw_scores(axes, group, alone, PAGE), group, f"{number} scores"), _svg(
+        lambda axes: _draw_shares(axes, group, PAGE), group, f"{number} shares"
     )
 
 
@@ -77,33 +95,12 @@ def _svg(draw: Callable, group: list[Run], name: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.size": 10,
-        "text.color": _TEXT,
-        "axes.labelcolor": _TEXT,
-        "axes.edgecolor": _LINE,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": _LINE,
-        "ytick.color": _LINE,
-        "xtick.labelcolor": _TEXT,
-        "ytick.labelcolor": _TEXT,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "grid.color": _LINE,
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(_style(PAGE) | {"svg.hashsalt": name}):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         draw(axes)
-        axes.set_xlabel("threshold on the base model's top-1 probability")
-        axes.set_xticks(sorted({run.threshold for run in group}))
-        axes.xaxis.set_major_formatter("{x:g}")
+        _set_thresholds(axes, group)
         file = io.StringIO()
         figure.savefig(
             file,
@@ -112,7 +109,7 @@ def _svg(draw: Callable, group: list[Run], name: str) -> str:
             metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
         )
     svg = file.getvalue()
-    for drawn, colour in _PAGE_COLOURS.items():
+    for drawn, colour in zip(PAGE, _OF_PAGE, strict=True):
         svg = svg.replace(drawn, colour)
     svg = re.sub(
         r' id="[A-Za-z0-9.]+_\d+"|<style.*?</style>', "", svg, flags=re.S
@@ -120,10 +117,88 @@ def _svg(draw: Callable, group: list[Run], name: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _draw_scores(axes, group: list[Run], alone: dict[str, Run]) -> None:
-    share = any("accuracy" in run.figures for run in group)
-    value, interval = ("accuracy", "accuracy_interval_95") if share else ("mean_score", "mean_score_interval_95")
-    scale = 100 if share else 1
+def _style(colours: Colours) -> dict:
+    return {
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "text.color": colours.text,
+        "axes.labelcolor": colours.text,
+        "axes.edgecolor": colours.line,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": colours.line,
+        "ytick.color": colours.line,
+        "xtick.labelcolor": colours.text,
+        "ytick.labelcolor": colours.text,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.color": colours.line,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+    }
+
+
+def _set_thresholds(axes, group: list[Run]) -> None:
+    rule = CRITERIA.get(group[0].told.criterion or TOP_PROB)
+    axes.set_xlabel(f"threshold on {rule.quantity if rule else 'the criterion'}")
+    axes.set_xticks(sorted({run.threshold for run in group}))
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def save_plot(
+    path: Path,
+    title: str,
+    groups: list[list[Run]],
+    alone: list[dict[str, Run | None]],
+    best: Run | None,
+    equal: set[int],
+) -> list[Path]:
+    """Draw scores and intervention rates over the thresholds as SVG and PNG files, a column for each group.
+
+    Args:
+        path: of the files, without their endings.
+        title: what all of it is of; models' names are in it.
+        groups: nudging runs that differ in the threshold alone.
+        alone: of each group the runs of its models alone, "base_only" and "nudging_only".
+        best: the run that is marked.
+        equal: the ids of the runs that cannot be told apart from it.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
+    with matplotlib.rc_context(_style(PAPER) | {"svg.hashsalt": path.name}):
+        width = 5.2 * len(groups)
+        figure = Figure(figsize=(width, 6.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle("\n".join(textwrap.wrap(visible(title), int(14 * width))), fontsize=9, x=0.01, ha="left")
+        columns = figure.subplots(2, len(groups), squeeze=False).T
+        for axes, group, single in zip(columns, groups, alone, strict=True):
+            there = {kind: run for kind, run in single.items() if run is not None}
+            _draw_scores(axes[0], group, there, PAPER, (best, equal))
+            _draw_shares(axes[1], group, PAPER)
+            for one in axes:
+                _set_thresholds(one, group)
+            if len(groups) > 1:
+                axes[0].set_title(
+                    f"{visible(group[0].models[-1])}\n{axes[0].get_title(loc='left')}", loc="left", fontsize=10
+                )
+        for file in files:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return files
+
+
+def _draw_scores(
+    axes,
+    group: list[Run],
+    alone: dict[str, Run],
+    colours: Colours,
+    marked: tuple[Run | None, set[int]] = (None, set()),
+) -> None:
+    every = (*group, *alone.values())
+    value, scale, title = next((one for one in _SCORES if any(one[0] in run.figures for run in every)), _SCORES[0])
+    interval = f"{value}_interval_95"
     scored = [run for run in group if value in run.figures]
     means = [scale * run.figures[value] for run in scored]
     intervals = [run.figures[interval] or [run.figures[value]] * 2 for run in scored]
@@ -135,29 +210,39 @@ def _draw_scores(axes, group: list[Run], alone: dict[str, Run]) -> None:
             [max(0, mean - scale * low) for mean, (low, _) in zip(means, intervals, strict=True)],
             [max(0, scale * high - mean) for mean, (_, high) in zip(means, intervals, strict=True)],
         ],
-        color=_ACCENT,
+        color=colours.accent,
         marker="o",
         markersize=6,
         capsize=4,
         elinewidth=1.4,
         label="nudging",
     )
+    best, equal = marked
+    for run, mean in zip(scored, means, strict=True):
+        if run is best:
+            axes.plot([run.threshold], [mean], "*", color=colours.nudge, markersize=17, zorder=5, label="best")
+    same = [(run.threshold, mean) for run, mean in zip(scored, means, strict=True) if id(run) in equal]
+    if same:
+        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
+        axes.plot(*zip(*same, strict=True), color=colours.nudge, zorder=4, label="not told apart from the best", **ring)
     for (kind, run), dashes in zip(alone.items(), ("--", ":"), strict=False):
         if value in run.figures:
-            axes.axhline(scale * run.figures[value], color=_MUTED, linestyle=dashes, label=kind.replace("_", " "))
-    axes.set_title(
-        ("Accuracy, %" if share else "Mean score, 1 to 5") + ", with 95 % intervals", loc="left", fontsize=10
-    )
-    if share:
+            axes.axhline(
+                scale * run.figures[value], color=colours.muted, linestyle=dashes, label=kind.replace("_", " ")
+            )
+    axes.set_title(f"{title}, with 95 % intervals", loc="left", fontsize=10)
+    if value == "accuracy":
         axes.set_ylim(bottom=0)
-    if alone:
+    if best or equal:
+        axes.legend(frameon=False, fontsize=8, loc="best", handlelength=2.4)
+    elif alone:
         axes.figure.legend(frameon=False, ncols=3, fontsize=9, loc="outside upper left", handlelength=2.4)
     if not scored:
-        axes.text(0.5, 0.5, "not scored yet", transform=axes.transAxes, ha="center", color=_MUTED)
+        axes.text(0.5, 0.5, "not scored yet", transform=axes.transAxes, ha="center", color=colours.muted)
 
 
-def _draw_shares(axes, group: list[Run]) -> None:
+def _draw_shares(axes, group: list[Run], colours: Colours) -> None:
     shares = [100 * run.figures.get("mean_ratio_nudging", float("nan")) for run in group]
-    axes.plot([run.threshold for run in group], shares, color=_NUDGE, marker="s", markersize=5)
+    axes.plot([run.threshold for run in group], shares, color=colours.nudge, marker="s", markersize=5)
     axes.set_ylim(0, max(1, 1.25 * axes.dataLim.y1))
     axes.set_title("Words by the nudging model, %, as published", loc="left", fontsize=10)
