@@ -23,7 +23,6 @@ from experiment.asked_text import asked_text
 from experiment.summary import nudged_characters
 from reporting.run_table import Run, find_runs, readable_table, results_table
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
-from reporting.told import TOP_PROB
 
 HERE = Path(__file__).resolve().parent
 OUTCOMES = ("correct", "wrong", "rated", "unscored", "failed")
@@ -157,12 +156,15 @@ def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
             warn("no plot over the thresholds: it needs matplotlib (pip install matplotlib)")
             break
         first = group[0]
-        name = (
-            f"{first.data_set or 'unknown data set'}, {' + '.join(first.models)}, {first.figures['samples']} questions"
-            + (f", criterion {first.told.criterion}" if first.told.criterion not in (None, TOP_PROB) else "")
-            + (f", blend {first.told.blend}" if first.told.blend else "")
-            + (f", {first.engine}" if first.engine else "")
-        )
+        told = [
+            first.data_set or "unknown data set",
+            " + ".join(first.models),
+            f"n = {first.figures['samples']} questions",
+        ]
+        told += [f"criterion {first.told.criterion}"] * bool(first.told.criterion)
+        told += [f"blend {first.told.blend}"] * bool(first.told.blend)
+        told += [*dict.fromkeys(run.engine for run in group if run.engine)]
+        name = ", ".join(told)
         found.append({"svgs": [Markup(svg) for svg in drawn], "caption": visible(name)})
     return found
 
