@@ -137,9 +137,9 @@ class _Turns:
 
 
 def _decode(
-    models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, request_mode
+    models: list[LanguageModel], prompts: list[str], walk, logprobs, max_token_total, temperature, request_mode, seed
 ) -> BaselineResult:
-    params = SamplingParams(TOKENS_PER_CALL, temperature, logprobs=logprobs)
+    params = SamplingParams(TOKENS_PER_CALL, temperature, logprobs=logprobs, seed=seed)
     turns = [
         _Turns(Writer(model, prompt, params, max_token_total), request_mode)
         for model, prompt in zip(models, prompts, strict=True)
@@ -185,6 +185,7 @@ def average_ensemble(
     max_token_total: int = 512,
     temperature: float = 0.0,
     request_mode: str = "published",
+    seed: int | None = None,
 ) -> BaselineResult:
     """Answer one prompt with the average of two models' token probabilities (nudging paper, section 4.1).
 
@@ -194,6 +195,7 @@ def average_ensemble(
         max_token_total: length of the answer in cl100k_base tokens.
         temperature: of every call.
         request_mode: "published" or "streamed", how the models are asked; the answer does not depend on it.
+        seed: of the sampling of all models; None for none.
 
     Returns:
         The answer; stop_reason is one of chat_model_stop, length, no_new_text, context_length.
@@ -202,7 +204,9 @@ def average_ensemble(
         ModelError: a model did not answer, after all retries.
     """
     prompts = [base_prompt, chat_prompt]
-    return _decode([base, chat], prompts, walk_ensemble, ENSEMBLE_LOGPROBS, max_token_total, temperature, request_mode)
+    return _decode(
+        [base, chat], prompts, walk_ensemble, ENSEMBLE_LOGPROBS, max_token_total, temperature, request_mode, seed
+    )
 
 
 def proxy_tuning(
@@ -216,6 +220,7 @@ def proxy_tuning(
     max_token_total: int = 512,
     temperature: float = 0.0,
     request_mode: str = "published",
+    seed: int | None = None,
 ) -> BaselineResult:
     """Answer one prompt by proxy tuning: the base model shifted by what tuning did to a small model (Liu et al. 2024, section 2).
 
@@ -225,6 +230,7 @@ def proxy_tuning(
         max_token_total: length of the answer in cl100k_base tokens.
         temperature: of every call.
         request_mode: "published" or "streamed", how the models are asked; the answer does not depend on it.
+        seed: of the sampling of all models; None for none.
 
     Returns:
         The answer; stop_reason as for `average_ensemble`.
@@ -234,5 +240,5 @@ def proxy_tuning(
     """
     models, prompts = [base, chat, proxy_base], [base_prompt, chat_prompt, proxy_base_prompt]
     return _decode(
-        models, prompts, walk_proxy_tuning, PROXY_TUNING_LOGPROBS, max_token_total, temperature, request_mode
+        models, prompts, walk_proxy_tuning, PROXY_TUNING_LOGPROBS, max_token_total, temperature, request_mode, seed
     )

@@ -364,7 +364,7 @@ def _state_of(task: Task, files: ResultFiles) -> tuple[str, bool]:
     if then and (differing := [name for name in task.settings.differing(then) if name != "shard"]):
         return f"there with other settings ({', '.join(differing)}), will be refused", False
     answered = sum("error" not in record for record in records)
-    total = metadata.get("samples") or task.settings.num_samples
+    total = metadata.get("samples") or (task.settings.num_samples or 0) * task.settings.answers
     if answered < (total or len(records)) or not files.json.exists():
         return f"unfinished, {answered} of {total or 'all'}", False
     data_set = task.settings.data_set

@@ -64,6 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.option("num_samples", "how many questions (default: all)", "--num_sample", type=int, metavar="N")
     options.option(
+        "answers",
+        "how many answers to each question, drawn at a temperature above 0; the summary then says how different they are",
+        type=int,
+        metavar="N",
+    )
+    options.option(
+        "seed", "of what is drawn: the same one draws the same answers (default: none)", type=int, metavar="S"
+    )
+    options.option(
         "shard",
         "answer the i-th of n parts of the samples alone (samples i, i+n, i+2n, ...), for array jobs; "
         "scripts/merge_shards.py joins the parts",

@@ -19,7 +19,7 @@ from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.llama_cpp import TOKENS_PER_CL100K_TOKEN, engine_in_words, is_gguf, serve, threads_per_model
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import RetryPolicy
-from language_models.interface import ModelError, SharedModel
+from language_models.interface import ModelError, SeedError, SharedModel
 from language_models.local.devices import gpus, with_number
 from language_models.local.loading import find_model, pick_device, require_torch
 from nudging import ROUNDS_AHEAD_RIDING
@@ -113,6 +113,8 @@ def connect(
                 family_name(model.name),
                 **settings.sampling(role),
             )
+        except SeedError as error:
+            raise ModelError(f"{option}: {error}: leave out --seed") from None
         except ModelError as error:
             raise ModelError(f"{option}: {error}") from None
         for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):

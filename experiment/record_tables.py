@@ -51,6 +51,7 @@ class FailedRecord:
 
     question: Text
     index: Whole = 0
+    answer_number: Whole = 0
     history: list[_Turn] = field(default_factory=list, kw_only=True)
 
 

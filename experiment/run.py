@@ -66,9 +66,14 @@ class Run:
         )
 
     @property
-    def wanted(self) -> range:
-        """The indices of the samples that this run is about."""
-        return self.settings.shard_indices(len(self.examples))
+    def wanted(self) -> list[int]:
+        """The indices of the samples that this run is about: with several answers to a question each is one."""
+        n, questions = self.settings.answers, self.settings.shard_indices(len(self.examples))
+        return [question * n + number for question in questions for number in range(n)]
+
+    def example_of(self, index: int) -> Example:
+        """The question of a sample."""
+        return self.examples[index // self.settings.answers]
 
     @property
     def todo(self) -> list[int]:
@@ -111,7 +116,7 @@ class Run:
             "settings": settings.decisive,
             "all_settings": asdict(settings),
             "samples": len(self.wanted),
-            "samples_of_all_shards": len(self.examples),
+            "samples_of_all_shards": len(self.examples) * settings.answers,
             "questions_sha256": fingerprint(self.examples),
             "sessions": [],
         }
@@ -161,7 +166,7 @@ class Run:
         """Let records have what the file says now of their answers and columns, and no scores that another way of scoring gave."""
         changed = 0
         for index, record in records.items():
-            example = self.examples[index]
+            example = self.example_of(index)
             if record.get("gold_answer") != example.gold:
                 changed += 1
                 record["scores"] = None
@@ -173,14 +178,14 @@ class Run:
 
     def _is_asked(self, index: int, question: str, *, blanks: bool = True) -> bool:
         """Whether this run asks a question as its sample of that index; with or without the blanks at its ends."""
-        if index not in self.wanted:
+        if index // self.settings.answers not in self.settings.shard_indices(len(self.examples)):
             return False
-        now = self.examples[index].question
+        now = self.example_of(index).question
         return question == now if blanks else question.strip() == now.strip()
 
     def _check_prompts(self, record: dict) -> None:
         """Raise ResultsError if a finished record was asked in other prompts than the others would be."""
-        example = self.examples[record["index"]]
+        example = self.example_of(record["index"])
         user = example.context + self.data_set.question_prefix + example.question
         system_now = system_of(self.data_set, example)
         for role, builder in self.prompt_builders.items():
@@ -308,7 +313,7 @@ class Run:
         bar = tqdm(total=len(todo), desc=label, unit="answer", mininterval=0.5 if live else 30)
         answers = as_finished(
             lambda i: answer_one(
-                settings, self.data_set, i, self.examples[i], self.prompt_builders, models, request_mode
+                settings, self.data_set, i, self.example_of(i), self.prompt_builders, models, request_mode
             ),
             todo,
             settings.num_threads,

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tqdm import tqdm
 
@@ -17,7 +17,9 @@ from experiment.conversations import asked_prompt, messages_of, system_of
 from experiment.model_settings import PairSettings
 from experiment.prompts import PromptBuilder, PromptError
 from experiment.rules import rule_score
+from experiment.scorers import SCORERS
 from experiment.scoring import scored
+from experiment.seeds import OwnNumbers, sample_id, seed_of
 from experiment.settings import RunSettings
 from language_models.hosted.http import shorten
 from language_models.interface import (
@@ -58,11 +60,12 @@ def describe(
     indices = settings.shard_indices(len(examples))
     first = examples[indices[0]]
     shard = f" (shard {settings.shard}: {len(indices)} of them)" if settings.shard else ""
+    answers = f", {settings.answers} answers to each" if settings.answers > 1 else ""
     method = f" ({settings.baseline_method})" if settings.exp == "baseline" else ""
     where = f"questions of {settings.questions}" if settings.questions else f"split {settings.used_split}"
     lines = [
         f"experiment: {settings.exp}{method} on {settings.dataset_name}, {where}: "
-        f"{len(examples)} questions{shard}, {settings.num_threads} threads",
+        f"{len(examples)} questions{shard}{answers}, {settings.num_threads} threads",
         f"results: {settings.result_folder}/{settings.result_name}.txt",
     ]
     prompts = {}
@@ -105,11 +108,19 @@ def answer_one(
 ) -> dict:
     """The record of one sample, scored where a rule does it; a sample whose model fails has an "error" and no answer.
 
+    With several answers to a question, each is a sample: those of question i have the indices from i * settings.answers on.
+
     An error that nobody expected has its "traceback" besides, which is for the run's own file and not for the sample's record.
     `request_mode`: see READERS.
     """
     started = time.monotonic()
-    metered = {role: Metered(model.for_sample(example.id)) for role, model in models.items()}
+    number = index % settings.answers
+    answer_id, seed = sample_id(example.id, number), None
+    metered = {role: Metered(model.for_sample(answer_id)) for role, model in models.items()}
+    asked: dict[str, LanguageModel] = metered
+    if settings.seed is not None:
+        seed = seed_of(settings.seed, example.id, number)
+        asked = {role: OwnNumbers(model, role) for role, model in metered.items()}
     record = {
         "index": index,
         "id": example.id,
@@ -118,16 +129,18 @@ def answer_one(
         "gold_answer": example.gold,
         "q_prefix": data_set.question_prefix,
     }
+    if settings.answers > 1:
+        record["answer_number"] = number + 1
     if data_set.is_own:
         record |= {"columns": example.columns} | ({"history": messages_of(example)} if example.history else {})
     try:
         prompts = sample_prompts(data_set, example, builders)
         for role, prompt in prompts.items():
             record |= {f"full_prefix_{role}": prompt, f"system_prompt_{role}": system_of(data_set, example)}
-        record |= decode(settings, prompts, metered, index, request_mode)
+        record |= decode(settings, prompts, asked, index, request_mode, seed)
         record["extracted_answer"] = record["raw_answer"]
-        if data_set.is_own:
-            record["scores"] = scored(record, data_set.scoring)[0]
+        if data_set.is_own:  # a function of one's own is called at the end, once and by one thread
+            record["scores"] = scored(record, data_set.scoring)[0] if data_set.scoring in SCORERS else None
         else:
             record["scores"] = rule_score(record["raw_answer"], example.gold) if data_set.scoring == "rule" else None
     except DeviceLostError:
@@ -142,9 +155,14 @@ def answer_one(
 
 
 def decode(
-    settings: RunSettings, prompts: dict[str, str], models: dict[str, Metered], index: int, request_mode: str
+    settings: RunSettings,
+    prompts: dict[str, str],
+    models: dict[str, LanguageModel],
+    index: int,
+    request_mode: str,
+    seed: int | None = None,
 ) -> dict:
-    """The part of a record that the experiment's decoding loop writes.
+    """The part of a record that the experiment's decoding loop writes; `seed` is the answer's, None for none.
 
     Raises:
         ModelError: a model did not answer, after all retries.
@@ -162,7 +180,7 @@ def decode(
             models["nudging"],
             prompts["base"],
             prompts["nudging"],
-            settings.nudging_settings,
+            replace(settings.nudging_settings, seed=seed),
             on_round,
             request_mode,
             criterion=settings.criterion,
@@ -181,10 +199,11 @@ def decode(
             max_token_total=settings.max_token_total,
             temperature=settings.base_temperature,
             request_mode=request_mode,
+            seed=seed,
         )
         return {"raw_answer": result.text, "stop_reason": result.stop_reason}
     ((role, model),) = settings.models.items()
-    params = SamplingParams(settings.max_token_total, model.temperature, model.top_p)
+    params = SamplingParams(settings.max_token_total, model.temperature, model.top_p, seed=seed)
     ask = whole_answer if request_mode == "published" else streamed_answer
     try:
         text, stop_reason = ask(models[role], prompts[role], params)

@@ -1,17 +1,26 @@
-"""Scorers of answers: the table of them, and a function of one's own."""
+"""Scorers of answers: the table of them, and functions of one's own."""
 
-import runpy
+import copy
+import importlib.util
+import json
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from command.errors import OptionError
+from command.paths import is_file, user_path
 from command.unexpected import plain
 from experiment.rules import last_number, rule_score
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores an answer: `score` gives {"correct": 0 or 1, ...} of a record, or None where it cannot be scored."""
+    """Scores an answer: `score` gives {"correct": 0 or 1, ...} of a record, or None where it cannot be scored.
+
+    A function of one's own may give {"score": 0 to 1, ...} instead.
+    """
 
     score: Callable[[dict], dict | None]
 
@@ -21,21 +30,61 @@ def _rule(record: dict) -> dict | None:
     return None if last_number(gold) is None else rule_score(record["raw_answer"], gold)
 
 
-def own_scorer(told: str) -> Scorer:
-    """A function of one's own, FILE.py:function (OptionError: there is none)."""
-    file, _, name = told.rpartition(":")
-    try:
-        function = runpy.run_path(file)[name]
-    except Exception as error:
-        raise OptionError(f"--scoring {told}: {plain(error)}") from None
+# What a judge's scores are known by.
+_TAKEN = ("judge", "mean", "scores", "unreadable", "unreadable_aspects")
 
-    def score(record: dict) -> dict | None:
-        value = function(record)
-        if value is None or isinstance(value, dict):
-            return value
-        return {"correct": int(value)} if value in (0, 1) else {"score": value}
-
-    return Scorer(score)
-
-
+# To add a scorer: one entry here.
 SCORERS = {"rule": Scorer(_rule)}
+
+
+def own_scorer(told: str) -> Scorer:
+    """The scorer FILE.py:function. The function is called with a copy of a record.
+
+    It gives True or False, 1 or 0, a number between them, an object of JSON with "correct" (1 or 0) or "score" (0 to 1) in it, or
+    None where the answer cannot be scored.
+
+    Raises:
+        OptionError: there is no such file or function, or the file cannot be run.
+    """
+    file, _, name = told.rpartition(":")
+    if not file.endswith(".py") or not is_file(file):
+        raise OptionError(f"--scoring {told}: there is no file {file}; it takes FILE.py:function")
+    path = user_path(file).absolute()
+    spec = importlib.util.spec_from_file_location(f"scoring_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # of modules beside it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise OptionError(f"--scoring {told}: {file} cannot be run: {plain(error)}") from None
+    finally:
+        sys.path.remove(str(path.parent))
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise OptionError(f"--scoring {told}: there is no function {name!r} in {Path(file)}")
+    return Scorer(lambda record: _scores(function(copy.deepcopy(record))))
+
+
+def _scores(value: object) -> dict | None:
+    """What a function of one's own has given, as scores (ValueError: it is none of what it may give)."""
+    if value is None:
+        return None
+    scores = value if isinstance(value, dict) else {"score": value}
+    number = scores.get("correct", scores.get("score"))
+    try:
+        number = float(number)
+    except (TypeError, ValueError):
+        number = math.nan
+    whole = number in (0, 1)
+    if not 0 <= number <= 1 or ("correct" in scores and not whole):
+        raise ValueError(
+            f"it gave {value!r}, and not True, False, a number from 0 to 1, None, or an object with correct (1 or 0) or "
+            "score (0 to 1)"
+        )
+    if taken := [name for name in _TAKEN if name in scores]:
+        raise ValueError(f"it gave {taken[0]!r}, which has a meaning of its own in scores; name it otherwise")
+    if not isinstance(value, dict):
+        return {"correct": int(number)} if whole else {"score": number}
+    scores = scores | ({"correct": int(number)} if "correct" in scores else {"score": number})
+    json.dumps(scores)  # raises what the results cannot hold
+    return scores

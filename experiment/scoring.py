@@ -34,11 +34,9 @@ def scorer_of(scoring: Scoring) -> Scorer | None:
 
 def scored(record: dict, scoring: Scoring) -> tuple[dict | None, str]:
     """A record's scores by a scorer, None where it has none to give, and what went wrong in it, "" for nothing."""
-    scorer = scorer_of(scoring)
-    if scorer is None or "error" in record:
-        return None, ""
     try:
-        return scorer.score(record), ""
+        scorer = scorer_of(scoring)
+        return (None if scorer is None or "error" in record else scorer.score(record)), ""
     except UserError as error:
         return None, hide(str(error))
     except Exception as error:  # a function of one's own; the answer is kept
@@ -70,8 +68,10 @@ def lacks_scores(records: Iterable[dict], scoring: Scoring) -> bool:
 
 
 def used_scoring(asked: str, before: str | None) -> str:
-    """How a run is scored: as it is asked, or without a wish as it was before."""
-    return before or NONE if asked == NONE else asked
+    """How a run is scored: as it is asked, or without a wish as it was before (OptionError: that cannot be done any more)."""
+    used = before or NONE if asked == NONE else asked
+    check_scoring(used)
+    return used
 
 
 def drop_other_scores(records: Iterable[dict], scoring: Scoring, where: object) -> None:

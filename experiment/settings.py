@@ -10,11 +10,14 @@ from pathlib import Path
 from baselines import ENSEMBLE_LOGPROBS, PROXY_TUNING_LOGPROBS
 from command.paths import expanded, is_file, is_folder
 from datasets_loader import DATA_SETS, DataError, DataSet
+from decoding.criteria import CRITERIA
 from experiment.judge_settings import JudgeSettings
 from experiment.judgements import NONE
 from experiment.model_settings import DEFAULT_CRITERION, ModelSettings, PairSettings, SettingsError, check, check_choice
 from experiment.names import fitting_name, last_part
 from experiment.scoring import check_scoring
+from experiment.seeds import MOST_ANSWERS
+from language_models.interface import SEEDS
 from questions.few_shot import check_train_split
 from questions.own import own_data_set, questions_name
 
@@ -22,7 +25,7 @@ EXPERIMENTS = ("base_only", "nudging_only", "nudging", "baseline")
 BASELINE_METHODS = ("ensemble", "proxy_tuning")
 DEFAULT_DATA_SET = "gsm8k"
 # Decisive settings that run.json has only where they are not the default.
-ONLY_WHERE_GIVEN = ("system_prompt", "few_shot")
+ONLY_WHERE_GIVEN = ("system_prompt", "few_shot", "answers", "seed")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class RunSettings(PairSettings):
     few_shot_file: str | None = None
     split: str | None = None
     num_samples: int | None = None
+    answers: int = 1
+    seed: int | None = None
     shard: str | None = None
     data_dir: str | None = None
     exp: str = "nudging_only"
@@ -80,6 +85,7 @@ class RunSettings(PairSettings):
         self.shard_of  # noqa: B018  raises what is wrong with it
         check(0 < self.nudging_top_p <= 1, "nudging_top_p", "must be above 0 and at most 1", self.nudging_top_p)
         super().__post_init__()
+        self._check_answers()
         self.result_name  # noqa: B018  raises that it is too long
 
     def _check_nudging_alone(self) -> None:
@@ -88,6 +94,28 @@ class RunSettings(PairSettings):
             for option, default in (("criterion", DEFAULT_CRITERION), ("threshold", None), ("blend", None)):
                 if getattr(self, option) != default:
                     raise SettingsError(f"--{option} is of --exp nudging; leave it out of --exp {self.exp}")
+
+    def _check_answers(self) -> None:
+        """Refuse several answers to a question that would all be the same; a seed also decides what --criterion random does."""
+        check(1 <= self.answers <= MOST_ANSWERS, "answers", f"must be from 1 to {MOST_ANSWERS}", self.answers)
+        check(self.seed is None or self.seed >= 0, "seed", "must be 0 or more", self.seed)
+        draws = any(getattr(self, option) for option in self._drawn_by)
+        if self.answers > 1 and not draws and not (self.criterion == "random" and self.seed is not None):
+            options = " or ".join(f"--{option}" for option in self._drawn_by)
+            raise SettingsError(
+                f"--answers {self.answers}: at temperature 0 all answers to a question are the same; set {options} above 0, "
+                f"such as --{self._drawn_by[0]} 1.0"
+            )
+
+    @property
+    def _drawn_by(self) -> tuple[str, ...]:
+        """The options of the temperatures that texts depend on."""
+        base, nudging = ("base_temperature",), ("nudging_temperature",)
+        if self.exp != "nudging":
+            return nudging if self.exp == "nudging_only" else base
+        if self.blend is not None:
+            return base
+        return {"base": base, "nudging": nudging}.get(CRITERIA[self.criterion].alone, base + nudging)
 
     def _check_paths(self) -> None:
         """Check what becomes part of a path; ~ is the home folder from here on."""
@@ -132,15 +160,16 @@ class RunSettings(PairSettings):
                     raise SettingsError(
                         f"--{option} is of a data set, and --questions takes the place of one: leave one out"
                     )
-            check(is_file(self.questions), "questions", "names a file that is there", self.questions)
             check_scoring(self.scoring)
         object.__setattr__(self, "dataset_name", name)
+        for option in ("questions", "few_shot_file"):
+            if (file := getattr(self, option)) is not None and not is_file(file):
+                raise SettingsError(f"--{option}: there is no file {file}")
         check(self.few_shot >= 0, "few_shot", "must be 0 or more", self.few_shot)
         if self.few_shot_file is not None:
             check(
                 self.few_shot > 0, "few_shot_file", "needs --few_shot N, how many of its questions", self.few_shot_file
             )
-            check(is_file(self.few_shot_file), "few_shot_file", "names a file that is there", self.few_shot_file)
         elif self.few_shot and self.questions is not None:
             raise SettingsError("--few_shot with --questions needs --few_shot_file: a file of questions with answers")
         elif self.few_shot:
@@ -183,11 +212,12 @@ class RunSettings(PairSettings):
             return {"ensemble": ENSEMBLE_LOGPROBS, "proxy_tuning": PROXY_TUNING_LOGPROBS}[self.baseline_method]
         return super().logprobs_of(role) if self.nudges else None
 
-    def sampling(self, role: str) -> dict[str, float]:
-        """The temperature and top_p of the requests to the model of a role."""
+    def sampling(self, role: str) -> dict[str, float | int]:
+        """The temperature and top_p of the requests to the model of a role, and a seed where they have one."""
+        asked = super().sampling(role)
         if self.exp == "baseline":  # all models are asked alike
-            return {"temperature": self.base_temperature, "top_p": 1.0}
-        return super().sampling(role)
+            asked = {"temperature": self.base_temperature, "top_p": 1.0}
+        return asked | ({"seed": self.seed % SEEDS} if self.seed is not None and asked["temperature"] else {})
 
     @cached_property
     def models(self) -> dict[str, ModelSettings]:
@@ -223,7 +253,10 @@ class RunSettings(PairSettings):
         return i, n
 
     def shard_indices(self, samples: int) -> range:
-        """The indices of this run among all samples: every n-th, so that shards are of one size and of one difficulty."""
+        """Which of all questions are this run's: every n-th, so that shards are of one size and of one difficulty.
+
+        With several answers to a question, all of them are in one shard.
+        """
         i, n = self.shard_of
         return range(i - 1, samples, n)
 
@@ -263,7 +296,8 @@ class RunSettings(PairSettings):
         }
         i, n = self.shard_of
         shard = f"_shard{i}of{n}" if self.shard else ""
-        name = fitting_name(prefix + kind.get(self.exp, ""), models, f"_{self.num_samples}_samples")
+        numbers = f"_{self.num_samples}_samples" + f"_{self.answers}_answers" * (self.answers > 1)
+        name = fitting_name(prefix + kind.get(self.exp, ""), models, numbers)
         if name is None:
             raise SettingsError(
                 "--exp_prefix and --split make the names of the result files longer than a file's name can be; "
@@ -301,6 +335,7 @@ class RunSettings(PairSettings):
             found["blend"] = self.blend_weight
         if self.system_prompt is not None and self.system_prompt != self._usual_system_prompt:
             names.append("system_prompt")
+        names += ["answers"] * (self.answers > 1) + ["seed"] * (self.seed is not None)
         names += ["few_shot"] * bool(self.few_shot) + ["shard"] * bool(self.shard)
         if any(model.in_process for model in self.models.values()):
             names.append("dtype")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from command.files import ResultsError
 from command.provenance import now
-from command.schema import Text, TextOrNull, Whole, open_table, read_as, shown
+from command.schema import Count, Text, TextOrNull, Whole, open_table, read_as, shown
 from datasets_loader import DATA_SETS
 from experiment.judgements import Scoring
 from experiment.result_files import ResultFiles, readable_text
@@ -29,6 +29,7 @@ def shard_of_name(name: str) -> tuple[str, int, int] | None:
 @open_table
 class _ShardSettings:
     dataset_name: Text
+    answers: Count = 1
 
 
 @open_table
@@ -166,7 +167,8 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
                 f"{where}: settings.dataset_name must be a data set of this program; it is {shown(name)}; {remedy}"
             )
     first, total = (per_shard[run.found[0]][key] for key in ("settings", "samples_of_all_shards"))
-    if missing := [i for i in range(1, min(run.n, total) + 1) if i not in run.found]:
+    answers = first.get("answers", 1)  # to each question: all of them are in one shard
+    if missing := [i for i in range(1, min(run.n, total // answers) + 1) if i not in run.found]:
         raise ResultsError(f"{run.folder / run.name}: missing {_listed('shard', missing)} of {run.n}")
     for i, metadata in per_shard.items():
         differing = [key for key in first | metadata["settings"] if first.get(key) != metadata["settings"].get(key)]
@@ -185,11 +187,11 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
             index = record["index"]
             if index in merged:
                 raise ResultsError(f"{run.folder / run.name}: sample {index} is in shard {merged[index][0]} and in {i}")
-            if index not in range(i - 1, total, run.n):
+            if index >= total or index // answers % run.n != i - 1:
                 raise ResultsError(f"{run.shard(i).jsonl}: sample {index} does not belong to shard {i} of {run.n}")
             merged[index] = i, record
     if gaps := [index for index in range(total) if index not in merged]:
-        unfinished = sorted({index % run.n + 1 for index in gaps})
+        unfinished = sorted({index // answers % run.n + 1 for index in gaps})
         raise ResultsError(
             f"{run.folder / run.name}: missing {_listed('sample', gaps)} of {total}; "
             f"continue {_listed('shard', unfinished)} of {run.n} first"

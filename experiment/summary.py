@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from command.intervals import mean_interval, wilson_interval
 from experiment.odd_rates import odd_rates
 from experiment.rules import UNNAMED_JUDGE, scores_of
 from experiment.scorers import SCORERS
+from experiment.several import by_question, figures_of_several, rows_of_several, score_interval, share_interval
 from language_models.interface import Usage
 
 HIGHEST_USUAL_INTERVENTION = 0.2
@@ -86,12 +86,14 @@ class Summary:
     def table(self) -> str:
         """A table of two columns."""
         f = self.fields
-        rows = [["answers", f["answered"]], ["failed", f["failed"]]]
+        several = f" ({f['answers_per_question']} to each of {f['questions']} questions)" if "questions" in f else ""
+        rows = [["answers", f"{f['answered']}{several}"], ["failed", f["failed"]]]
         if f["unscored"]:
             rows.append(["unscored", f["unscored"]])
         if "accuracy" in f:
             low, high = f["accuracy_interval_95"]
             rows.append(["accuracy", f"{100 * f['accuracy']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"])
+        rows += rows_of_several(f)
         for name, what in (("mean_score", "mean score, 1 to 5"), ("mean_own_score", "mean score, 0 to 1")):
             if name in f:
                 interval = f[f"{name}_interval_95"]
@@ -159,7 +161,9 @@ def summarise(
         seconds: wall time of the run, over all its sessions, where it is known.
     """
     answered = [record for record in records if "error" not in record]
-    scored = [scores for record in answered if (scores := scores_of(record, scoring))]
+    told = [[scores_of(record, scoring) for record in group if "error" not in record] for group in by_question(records)]
+    groups = [found for group in told if (found := [scores for scores in group if scores])]
+    scored = [scores for group in groups for scores in group]
     fields: dict = {
         "samples": len(records),
         "answered": len(answered),
@@ -169,18 +173,20 @@ def summarise(
         "scoring": scoring if isinstance(scoring, str) else "just_eval",
     }
     if scored and isinstance(scoring, str) and any("correct" not in scores for scores in scored):
-        shares = [scores.get("score", scores.get("correct")) for scores in scored]  # of a function of one's own
-        fields["mean_own_score"] = statistics.fmean(shares)
-        fields["mean_own_score_interval_95"] = mean_interval(shares) if len(shares) > 1 else None
+        # Of a function of one's own.
+        shares = [[scores.get("score", scores.get("correct")) for scores in group] for group in groups]
+        fields["mean_own_score"] = statistics.fmean(share for group in shares for share in group)
+        fields["mean_own_score_interval_95"] = score_interval(shares)
     elif scored and isinstance(scoring, str):
         correct = sum(scores["correct"] for scores in scored)
         fields |= {"correct": correct, "accuracy": correct / len(scored)}
-        fields["accuracy_interval_95"] = wilson_interval(correct, len(scored))
+        fields["accuracy_interval_95"] = share_interval([[scores["correct"] for scores in group] for group in groups])
     elif scored:
-        means = [scores["mean"] for scores in scored]
+        means = [[scores["mean"] for scores in group] for group in groups]
         fields["aspects"] = {a: statistics.fmean(scores[a]["score"] for scores in scored) for a in scoring}
-        fields["mean_score"] = statistics.mean(means)
-        fields["mean_score_interval_95"] = mean_interval(means) if len(means) > 1 else None
+        fields["mean_score"] = statistics.mean(mean for group in means for mean in group)
+        fields["mean_score_interval_95"] = score_interval(means)
+    fields |= figures_of_several(records, scoring)
     if any(scores.get("judge") for scores in scored):
         fields["judges"] = dict(Counter(scores.get("judge") or UNNAMED_JUDGE for scores in scored))
     unreadable = {

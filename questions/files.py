@@ -118,7 +118,7 @@ def _table(delimiter: str) -> Callable[[Path, str, list[str]], Iterator[Row]]:
                 continue
             if len(cells) != len(names):
                 raise DataError(
-                    f"{where}: it has {len(cells)} cells and the first line has {len(names)}; "
+                    f"{where}: it has {len(cells)} cell{'s' * (len(cells) != 1)} and the first line has {len(names)}; "
                     "a cell that holds the separator or a line's end stands in double quotes"
                 )
             if nameless := [i for i, name in enumerate(names) if not name and cells[i].strip()]:

@@ -38,11 +38,12 @@ def run_labels(runs: list[Run]) -> list[str]:
             run.data_set or "",
             " + ".join(run.models),
             f"{run.num_samples} samples" if run.num_samples else "all samples",
+            run.asked_with.replace("\n", ", "),
         ]
         for run in runs
     ]
     telling = [0, 1] if len({row[1] for row in parts}) > 1 else [0]
-    for i in (2, 3):
+    for i in (2, 3, 4):
         if len({tuple(row[j] for j in telling) for row in parts}) < len(
             {tuple(row[j] for j in (*telling, i)) for row in parts}
         ):
@@ -159,7 +160,7 @@ def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
         told = [
             first.data_set or "unknown data set",
             " + ".join(first.models),
-            f"n = {first.figures['samples']} questions",
+            f"n = {first.figures.get('questions', first.figures['samples'])} questions",
         ]
         told += [f"criterion {first.told.criterion}"] * bool(first.told.criterion)
         told += [f"blend {first.told.blend}"] * bool(first.told.blend)

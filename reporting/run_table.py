@@ -12,7 +12,7 @@ from command.console import visible
 from command.files import ResultsError
 from command.json_log import read_json
 from command.paths import is_folder
-from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table
+from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table, shown
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
 from experiment.rules import score_by_rule, scores_of
@@ -93,6 +93,20 @@ class Run:
     def name(self) -> str:
         """The name of the result files, without folder and suffix."""
         return _without_suffix(self.path)
+
+    @property
+    def asked_with(self) -> str:
+        """What stands before each question beside the usual; "" for nothing."""
+        shots, system = (self.settings.get(name) for name in ("few_shot", "system_prompt"))
+        told = [f"{shots} questions with answers"] if shots else []
+        return "\n".join([*told, *([f"system prompt {shown(system)}"] if system is not None else [])])
+
+    @property
+    def scored_by(self) -> str | None:
+        """How answers to questions of one's own are scored, where they are; the data sets have one way each."""
+        scoring = self.figures["scoring"]
+        own = self.settings and self.data_set not in DATA_SETS
+        return scoring if own and self.figures["scored"] else None
 
     @property
     def shard(self) -> str | None:
@@ -251,6 +265,8 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
             "threshold": run.threshold,
             "blend": run.told.blend,
             "engine": run.engine or None,
+            "asked_with": run.asked_with or None,
+            "scored_by": run.scored_by,
             "finished": run.finished,
             "shard": run.shard,
             "n": f["samples"],
@@ -277,11 +293,10 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
         rows.append({name: visible(value) if isinstance(value, str) else value for name, value in row.items()})
     table = pd.DataFrame(rows)
     # A column that says the same of every run, as all did before there were others, is left out.
-    for column, usual in (("shard", None), ("blend", None), ("criterion", TOP_PROB)):
+    own = ("asked_with", "scored_by", "mean_own_score", "mean_own_score_low", "mean_own_score_high")
+    for column, usual in (("shard", None), ("blend", None), ("criterion", TOP_PROB), *((name, None) for name in own)):
         if all(value is None or value == usual for value in table[column].replace(math.nan, None)):
             del table[column]
-    if not table["mean_own_score"].notna().any():
-        table = table[[column for column in table.columns if not column.startswith("mean_own_score")]]
     last = ["latency_seconds", "at_a_time", "answers_per_minute", "file"]
     return table[[column for column in table.columns if column not in last] + last]
 
@@ -304,9 +319,11 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Criterion": (row.get("criterion") or "").replace("_", " ") if _known(row.get("criterion")) else "",
                 "Threshold": _number(row["threshold"], "{:g}"),
                 "Blend": row["blend"] if _known(row.get("blend")) else "",
+                "Asked with": row["asked_with"] if _known(row.get("asked_with")) else "",
                 "State": _state(row),
                 "Answers": str(row["n"] - row["failed"]) + (f"\n{unscored}" if unscored else ""),
                 "Failed": str(row["failed"]) if table["failed"].any() else "",
+                "Scored by": row["scored_by"] if _known(row.get("scored_by")) else "",
                 "Accuracy (95 % interval)": _share_with_interval(row),
                 "Mean score, 1 to 5 (95 % interval)": _number(row["mean_score"], "{:.2f}")
                 + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),

@@ -228,6 +228,7 @@ class OpenAIEndpoint:
         *,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        seed: int | None = None,
         progress: Progress | None = None,
     ) -> ServerReport:
         """Find out whether the server can do what a run needs, and how it prints tokens; its requests are not counted.
@@ -235,7 +236,7 @@ class OpenAIEndpoint:
         Args:
             logprobs: how many log-probabilities per position the run needs; None for none.
             family: the name that says of which family the model is, where its own does not.
-            temperature, top_p: what the run's requests ask for.
+            temperature, top_p, seed: what the run's requests ask for.
             progress: kept up to date.
 
         Raises:
@@ -248,7 +249,7 @@ class OpenAIEndpoint:
         if self.retry_policy.rate_limit_seconds is not None:
             until = time.monotonic() + self.retry_policy.outage_seconds
             scratch.retry_policy = replace(self.retry_policy, until=until)
-        asked = SamplingParams(PROBE_TOKENS, temperature, top_p, logprobs)
+        asked = SamplingParams(PROBE_TOKENS, temperature, top_p, logprobs, seed)
         report = Probe(scratch, asked, family or self.name, progress or Progress()).run()
         self.adopt(scratch)
         return report

@@ -23,7 +23,7 @@ from language_models.hosted.retries import RATE_LIMITED
 from language_models.hosted.server_facts import FACT_SECONDS, add_facts
 from language_models.hosted.server_report import LLAMA_CPP, ServerReport
 from language_models.hosted.token_texts import TokenReader, printed_pieces
-from language_models.interface import ContextLengthError, ModelError, SamplingParams, Token, TransientError
+from language_models.interface import ContextLengthError, ModelError, SamplingParams, SeedError, Token, TransientError
 from utils import name_parts
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Probe:
         Raises:
             TransientError: the server does not answer.
             ProbabilityError: its log-probabilities are none, or some are missing.
+            SeedError: it refuses seeds.
             ModelError: it does not serve the model, lacks log-probabilities, or refuses what the run has to ask for.
         """
         report, endpoint = self.report, self.endpoint
@@ -153,7 +154,7 @@ class Probe:
             try:
                 self._find_prompt()
                 break
-            except ContextLengthError:
+            except (ContextLengthError, SeedError):
                 raise
             except ModelError as error:
                 if error.status == 404:

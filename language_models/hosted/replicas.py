@@ -164,7 +164,13 @@ class Replicas:
         return _SampleView(self, preference(sample_id, [endpoint.host for endpoint in self.endpoints]))
 
     def probe(
-        self, logprobs: int | None, family: str = "", *, temperature: float = 0.0, top_p: float = 1.0
+        self,
+        logprobs: int | None,
+        family: str = "",
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
     ) -> list[ServerReport]:
         """Probe all servers side by side (see OpenAIEndpoint.probe); one that does not answer is left out for now, unless all are.
 
@@ -178,7 +184,7 @@ class Replicas:
         ]
 
         def probe(endpoint: OpenAIEndpoint, progress: Progress) -> ServerReport:
-            return endpoint.probe(logprobs, family, temperature=temperature, top_p=top_p, progress=progress)
+            return endpoint.probe(logprobs, family, temperature=temperature, top_p=top_p, seed=seed, progress=progress)
 
         probing = [
             begin(functools.partial(probe, endpoint, wait.progress))

@@ -69,7 +69,7 @@ def test_questions_of_ones_own(tmp_path):
         ('thresholds = "high"\n', "must be a list of numbers, or a table of them by criterion"),
         ('[options]\ncriterion = "entropy"\n', "criterion is no further option; the config has a key of its own"),
         ("[options]\ntop_prob_thres = 0.4\n", "top_prob_thres is no further option"),
-        ('questions = "none.jsonl"\n', "--questions names a file that is there"),
+        ('questions = "none.jsonl"\n', "--questions: there is no file none.jsonl"),
     ],
 )
 def test_what_cannot_be(tmp_path, text, said):

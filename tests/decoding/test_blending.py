@@ -16,7 +16,7 @@ WAYS = [("published", True, True), ("streamed", True, True), ("streamed", False,
 @pytest.mark.parametrize("weight", ["auto", 0.0, 0.3, 0.5, 1.0])
 def test_against_whole_distributions(weight):
     reasons, mixed = set(), 0
-    for seed, make in pairs(24):
+    for seed, make in pairs(16):
         base, chat = make()
         threshold, most = (0.3, 0.5, 0.8)[seed % 3], (30, 12)[seed % 2]
         certain = lambda text, base=base, threshold=threshold: base.distribution("B:" + text)[0][1] >= threshold  # noqa: E731
@@ -36,7 +36,7 @@ def test_against_whole_distributions(weight):
             assert [words for _, words, _ in rounds] == result.nudging_words
         reasons.add(reason)
         mixed += any(result.nudging_words)
-    assert {"length", "base_model_stop"} <= reasons and (mixed > 6 or weight == 0.0)
+    assert {"length", "base_model_stop"} <= reasons and (mixed > 4 or weight == 0.0)
 
 
 def test_another_criterion_says_where():
@@ -55,7 +55,7 @@ def test_drawn_mixtures_are_the_same_with_a_seed_and_follow_the_mixture():
     base, chat = Complete("base", 1, MIXED), Complete("chat", 1, CHARACTERS)
 
     def drawn(seed):
-        settings = NudgingSettings(1.0, base_temperature=1.0, max_token_total=20, blend=0.5, seed=seed)
+        settings = NudgingSettings(1.0, base_temperature=1.0, max_token_total=2, blend=0.5, seed=seed)
         return nudge(base, chat, "B:", "N:", settings).text
 
     assert drawn(3) == drawn(3)

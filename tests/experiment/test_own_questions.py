@@ -112,6 +112,16 @@ class TestWholeRun:
         )
         assert {answer["outcome"] for answer in data["answers"]} == {"unscored"}
 
+    def test_runs_that_are_asked_otherwise_are_told_apart(self, finished, tmp_path):
+        path = one(shutil.copytree(finished[1], tmp_path / "other"), "*.run.json")
+        run = json.loads(path.read_text())
+        run["settings"] |= {"few_shot": 4, "system_prompt": "Be kind."}
+        path.write_text(json.dumps(run | {"scoring": "rule"}))
+        runs = find_runs([finished[1], tmp_path], pytest.fail)
+        asked = ["", '4 questions with answers\nsystem prompt "Be kind."']
+        assert sorted(readable_table(results_table(runs))["Asked with"]) == asked
+        assert any('4 questions with answers, system prompt "Be kind."' in label for label in run_labels(runs))
+
     def test_the_text_file_shows_conversations(self, finished):
         text = one(finished[1], "*.txt").read_text()
         assert "[1] [system] Be brief.\n[user] I have 3 eggs." in text
@@ -131,6 +141,8 @@ class TestGoingOn:
         records = final_records(copied / "out")
         assert [record["scores"] is None for record in records] == [False, False, True, False, True]
         correct = sum(record["scores"]["correct"] for record in records if record["scores"])
+        shown = readable_table(results_table(find_runs([copied], pytest.fail)))
+        assert shown["Scored by"][0] == "rule"
         assert scored.returncode == 0 and f"num_sample 3 correct {correct} ratio_rule" in scored.stdout
         assert "only 3 of 5 samples are in the scores (2 unscored)" in scored.stdout
         again = self.again(server, copied)
@@ -298,7 +310,7 @@ REFUSED = [
     ("--few_shot 2", "--few_shot with --questions needs --few_shot_file"),
     ("--few_shot -1", "--few_shot must be 0 or more"),
     ("--few_shot_file mine.jsonl", "--few_shot_file needs --few_shot N"),
-    ("--questions no.csv", "--questions names a file that is there"),
+    ("--questions no.csv", "--questions: there is no file no.csv"),
     ("--questions gsm8k.csv", "gsm8k is the name of a data set"),
     ("--questions x.pdf", "told by its name's ending"),
     ("--system_prompt @no.txt", "no.txt cannot be read"),

@@ -137,7 +137,7 @@ def test_what_is_told_of_a_file(tmp_path):
 
 FAULTS = [
     ("my.csv", "question,answer\na,1\nb,2,3\n", "line 3: it has 3 cells and the first line has 2"),
-    ("my.csv", "question,answer\na\n", "line 2: it has 1 cells and the first line has 2"),
+    ("my.csv", "question,answer\na\n", "line 2: it has 1 cell and the first line has 2"),
     ("my.csv", 'question,answer\n"a\nb",1\n"c,2\n', "line 4: cannot be read as a row of a table"),
     ("my.csv", 'question\n"a"b\n', "line 2: cannot be read as a row of a table"),
     ("my.csv", "question;answer\na;1\n", "its columns seem to be parted by ';'"),

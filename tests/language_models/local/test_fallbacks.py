@@ -231,7 +231,9 @@ def test_a_device_that_has_stopped_ends_all(monkeypatch):
     monkeypatch.setattr(sample, "decode", lambda *_: (_ for _ in ()).throw(batch[0].error))
     example = type("Example", (), {"id": "1", "question": "", "context": "", "gold": ""})
     with pytest.raises(DeviceLostError):
-        sample.answer_one(None, type("Data", (), {"question_prefix": ""}), 0, example, {}, {}, "published")
+        sample.answer_one(
+            None, type("Data", (), {"question_prefix": "", "is_own": False}), 0, example, {}, {}, "published"
+        )
 
 
 def test_a_model_is_alive_until_its_device_has_stopped(monkeypatch):
