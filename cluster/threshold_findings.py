@@ -63,15 +63,19 @@ def measure_of(run: Run) -> str | None:
 
 
 def scores_by_question(run: Run) -> dict[int, float]:
-    """Each scored answer's score, by its index; failed and unscored ones have none."""
+    """Each question's score by the question's index: that of its answer, or the mean of its answers (--answers).
+
+    Failed and unscored answers have none.
+    """
     names = MEASURES.get(measure_of(run), ())
-    found = {}
+    found: dict[int, list[float]] = {}
     for record in run.records:
         scores = record.get("scores") or {}
         value = next((scores[name] for name in names if name in scores), None)
         if "error" not in record and value is not None:
-            found[record["index"]] = float(value)
-    return found
+            # Answers to one question say less than as many questions: they are one here.
+            found.setdefault(record["index"] - record.get("answer_number", 0), []).append(float(value))
+    return {question: math.fsum(scores) / len(scores) for question, scores in found.items()}
 
 
 def paired(first: Run | None, second: Run | None) -> Paired | None:

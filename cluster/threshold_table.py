@@ -170,7 +170,8 @@ def _about_missing(found: Found) -> list[str]:
     lines = []
     if failed := sum(run.figures["failed"] for run in found.runs):
         lines.append(f"{failed} failed answers are left out, and their questions of the comparisons with these runs")
-    if found.best and found.common < max(run.figures["samples"] for run in found.runs):
+    f = max((run.figures for run in found.runs), key=lambda figures: figures["samples"])
+    if found.best and found.common < f.get("questions", f["samples"]):
         lines.append(f"the best is that of the {found.common} questions that all runs have a score for")
     return lines
 
@@ -196,9 +197,12 @@ def caption(found: Found, split: str | None) -> str:
     """What all figures are of: data, n, pairs, criterion with its numbers, mixtures, intervals, engines."""
     runs, every = [row.run for row in found.rows], found.runs
     first = (runs or every)[0]
-    told = [
-        f"{first.data_set}" + (f" ({split})" if split else "") + f", n = {max(run.figures['samples'] for run in every)}"
-    ]
+    f = max((run.figures for run in every), key=lambda figures: figures["samples"])
+    n = f"n = {f.get('questions', f['samples'])}" + (
+        f" x {f['answers_per_question']} answers" if "questions" in f else ""
+    )
+    told = [f"{first.data_set}" + (f" ({split})" if split else "") + f", {n}"]
+    told += [f"asked with {first.asked_with}".replace("\n", ", ")] * bool(first.asked_with)
     told.append("; ".join(dict.fromkeys(" + ".join(run.models) for run in runs or every)))
     if runs and first.told.criterion:
         numbers = sorted({run.threshold for run in runs})

@@ -1,6 +1,7 @@
 """What a search for a threshold has come to, against direct computation."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,30 @@ def test_what_is_told_apart():
     assert (row["to_base"], row["to_base_n"], row["to_base_wins"], row["engine"]) == (0.75, 16, 12, "vllm")
 
 
+def test_several_nudging_models():
+    rows = [(name, nudged(0.2, scores)[1]) for name, scores in (("org/a", [0, 0]), ("org/b", [0, 1]))]
+    for (name, run), i in zip(rows, (0, 1), strict=True):
+        rows[i] = name, replace(run, told=replace(run.told, models=("large", name[-1])))
+    found = findings(rows, None, {name: alone("nudging_only", [1, i]) for i, (name, _) in enumerate(rows)})
+    said = " | ".join(verdict(found))
+    assert "best: threshold 0.2 with b" in said and "p >= 0.05 by Holm): threshold 0.2 with a" in said
+    assert [row.to_nudging.difference for row in found.rows] == [-0.5, -0.5]
+    # A row whose single model is not there is compared with the others all the same.
+    assert findings(rows, None, {"org/b": alone("nudging_only", [1, 1])}).rows[0].to_nudging is None
+
+
+def test_missing_answers_are_told():
+    found = findings([nudged(0.2, [0, 1, 1]), nudged(0.4, ["failed", 1, 1])], alone("base_only", [0, 0, "failed"]), {})
+    said = " | ".join(verdict(found))
+    assert (
+        found.best.run.threshold == 0.2 and "the best is that of the 2 questions that all runs have a score for" in said
+    )
+    assert "2 failed answers are left out" in said and "2, 1 failed" in markdown(found)
+    assert [row.to_base.n for row in found.rows] == [2, 1]
+    no_common = findings([nudged(0.2, ["failed", 1]), nudged(0.4, [1, None])], None, {})
+    assert no_common.best is None and "there is no question that all runs have a score for" in verdict(no_common)[0]
+
+
 def test_one_question_tells_nothing_apart():
     for scoring, scores in (("rule", (0, 1)), ("own.py:score", (0.25, 0.75))):
         found = findings([nudged(0.2 + i, [score], scoring=scoring) for i, score in enumerate(scores)], None, {})
@@ -134,3 +159,20 @@ def test_other_questions_and_other_scores_are_not_compared():
     judged[1].figures["judges"] = {"gpt-4o": 2}
     with pytest.raises(ResultsError, match="gpt-4o"):
         findings([one, judged], None, {})
+
+
+def test_several_answers_to_a_question_are_one():
+    def run(threshold: float, scores: list) -> tuple[str, Run]:
+        nudger, found = nudged(threshold, scores)
+        for i, one in enumerate(found.records):
+            one["answer_number"], one["question"] = i % 4 + 1, f"q{i // 4}"
+        return nudger, replace(found, figures=summarise(found.records, "rule").fields)
+
+    found = findings([run(0.2, [0, 0, 0, 1, 0, 0, 1, 1]), run(0.4, [1, 1, 1, 1, 0, 1, 1, 1])], None, {})
+    (told,) = (row.of_best for row in found.rows if row.of_best)
+    assert (told.n, told.difference, found.common) == (
+        2,
+        0.5,
+        2,
+    ) and told.p > 0.2  # of eight questions it would be 0.125
+    assert "n = 2 x 4 answers" in caption(found, "train") and not any("that of the" in line for line in verdict(found))
