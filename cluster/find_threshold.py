@@ -135,11 +135,15 @@ def report(tasks: list[Task]) -> int:
         if found.best:
             (best,) = (task for task, run in runs.items() if run is found.best.run)
             command = full_command(best)
-            written.append(files.write_text(".sh", f"# {title}\n# {said[1]}\n{command}\n"))
+            written.append(
+                files.write_text(
+                    ".sh", f"# {title}\n# {next(line for line in said if line.startswith('best:'))}\n{command}\n"
+                )
+            )
             print(visible(f"\nthe whole run with it:\n  {command}"))
     except OSError as error:
         raise ResultsError(f"{files.path}.*: cannot be written ({error})") from None
-    print(visible(f"\nwritten: {', '.join(map(str, written))}"))
+    print(visible(f"\nwritten: {files.path} {', '.join(path.suffix for path in written)}"))
     return 1 if len(runs) < len(tasks) else 0
 
 
@@ -171,7 +175,7 @@ class Files:
         name = fitting_name(
             f"{start}{criterion}_thresholds_{blend}nudging_",
             "_".join(map(last_part, models)),
-            f"_{settings.num_samples}_samples",
+            settings.result_name[settings.result_name.rindex(f"_{settings.num_samples}_samples") :],
         )
         return cls(settings.result_folder / (name or f"{criterion}_thresholds"))
 
@@ -187,6 +191,7 @@ class Files:
         Raises:
             OSError: it cannot be written.
         """
+        self.path.with_name(self.path.name + ".sh").unlink(missing_ok=True)  # of an earlier best
         written = [
             self.write_text(".csv", figures_table(found).to_csv(index=False)),
             self.write_text(".md", text + "\n"),
@@ -198,5 +203,8 @@ class Files:
             alone = [{"base_only": found.base, "nudging_only": found.nudgers.get(nudger)} for nudger in groups]
             equal = {id(row.run) for row in found.equal}
             best = found.best and found.best.run
-            written += save_plot(self.path, title, list(groups.values()), alone, best, equal)
+            try:
+                written += save_plot(self.path, title, list(groups.values()), alone, best, equal)
+            except ImportError:
+                COMMAND.note("no plot: it needs matplotlib (pip install matplotlib)")
         return written

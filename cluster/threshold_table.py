@@ -66,6 +66,8 @@ def markdown(found: Found) -> str:
     lines = []
     rows = {id(row.run): row for row in found.rows}
     measure = next(filter(None, map(measure_of, found.runs)), None)
+    at_a_time = {run.pace.at_a_time for run in found.runs}
+    together = f", {at_a_time.pop()} at a time" if len(at_a_time) == 1 and None not in at_a_time else ""
     for run in found.runs:
         row = rows.get(id(run))
         f, percent = run.figures, measure == "accuracy"
@@ -80,7 +82,7 @@ def markdown(found: Found) -> str:
                 "to nudging alone (p)": _difference(row and row.to_nudging, percent),
                 "best is higher by (p, Holm)": _difference(row and row.of_best, percent, row and row.p_of_best),
                 "intervention": "" if row is None or row.intervention is None else f"{100 * row.intervention:.1f} %",
-                "s per answer": "" if run.pace.latency is None else f"{run.pace.latency:.2f}",
+                f"s per answer{together}": "" if run.pace.latency is None else f"{run.pace.latency:.2f}",
                 "": ""
                 if row is None
                 else "best"
@@ -107,8 +109,11 @@ def _score(run: Run, percent: bool) -> str:
 def _difference(told: Paired | None, percent: bool, p: float | None = None) -> str:
     if told is None:
         return ""
-    number = f"{100 * told.difference:+.1f}" if percent else f"{told.difference:+.2f}"
-    return f"{number} ({told.p if p is None else p:.3f})"
+    return f"{_points(told, percent)} ({told.p if p is None else p:.3f})"
+
+
+def _points(told: Paired, percent: bool) -> str:
+    return f"{100 * told.difference:+.1f}" if percent else f"{told.difference:+.2f}"
 
 
 def how_compared(found: Found) -> str:
@@ -147,9 +152,11 @@ def _about_best(found: Found) -> list[str]:
     if ties:
         lines.append(f"with the same score at every question: {_all_named(ties, found)}")
     compared = (("base", best.to_base), ("nudging", best.to_nudging))
-    beside = [f"{_difference(told, percent)} to the {role} model alone" for role, told in compared if told]
+    beside = [
+        f"{_points(told, percent)} to the {role} model alone (p = {told.p:.3f})" for role, told in compared if told
+    ]
     if beside:
-        lines.append(f"its score is {' and '.join(beside)} (in brackets p)")
+        lines.append(f"beside the single models: {', '.join(beside)}")
     lines.append("it was chosen by these answers, which flatters its score: report the one of the whole run")
     return lines
 

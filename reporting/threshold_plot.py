@@ -192,7 +192,7 @@ def save_plot(
                 label: mark for one in axes for mark, label in zip(*one.get_legend_handles_labels(), strict=True)
             }
         figure.legend(
-            labelled.values(), labelled, frameon=False, ncols=3, fontsize=9, loc="outside lower left", handlelength=2.4
+            labelled.values(), labelled, frameon=False, ncols=2, fontsize=9, loc="outside lower left", handlelength=2.4
         )
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -230,10 +230,12 @@ def _draw_scores(
     best, equal = marked
     for run, mean in zip(scored, means, strict=True):
         if run is best:
-            axes.plot([run.threshold], [mean], "*", color=colours.nudge, markersize=17, zorder=5, label="best")
+            axes.plot(
+                [run.threshold], [mean], "*", color=colours.nudge, markersize=17, zorder=5, label="best", clip_on=False
+            )
     same = [(run.threshold, mean) for run, mean in zip(scored, means, strict=True) if id(run) in equal]
     if same:
-        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
+        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": "none", "clip_on": False}
         axes.plot(*zip(*same, strict=True), color=colours.nudge, zorder=4, label="not told apart from the best", **ring)
     for (kind, run), dashes in zip(alone.items(), ("--", ":"), strict=False):
         if value in run.figures:
