@@ -172,7 +172,7 @@ def test_several_answers_to_a_question_are_one():
     def run(threshold: float, scores: list) -> tuple[str, Run]:
         nudger, found = nudged(threshold, scores)
         for i, one in enumerate(found.records):
-            one["answer_number"], one["question"] = i % 4 + 1, f"q{i // 4}"
+            one["answer_number"], one["answers"], one["question"] = i % 4 + 1, 4, f"q{i // 4}"
         return nudger, replace(found, figures=summarise(found.records, "rule").fields)
 
     found = findings([run(0.2, [0, 0, 0, 1, 0, 0, 1, 1]), run(0.4, [1, 1, 1, 1, 0, 1, 1, 1])], None, {})
