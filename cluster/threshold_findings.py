@@ -7,6 +7,7 @@ from itertools import combinations
 
 from command.files import ResultsError
 from command.paired import Paired, compare, holm
+from experiment.several import question_of
 from reporting.run_table import Run
 
 LEVEL = 0.05
@@ -74,7 +75,7 @@ def scores_by_question(run: Run) -> dict[int, float]:
         value = next((scores[name] for name in names if name in scores), None)
         if "error" not in record and value is not None:
             # Answers to one question say less than as many questions: they are one here.
-            found.setdefault(record["index"] - record.get("answer_number", 0), []).append(float(value))
+            found.setdefault(question_of(record), []).append(float(value))
     return {question: math.fsum(scores) / len(scores) for question, scores in found.items()}
 
 

@@ -217,6 +217,8 @@ def caption(found: Found, split: str | None) -> str:
         told.append(f"criterion {first.told.criterion}, threshold {span} ({CRITERIA[first.told.criterion].quantity})")
     if first.told.blend:
         told.append(f"blend {first.told.blend}")
+    if by := dict.fromkeys(run.scored_by for run in every if run.scored_by):
+        told.append(f"scored by {', '.join(by)}")
     told.append("95 % intervals")
     told += [", ".join(dict.fromkeys(run.engine for run in every if run.engine)) or "engine not known"]
     return visible(". ".join(told))

@@ -184,6 +184,7 @@ def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
         ]
         told += [f"criterion {first.told.criterion}"] * bool(first.told.criterion)
         told += [f"blend {first.told.blend}"] * bool(first.told.blend)
+        told += [f"scored by {first.scored_by}"] * bool(first.scored_by)
         told += [*dict.fromkeys(run.engine for run in group if run.engine)]
         name = ", ".join(told)
         found.append({"svgs": [Markup(svg) for svg in drawn], "caption": visible(name)})

@@ -163,6 +163,8 @@ def test_other_questions_and_other_scores_are_not_compared():
         findings([nudged(0.2, [1, 0])], alone("base_only", [1, 0.5], scoring="own.py:score"), {})
     one = nudged(0.2, [1, 0])
     judged = nudged(0.4, [1, 0])
+    judged[1].figures["judges"] = {"rule: letter (version 1)": 2}
+    assert "scored by rule: letter (version 1)" in caption(findings([judged], None, {}), "train")
     judged[1].figures["judges"] = {"gpt-4o": 2}
     with pytest.raises(ResultsError, match="gpt-4o"):
         findings([one, judged], None, {})
@@ -172,14 +174,11 @@ def test_several_answers_to_a_question_are_one():
     def run(threshold: float, scores: list) -> tuple[str, Run]:
         nudger, found = nudged(threshold, scores)
         for i, one in enumerate(found.records):
-            one["answer_number"], one["answers"], one["question"] = i % 4 + 1, 4, f"q{i // 4}"
+            one |= {"answers": 4, "answer_number": i % 4 + 1, "question": f"q{i // 4}"}
         return nudger, replace(found, figures=summarise(found.records, "rule").fields)
 
     found = findings([run(0.2, [0, 0, 0, 1, 0, 0, 1, 1]), run(0.4, [1, 1, 1, 1, 0, 1, 1, 1])], None, {})
     (told,) = (row.of_best for row in found.rows if row.of_best)
-    assert (told.n, told.difference, found.common) == (
-        2,
-        0.5,
-        2,
-    ) and told.p > 0.2  # of eight questions it would be 0.125
+    assert (told.n, told.difference, found.common) == (2, 0.5, 2)
+    assert told.p > 0.2  # of eight questions it would be 0.125
     assert "n = 2 x 4 answers" in caption(found, "train") and not any("that of the" in line for line in verdict(found))
