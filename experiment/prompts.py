@@ -17,7 +17,7 @@ from language_models.local.loading import load_tokenizer
 from utils import apply_conversation_template, recognise_family, without_surrogates
 
 # A base model is asked in plain text; these are asked in the template that they were trained on.
-ALIGNED_ROLES = ("nudging", "proxy_chat")
+ALIGNED_ROLES = ("nudging", "proxy_chat", "aligned")
 
 
 class PromptError(UserError):

@@ -80,6 +80,7 @@ class RunSettings(PairSettings):
         check_choice("exp", self.exp, EXPERIMENTS)
         check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         self.judge_settings  # noqa: B018  raises what is wrong with it
+        self.judge_settings.check_rule(self.data_set)
         self._check_nudging_alone()
         check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
         self.shard_of  # noqa: B018  raises what is wrong with it

@@ -177,12 +177,16 @@ def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
             warn("no plot over the thresholds: it needs matplotlib (pip install matplotlib)")
             break
         first = group[0]
-        name = (
-            f"{first.data_set or 'unknown data set'}, {' + '.join(first.models)}, {first.figures['samples']} questions"
-            + (f", criterion {first.told.criterion}" if first.told.criterion not in (None, TOP_PROB) else "")
-            + (f", blend {first.told.blend}" if first.told.blend else "")
-            + (f", {first.engine}" if first.engine else "")
-        )
+        told = [
+            first.data_set or "unknown data set",
+            " + ".join(first.models),
+            f"n = {first.figures.get('questions', first.figures['samples'])} questions",
+        ]
+        told += [f"criterion {first.told.criterion}"] * bool(first.told.criterion)
+        told += [f"blend {first.told.blend}"] * bool(first.told.blend)
+        told += [f"scored by {first.scored_by}"] * bool(first.scored_by)
+        told += [*dict.fromkeys(run.engine for run in group if run.engine)]
+        name = ", ".join(told)
         found.append({"svgs": [Markup(svg) for svg in drawn], "caption": visible(name)})
     return found
 

@@ -16,6 +16,7 @@ from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table, sh
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
 from experiment.rules import score_by_rule, scores_of
+from experiment.scorers import BY_RULE
 from experiment.shards import shard_of_name
 from experiment.summary import prompt_count, summarise
 from reporting.run_pace import Pace, pace
@@ -104,8 +105,10 @@ class Run:
 
     @property
     def scored_by(self) -> str | None:
-        """How answers to questions of one's own are scored, where they are; the data sets have one way each."""
+        """How answers to questions of one's own are scored, where they are, and that a rule stands in for a judge."""
         scoring = self.figures["scoring"]
+        if by_rule := [judge for judge in self.figures.get("judges", {}) if judge.startswith(BY_RULE)]:
+            return ", ".join(by_rule)
         own = self.settings and self.data_set not in DATA_SETS
         return scoring if own and self.figures["scored"] else None
 

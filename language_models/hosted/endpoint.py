@@ -110,9 +110,10 @@ class OpenAIEndpoint:
         usage: Usage,
         read: Callable[[dict], T],
         timeout: float | None = None,
+        **more: object,
     ) -> T:
-        """Send one request, and read its reply's JSON object in a way of one's own; see `attempt`."""
-        body = self._body(prompt, params)
+        """Send one request, with `more` fields, and read its reply's JSON object in a way of one's own; see `attempt`."""
+        body = self._body(prompt, params) | more
 
         def call() -> httpx2.Response:
             sent = self.http.build_request("POST", self.completions_url, json=body, timeout=self.timeout(timeout))
