@@ -105,8 +105,8 @@ def say_what_is_there(the_run: Run) -> None:
         COMMAND.note(f"{the_run.why_no_judge}; score the answers by: {the_run.scoring_command}")
     if the_run.todo and the_run.settings.seed is not None and the_run.settings.draws_beside_others:
         COMMAND.note(
-            "--seed: a server rounds by what it computes beside an answer, so that the same seed may now and then draw another "
-            "word; --num_threads 1 asks for one answer at a time"
+            "--seed: servers that compute answers side by side round by which ones these are, so that the same seed may draw "
+            "other answers next time; to draw them again, ask with --num_threads 1"
         )
     if the_run.todo and the_run.records:
         COMMAND.note(

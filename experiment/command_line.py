@@ -70,7 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
     )
     options.option(
-        "seed", "of what is drawn: the same one draws the same answers (default: none)", type=int, metavar="S"
+        "seed",
+        "of what is drawn: the same one draws the same answers, of servers with --num_threads 1 (default: none)",
+        type=int,
+        metavar="S",
     )
     options.option(
         "shard",

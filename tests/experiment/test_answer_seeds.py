@@ -74,7 +74,7 @@ def test_requests_that_draw_carry_seeds_and_others_do_not(server, tmp_path):
     data = write_rows(tmp_path / "data", "gsm8k", gsm8k_rows(2))
     said = run_api(*options(front.host, data, tmp_path / "out"), "--answers", 3, "--seed", 4, "--calls", "published")
     front.stop()
-    assert said.returncode == 0 and "--seed: a server rounds by" in said.stderr, said.stderr
+    assert said.returncode == 0 and "--seed: servers that compute answers side by side" in said.stderr, said.stderr
     records = json.loads(next(tmp_path.rglob("*_answers.json")).read_text())
     allowed = set()
     for record in records:
