@@ -47,6 +47,7 @@ class DataSet:
 
     `read` turns a row of the hub's schema into (question, gold answer) or (question, gold answer, context).
     `splits` are the hub's, the one that experiments use first. `scoring` is "rule", "judge" or a tuple of just-eval's aspects.
+    `reads` is the scorer (experiment/scorers.py) that stands in for the judge on request.
     `keeps_blanks`: questions and gold answers stay as they are, as published; in other data sets blanks at their ends are cut off.
     """
 
@@ -55,6 +56,7 @@ class DataSet:
     splits: tuple[str, ...]
     config: str | None = None
     scoring: str | tuple[str, ...] = "rule"
+    reads: str | None = None
     judge_model: str | None = None
     system_prompt: str = REASONING_PROMPT
     question_prefix: str = "Question: "
@@ -172,7 +174,13 @@ DATA_SETS = {
         ("test", "train"),
     ),
     "mmlu": DataSet(
-        "cais/mmlu", _mmlu, ("test", "validation", "dev", "auxiliary_train"), config="all", keeps_blanks=True, **_JUDGED
+        "cais/mmlu",
+        _mmlu,
+        ("test", "validation", "dev", "auxiliary_train"),
+        config="all",
+        keeps_blanks=True,
+        reads="choice",
+        **_JUDGED,
     ),
     "arc_challenge": DataSet(
         "allenai/ai2_arc",
@@ -180,23 +188,32 @@ DATA_SETS = {
         ("test", "validation", "train"),
         config="ARC-Challenge",
         keeps_blanks=True,
+        reads="choice",
         **_JUDGED,
     ),
-    "strategyqa": DataSet("ChilleD/StrategyQA", _strategy, ("test", "train"), **_JUDGED),
+    "strategyqa": DataSet("ChilleD/StrategyQA", _strategy, ("test", "train"), reads="yes_no", **_JUDGED),
     # The hub's test split has no answers.
     "csqa": DataSet(
-        "tau/commonsense_qa", _labelled_choices, ("validation", "train", "test"), keeps_blanks=True, **_JUDGED
+        "tau/commonsense_qa",
+        _labelled_choices,
+        ("validation", "train", "test"),
+        keeps_blanks=True,
+        reads="choice",
+        **_JUDGED,
     ),
-    "sports": DataSet(read=_sports, config="sports_understanding_zero_shot", **_BIG_BENCH),
-    "date": DataSet(read=_date, config="date_understanding_zero_shot", **_BIG_BENCH),
+    "sports": DataSet(read=_sports, config="sports_understanding_zero_shot", reads="plausible", **_BIG_BENCH),
+    "date": DataSet(read=_date, config="date_understanding_zero_shot", reads="date", **_BIG_BENCH),
     "coin_flip": DataSet(
         "skrishna/coin_flip",
         lambda row: (_between(_text(row, "inputs"), "Q:", ""), _text(row, "targets")),
         ("test", "validation", "train"),
         scoring="judge",
+        reads="coin",
         judge_model="gpt-4o",
     ),
-    "last_letter_concat": DataSet("ChilleD/LastLetterConcat", _question_and_answer, ("test", "train"), **_JUDGED),
+    "last_letter_concat": DataSet(
+        "ChilleD/LastLetterConcat", _question_and_answer, ("test", "train"), reads="word", **_JUDGED
+    ),
     "justeval": _just_eval("judgements_main", ("helpfulness", "clarity", "factuality", "depth", "engagement")),
     "justeval_safe": _just_eval("judgements_safety", ("safety",)),
 }

@@ -51,7 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOW",
         help=f"of answers to questions of your own: {', '.join(CHOICES[1:])}, or FILE.py:function (default: as the run was scored)",
     )
-    parser.add_argument("--judge", choices=JUDGES, default=JudgeSettings.judge, help="none: summarise only")
+    parser.add_argument(
+        "--judge",
+        choices=JUDGES,
+        default=JudgeSettings.judge,
+        help="rule: read the answers by rules of our own, without a model; none: summarise only",
+    )
     for name, how in JUDGE_OPTIONS.items():
         parser.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **how)
     parser.add_argument(
@@ -114,6 +119,7 @@ def _data_set(path: Path, name: str | None, scoring: str | None) -> DataSet:
 
 def _score_file(path: Path, data_set: DataSet, settings: JudgeSettings, rescore: bool) -> int:
     settings.check_engine()
+    settings.check_rule(data_set)
     files, why_none = ResultFiles.of(path), settings.why_none(data_set)
     if not any(is_file(file) for file in (path, files.json, files.jsonl)):
         raise ResultsError(f"there is no file {path}")
@@ -206,8 +212,7 @@ def _judge(
     # Imported here: the client takes a second, which --help need not wait for.
     from experiment.judge import judge_missing, refuse_other_judges
 
-    if settings.judge_model:
-        refuse_other_judges(records, data_set.scoring, settings.judge_model, path)
+    refuse_other_judges(records, data_set.scoring, settings, data_set, path)
     opened = False
 
     def save(entry: dict) -> None:

@@ -58,7 +58,7 @@ def comparison(tasks: list[Task], runs: list[Run]) -> pd.DataFrame:
             "row": ROWS[task.experiment],
             "data_set": s.dataset_name,
             "published": published[TASKS.index(s.dataset_name)],
-            **dict.fromkeys(("ours", "low", "high", "difference", "inside", "n", "samples", "finished")),
+            **dict.fromkeys(("ours", "low", "high", "difference", "inside", "n", "samples", "finished", "by")),
         }
         run = by_file.get(task.whole_files.json.resolve().with_suffix(""))
         if run is not None and "accuracy" in run.figures:
@@ -66,10 +66,10 @@ def comparison(tasks: list[Task], runs: list[Run]) -> pd.DataFrame:
             ours = 100 * run.figures["accuracy"]
             row |= {"ours": ours, "low": low, "high": high, "difference": ours - row["published"]}
             row |= {"inside": low <= row["published"] <= high, "n": run.figures["scored"]}
-            row |= {"samples": run.figures["samples"], "finished": run.finished}
+            row |= {"samples": run.figures["samples"], "finished": run.finished, "by": run.scored_by}
         rows[task.pair, task.experiment, s.dataset_name] = row
     return pd.DataFrame(rows.values(), columns=["family", "row", "data_set", "published", "ours", "low", "high",
-                                                "difference", "inside", "n", "samples", "finished"])  # fmt: skip
+                                                "difference", "inside", "n", "samples", "finished", "by"])  # fmt: skip
 
 
 def readable(table: pd.DataFrame) -> str:
@@ -94,6 +94,7 @@ def _cell(row: pd.Series) -> str:
         return f"{row['published']:.1f} / –"
     notes = [f"{row['n']:.0f} of {row['samples']:.0f} scored"] * bool(row["n"] < row["samples"])
     notes += ["unfinished"] * (not bool(row["finished"]))
+    notes += ["by rule"] * bool(row["by"])
     half = (row["high"] - row["low"]) / 2
     return f"{row['published']:.1f} / {row['ours']:.1f} ± {half:.1f}" + (f" ({', '.join(notes)})" if notes else "")
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cluster.slurm import read_task, submit
-from cluster.sweep_config import ConfigError, Sweep, as_run, lacks_scores, read_sweep, state
+from cluster.sweep_config import ConfigError, Sweep, Task, as_run, lacks_scores, read_sweep, state
 from command.console import Command, visible
 from command.files import ResultsError
 from command.options import Parser
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             return become(read_task(options.config, options.task))
         sweep = read_sweep(options.config, options.only, slurm=options.slurm)
         if options.dry_run:
-            return list_tasks(sweep)
+            return list_tasks(sweep.tasks, sweep.output_dir, COMMAND)
         if options.slurm:
             return submit_tasks(sweep, options)
         return (0 if options.table_only else run_all(sweep)) or collect(sweep, every=not options.table_only)
@@ -62,55 +62,66 @@ def main(argv: list[str] | None = None) -> int:
     return COMMAND.run(work, interrupted="interrupted; the same command continues")
 
 
-def list_tasks(sweep: Sweep) -> int:
-    """Print every run with its state, and say which cannot start, and why; returns 1 if there are any, else 0."""
+def list_tasks(tasks: list[Task], folder: Path, command: Command) -> int:
+    """Print every run with its state, and say which cannot start, and why; returns 1 if there are any, else 0.
+
+    Args:
+        folder: where results go, as it is told.
+        command: what the runs are listed for.
+    """
     from cluster.why_not import WhyNot  # with all that makes prompts, which no other option needs
 
     left, why_not = 0, WhyNot()
     faults: dict[str, list[str]] = {}
-    for task in sweep.tasks:
+    for task in tasks:
         words, done = state(task)
         left += not done
         print(visible(f"{words:<24} {task.label}"))
         if not done and (fault := why_not(task)):
             faults.setdefault(fault, []).append(task.label)
-    COMMAND.show(visible(f"{len(sweep.tasks)} runs, {left} to run; results go to {sweep.output_dir}"))
+    command.show(visible(f"{len(tasks)} runs, {left} to run; results go to {folder}"))
     for fault, labels in faults.items():
-        say(f"cannot start: {labels[0]}" + f" and {len(labels) - 1} more" * (len(labels) > 1) + f": {fault}")
-    if unset := {name for task in sweep.tasks if task.serve is None for name in task.needed_variables}:
-        say(f"still to be set in the environment, for hosts: {', '.join(sorted(unset))}")
+        command.note(f"cannot start: {labels[0]}" + f" and {len(labels) - 1} more" * (len(labels) > 1) + f": {fault}")
+    if unset := {name for task in tasks if task.serve is None for name in task.needed_variables}:
+        command.note(f"still to be set in the environment, for hosts: {', '.join(sorted(unset))}")
     return 1 if faults else 0
 
 
 def run_all(sweep: Sweep) -> int:
     """Run what is not done, one after the other; returns 1 if any failed or was not scored, 130 or 143 if it was stopped."""
+    code = run_tasks(sweep.tasks, COMMAND)
+    if code == 1:
+        try:
+            collect(sweep, every=False)
+        except ResultsError as error:
+            say(f"no table: {error}")
+    return code
+
+
+def run_tasks(tasks: list[Task], command: Command) -> int:
+    """Run what is not done, one after the other, for a command, which says what went wrong; returns as `run_all` does."""
     failed, unscored = [], []
-    for number, task in enumerate(sweep.tasks, 1):
+    for number, task in enumerate(tasks, 1):
         words, done = state(task)
-        print(visible(f"== [{number}/{len(sweep.tasks)}] {task.label}: {words}"), flush=True)
+        print(visible(f"== [{number}/{len(tasks)}] {task.label}: {words}"), flush=True)
         if done:
             unscored += [task] if lacks_scores(task) else []
             continue
         try:
             code = run_task(as_run(task.options))
         except ConfigError as error:
-            say(f"{task.label}: {error}")
+            command.note(f"{task.label}: {error}")
             failed.append(task)
             continue
         if code in STOPPED:
-            say("stopped; the same command continues")
+            command.note("stopped; the same command continues")
             return STOPPED[code]
         if code:
             (unscored if lacks_scores(task) else failed).append(task)
     for task in failed:
-        say(f"failed: {task.label}")
+        command.note(f"failed: {task.label}")
     for task in unscored:
-        say(f"{task.label}: {state(task)[0]}")
-    if failed or unscored:
-        try:
-            collect(sweep, every=False)
-        except ResultsError as error:
-            say(f"no table: {error}")
+        command.note(f"{task.label}: {state(task)[0]}")
     return 1 if failed or unscored else 0
 
 

@@ -189,7 +189,7 @@ def _tasks_of(path: Path, config: ConfigTable, pair: PairTable, slurm: bool) -> 
                 for i in range(1, config.shards + 1):
                     shard = ["--shard", f"{i}/{config.shards}"] if config.shards > 1 else []
                     line = tuple([*options, *chosen, *common, *shard])
-                    settings = settings_of(f"{path}: pair {pair.name}", line, slurm and pair.serve is not None)
+                    settings = settings_of(f"{path}: pair {pair.name}: ", line, slurm and pair.serve is not None)
                     tasks.append(Task(pair.name, experiment, line, settings, pair.serve, models))
     return tasks
 
@@ -281,7 +281,7 @@ def settings_of(where: str, line: Sequence[str], served: bool = False) -> RunSet
     """The settings of a task; a host whose environment variable is not set yet stands for any.
 
     Args:
-        where: what the options are of, for messages.
+        where: what the options are of, which begins messages.
 
     Raises:
         ConfigError: they cannot work.
@@ -290,7 +290,7 @@ def settings_of(where: str, line: Sequence[str], served: bool = False) -> RunSet
     parser.allow_abbrev = False  # rerun is refused by its name
 
     def refuse(message: str):
-        raise ConfigError(f"{where}: {message}")
+        raise ConfigError(f"{where}{message}")
 
     parser.error = refuse
     words = line if served else _without_needless_hosts(line)
@@ -299,7 +299,7 @@ def settings_of(where: str, line: Sequence[str], served: bool = False) -> RunSet
     try:
         return RunSettings(**options | {"end_tokens": tuple(options["end_tokens"])})
     except OptionError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}{error}") from None
 
 
 def as_run(options: Sequence[str]) -> list[str]:

@@ -1,215 +1,224 @@
-"""What a search for a threshold has come to: each run beside the base model, the nudging model and the best, and which is best."""
-
-from dataclasses import dataclass
+"""The table of a search for a threshold, for programs and for people, and what it says in sentences."""
 
 import pandas as pd
 
-from command.paired import Paired, compare, holm
+from cluster.threshold_findings import LEVEL, Found, Row, measure_of
+from command.console import visible
+from command.paired import MCNEMAR, PAIRED_T, SIGN, Paired
+from decoding.criteria import CRITERIA
 from experiment.summary import HIGHEST_USUAL_INTERVENTION
 from reporting.run_table import Run
+from reporting.table import escaped
 
-LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Row:
-    """One nudging run of a search; the comparisons are None where there is nothing to compare."""
-
-    run: Run
-    to_base: Paired | None
-    to_nudging: Paired | None
-    to_best: Paired | None = None
-    p_of_best: float | None = None
-
-    @property
-    def score(self) -> float | None:
-        """Accuracy, or mean score; None where nothing is scored."""
-        return score_of(self.run)
-
-    @property
-    def intervention(self) -> float:
-        """The published share of the nudging model's words, 0 to 1."""
-        return self.run.figures.get("mean_ratio_nudging", 0.0)
+HEADINGS = {
+    "accuracy": "accuracy (95 %)",
+    "mean_score": "mean score, 1 to 5 (95 %)",
+    "mean_own_score": "mean score, 0 to 1 (95 %)",
+    None: "score",
+}
 
 
-@dataclass(frozen=True)
-class Found:
-    """The rows of a search, the single models' runs, and the best row; `equal` cannot be told apart from it."""
-
-    rows: list[Row]
-    alone: dict[str, Run]
-    best: Row | None
-    equal: list[Row]
+def figures_table(found: Found) -> pd.DataFrame:
+    """All figures of a search, one row per run: shares from 0 to 1, differences in the score's own unit, seconds per answer."""
+    rows: dict[int, Row] = {id(row.run): row for row in found.rows}
+    table = pd.DataFrame([_figures(run, rows.get(id(run)), found) for run in found.runs])
+    counts = [column for column in table if column.endswith(("_n", "_wins", "_losses", "at_a_time"))]
+    return table.astype(dict.fromkeys(counts, "Int64"))  # whole numbers also where some are missing
 
 
-def score_of(run: Run) -> float | None:
-    """A run's accuracy or mean score; None where nothing is scored."""
-    return next((run.figures[name] for name in SCORES if name in run.figures), None)
-
-
-# Each measure of a run's figures, and where its interval is.
-SCORES = {name: f"{name}_interval_95" for name in ("accuracy", "mean_score", "mean_own_score")}
-
-
-def scores_by_question(run: Run) -> dict:
-    """Each scored answer's score, by its index."""
-    found = {}
-    for record in run.records:
-        scores = record.get("scores") or {}
-        value = next((scores[name] for name in ("correct", "mean", "score") if name in scores), None)
-        if "error" not in record and value is not None:
-            found[record["index"]] = float(value)
-    return found
-
-
-def paired(first: Run | None, second: Run | None) -> Paired | None:
-    """Compare two runs over the questions that both have a score for."""
-    if first is None or second is None:
-        return None
-    mine, theirs = scores_by_question(first), scores_by_question(second)
-    both = sorted(mine.keys() & theirs.keys())
-    return compare([mine[i] for i in both], [theirs[i] for i in both])
-
-
-def findings(runs: list[Run], base: Run | None, nudging: dict[str, Run]) -> Found:
-    """Compare the nudging runs of a search.
-
-    Args:
-        runs: of nudging.
-        base: the base model alone.
-        nudging: each nudging model alone, by its name.
-    """
-    rows = [Row(run, paired(run, base), paired(run, nudging.get(run.models[-1]))) for run in runs]
-    scored = [row for row in rows if row.score is not None]
-    alone = ({"base model": base} if base else {}) | {f"nudging model {name}": run for name, run in nudging.items()}
-    if not scored:
-        return Found(rows, alone, None, [])
-    # Of equal scores the one that intervenes least.
-    best = max(scored, key=lambda row: (row.score, -row.intervention))
-    to_best = [None if row is best else paired(best.run, row.run) for row in rows]
-    raised = holm([found and found.p for found in to_best])
-    rows = [
-        Row(row.run, row.to_base, row.to_nudging, found, p) for row, found, p in zip(rows, to_best, raised, strict=True)
-    ]
-    (best,) = (row for row in rows if row.run is best.run)
-    return Found(rows, alone, best, [row for row in rows if row.p_of_best is not None and row.p_of_best >= LEVEL])
-
-
-def table_of(found: Found) -> pd.DataFrame:
-    """All figures of a search, one row per run: shares and differences from 0 to 1 (or in points of a mean score), seconds."""
-    lines = [_line(run, name) for name, run in found.alone.items()]
-    for row in found.rows:
-        line = _line(row.run, " + ".join(row.run.models))
-        for name, told in (("base", row.to_base), ("nudging", row.to_nudging)):
-            line |= {f"to_{name}": told and told.difference, f"to_{name}_p": told and told.p}
-            line |= {f"to_{name}_low": told and told.interval[0], f"to_{name}_high": told and told.interval[1]}
-        line |= {"below_best": row.to_best and row.to_best.difference, "below_best_p_holm": row.p_of_best}
-        line |= {"best": row is found.best, "not_told_apart_from_best": row in found.equal}
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def _line(run: Run, models: str) -> dict:
-    f = run.figures
-    name = next((name for name in SCORES if name in f), None)
-    low, high = (f[SCORES[name]] or (None, None)) if name else (None, None)
-    return {
-        "models": models,
+def _figures(run: Run, row: Row | None, found: Found) -> dict:
+    f, measure = run.figures, measure_of(run)
+    low, high = (f[f"{measure}_interval_95"] or (None, None)) if measure else (None, None)
+    line = {
+        "data_set": run.data_set,
         "experiment": run.kind,
+        "models": " + ".join(run.models),
         "criterion": run.told.criterion,
         "threshold": run.threshold,
         "blend": run.told.blend,
         "engine": run.engine,
-        "n": f["scored"],
+        "samples": f["samples"],
+        "n": f["answered"],
         "failed": f["failed"],
         "unscored": f["unscored"],
-        "measure": name,
-        "score": name and f[name],
+        "finished": run.finished,
+        "measure": measure,
+        "score": measure and f[measure],
         "score_low": low,
         "score_high": high,
         "intervention_rate": f.get("mean_ratio_nudging"),
-        "latency_seconds": run.pace.latency,
+        "seconds_per_answer": run.pace.latency,
+        "at_a_time": run.pace.at_a_time,
     }
+    compared = {"to_base": row and row.to_base, "to_nudging": row and row.to_nudging, "of_best": row and row.of_best}
+    for name, told in compared.items():
+        low, high = told.interval or (None, None) if told else (None, None)
+        line |= {f"{name}_n": told and told.n, name: told and told.difference, f"{name}_low": low, f"{name}_high": high}
+        line |= {f"{name}_wins": told and told.wins, f"{name}_losses": told and told.losses}
+        line |= {f"{name}_p": told and told.p, f"{name}_test": told and told.test}
+    line |= {"of_best_p_holm": row and row.p_of_best, "best": row is not None and row is found.best}
+    line |= {"not_told_apart_from_best": row is not None and row in found.equal, "file": run.path}
+    return {name: visible(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
-def readable(found: Found) -> str:
+def markdown(found: Found) -> str:
     """The table for people, as Markdown."""
     lines = []
-    for (_, line), row in zip(table_of(found).iterrows(), [None] * len(found.alone) + found.rows, strict=True):
-        percent = line["measure"] == "accuracy"
-        number = "" if pd.isna(line["threshold"]) else f"{line['threshold']:g}"
-        mark = "best" if row is not None and row is found.best else "as good" if row in found.equal else ""
+    rows = {id(row.run): row for row in found.rows}
+    measure = next(filter(None, map(measure_of, found.runs)), None)
+    at_a_time = {run.pace.at_a_time for run in found.runs}
+    together = f", {at_a_time.pop()} at a time" if len(at_a_time) == 1 and None not in at_a_time else ""
+    for run in found.runs:
+        row = rows.get(id(run))
+        f, percent = run.figures, measure == "accuracy"
         lines.append(
             {
-                "models": line["models"],
-                "threshold": number,
-                "n": line["n"],
-                "score (95 %)": _score(line, percent),
+                "models": escaped(visible(" + ".join(run.models) + ("" if row else " alone"))),
+                "threshold": "" if run.threshold is None else f"{run.threshold:g}",
+                "n": str(f["answered"])
+                + "".join(f", {f[what]} {what}" for what in ("failed", "unscored") if f[what] and measure),
+                HEADINGS[measure]: _score(run, percent),
                 "to base alone (p)": _difference(row and row.to_base, percent),
                 "to nudging alone (p)": _difference(row and row.to_nudging, percent),
-                "below best (p, Holm)": _difference(row and row.to_best, percent, row and row.p_of_best),
-                "intervention": ""
-                if pd.isna(line["intervention_rate"])
-                else f"{100 * line['intervention_rate']:.1f} %",
-                "s per answer": "" if pd.isna(line["latency_seconds"]) else f"{line['latency_seconds']:.2f}",
-                "": mark,
+                "best is higher by (p, Holm)": _difference(row and row.of_best, percent, row and row.p_of_best),
+                "intervention": "" if row is None or row.intervention is None else f"{100 * row.intervention:.1f} %",
+                f"s per answer{together}": "" if run.pace.latency is None else f"{run.pace.latency:.2f}",
+                "": ""
+                if row is None
+                else "best"
+                if row is found.best
+                else "not told apart"
+                if row in found.equal
+                else "",
             }
         )
-    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
+    table = pd.DataFrame(lines)
+    table = table.loc[:, [*(column == "n" or (table[column] != "").any() for column in table.columns)]]
+    return table.to_markdown(index=False, disable_numparse=True)
 
 
-def _score(line: pd.Series, percent: bool) -> str:
-    if pd.isna(line["score"]):
+def _score(run: Run, percent: bool) -> str:
+    measure = measure_of(run)
+    if measure is None:
         return "not scored"
     scale, form, sign = (100, "{:.1f}", " %") if percent else (1, "{:.2f}", "")
-    told = form.format(scale * line["score"]) + sign
-    if pd.isna(line["score_low"]):
-        return told
-    return f"{told} ({form.format(scale * line['score_low'])} to {form.format(scale * line['score_high'])})"
+    told, interval = form.format(scale * run.figures[measure]) + sign, run.figures[f"{measure}_interval_95"]
+    return told + (f" ({form.format(scale * interval[0])} to {form.format(scale * interval[1])})" if interval else "")
 
 
 def _difference(told: Paired | None, percent: bool, p: float | None = None) -> str:
     if told is None:
         return ""
-    p = told.p if p is None else p
-    number = f"{100 * told.difference:+.1f}" if percent else f"{told.difference:+.2f}"
-    return number if p is None else f"{number} ({p:.3f})"
+    return f"{_points(told, percent)} ({told.p if p is None else p:.3f})"
+
+
+def _points(told: Paired, percent: bool) -> str:
+    return f"{100 * told.difference:+.1f}" if percent else f"{told.difference:+.2f}"
+
+
+def how_compared(found: Found) -> str:
+    """By which tests runs are compared, in a sentence; "" where nothing is."""
+    told = [one for row in found.rows for one in (row.to_base, row.to_nudging, row.of_best) if one]
+    tests = [test for test in (MCNEMAR, PAIRED_T, SIGN) if any(one.test == test for one in told)]
+    if not tests:
+        return ""
+    holm = " Those of the best are raised by Holm's method for all of them together, the others are each for itself."
+    return (
+        f"Differences are over the questions that both runs have a score for; p by {' or '.join(tests)}."
+        + holm * bool(found.best)
+    )
 
 
 def verdict(found: Found) -> list[str]:
     """What the figures say, in sentences."""
+    return [*_about_best(found), *_about_intervention(found), *_about_missing(found)]
+
+
+def _about_best(found: Found) -> list[str]:
+    best = found.best
+    if best is None:
+        if not found.rows:
+            return []
+        return [
+            f"{found.why_no_best}, so that no threshold can be called the best; the intervention rates are there to see"
+        ]
+    percent = measure_of(best.run) == "accuracy"
+    lines = [f"best: {_named(best, found)}, {_score(best.run, percent)}" + _words(best)]
+    ties = [row for row in found.equal if row.of_best.wins == row.of_best.losses == 0]
+    if found.equal:
+        lines.append(f"not to be told apart from it (paired, p >= {LEVEL:g} by Holm): {_all_named(found.equal, found)}")
+    elif len(found.rows) > 1:
+        lines.append("all others are told apart from it")
+    if ties:
+        lines.append(f"with the same score at every question: {_all_named(ties, found)}")
+    compared = (("base", best.to_base), ("nudging", best.to_nudging))
+    beside = [
+        f"{_points(told, percent)} to the {role} model alone (p = {told.p:.3f})" for role, told in compared if told
+    ]
+    if beside:
+        lines.append(f"beside the single models: {', '.join(beside)}")
+    lines.append("it was chosen by these answers, which flatters its score: report the one of the whole run")
+    return lines
+
+
+def _about_intervention(found: Found) -> list[str]:
+    high = [row for row in found.rows if (row.intervention or 0) > HIGHEST_USUAL_INTERVENTION]
+    if not high:
+        return []
+    rates = sorted(100 * row.intervention for row in high)
+    share = f"{rates[0]:.0f}" + (f" to {rates[-1]:.0f}" if f"{rates[-1]:.0f}" != f"{rates[0]:.0f}" else "")
+    return [
+        f"{_all_named(high, found)}: the nudging model writes {share} % of the words (about 10 % in the paper): above "
+        f"{100 * HIGHEST_USUAL_INTERVENTION:.0f} % this is no nudging but the nudging model with help"
+    ]
+
+
+def _about_missing(found: Found) -> list[str]:
     lines = []
-    if found.best is None:
-        lines.append(
-            "nothing is scored, so that no threshold can be called the best; the intervention rates are there to see"
-        )
-    else:
-        best = found.best
-        lines.append(f"best: {_named(best, found)}, {_share(best)} by the nudging model")
-        if found.equal:
-            told = "; ".join(_named(row, found) for row in found.equal)
-            lines.append(
-                f"not to be told apart from it on {best.run.figures['scored']} questions (paired, p >= {LEVEL:g} by Holm): {told}"
-            )
-        elif len(found.rows) > 1:
-            lines.append("all others score lower by more than chance would make them")
-    for row in found.rows:
-        if row.intervention > HIGHEST_USUAL_INTERVENTION:
-            lines.append(
-                f"{_named(row, found)}: the nudging model writes {_share(row)} (about 10 % in the paper); above "
-                f"{100 * HIGHEST_USUAL_INTERVENTION:.0f} % this is less a nudged base model than the nudging model with help"
-            )
-    left_out = sum(row.run.figures["failed"] for row in found.rows)
-    if left_out:
-        lines.append(f"{left_out} failed answers are left out, of the comparisons question by question")
+    if failed := sum(run.figures["failed"] for run in found.runs):
+        lines.append(f"{failed} failed answers are left out, and their questions of the comparisons with these runs")
+    f = max((run.figures for run in found.runs), key=lambda figures: figures["samples"])
+    if found.best and found.common < f.get("questions", f["samples"]):
+        lines.append(f"the best is that of the {found.common} questions that all runs have a score for")
     return lines
 
 
 def _named(row: Row, found: Found) -> str:
-    number = "" if row.run.threshold is None else f" {row.run.threshold:g}"
-    several = len({one.run.models for one in found.rows}) > 1
-    return f"{row.run.told.criterion}{number}" + (f" with {row.run.models[-1]}" if several else "")
+    several = len({one.nudger for one in found.rows}) > 1
+    return f"threshold {row.run.threshold:g}" + (f" with {row.run.models[-1]}" if several else "")
 
 
-def _share(row: Row) -> str:
-    return f"{100 * row.intervention:.1f} % of the words"
+def _all_named(rows: list[Row], found: Found) -> str:
+    if len({one.nudger for one in found.rows}) > 1:
+        told = [f"{row.run.threshold:g} with {row.run.models[-1]}" for row in rows]
+    else:
+        told = [f"{row.run.threshold:g}" for row in rows]
+    return ("thresholds " if len(told) > 1 else "threshold ") + ", ".join(told)
+
+
+def _words(row: Row) -> str:
+    return "" if row.intervention is None else f", {100 * row.intervention:.1f} % of the words by the nudging model"
+
+
+def caption(found: Found, split: str | None) -> str:
+    """What all figures are of: data, n, pairs, criterion with its numbers, mixtures, intervals, engines."""
+    runs, every = [row.run for row in found.rows], found.runs
+    first = (runs or every)[0]
+    f = max((run.figures for run in every), key=lambda figures: figures["samples"])
+    n = f"n = {f.get('questions', f['samples'])}" + (
+        f" x {f['answers_per_question']} answers" if "questions" in f else ""
+    )
+    told = [f"{first.data_set}" + (f" ({split})" if split else "") + f", {n}"]
+    told += [f"asked with {first.asked_with}".replace("\n", ", ")] * bool(first.asked_with)
+    told.append("; ".join(dict.fromkeys(" + ".join(run.models) for run in runs or every)))
+    if runs and first.told.criterion:
+        numbers = sorted({run.threshold for run in runs})
+        span = f"{numbers[0]:g}" + (f" to {numbers[-1]:g}" if len(numbers) > 1 else "")
+        told.append(f"criterion {first.told.criterion}, threshold {span} ({CRITERIA[first.told.criterion].quantity})")
+    if first.told.blend:
+        told.append(f"blend {first.told.blend}")
+    if by := dict.fromkeys(run.scored_by for run in every if run.scored_by):
+        told.append(f"scored by {', '.join(by)}")
+    told.append("95 % intervals")
+    told += [", ".join(dict.fromkeys(run.engine for run in every if run.engine)) or "engine not known"]
+    return visible(". ".join(told))

@@ -6,7 +6,7 @@ from command.console import Command
 from command.errors import OptionError
 from command.paths import read_text, user_path
 from datasets_loader import DATA_SETS, INSTRUCTION_PROMPT
-from experiment.judge_settings import JUDGE_OPTIONS
+from experiment.judge_settings import JUDGE_OPTIONS, JUDGES
 from experiment.model_options import Options, PlainParser
 from experiment.scoring import CHOICES
 from experiment.settings import BASELINE_METHODS, DEFAULT_DATA_SET, EXPERIMENTS, RunSettings
@@ -106,7 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOW",
     )
     options.group("scoring of the judged data sets, and of --scoring judge")
-    options.option("judge", "auto, or none to leave them unscored", metavar="auto|none")
+    options.option(
+        "judge",
+        "auto; rule, which reads letter, yes or no, date or word by rules of our own, without a model (docs/research.md); or none, "
+        "which leaves the answers unscored",
+        metavar="|".join(JUDGES),
+    )
     for name, how in JUDGE_OPTIONS.items():
         options.option(name, **how)
     options.group("results")

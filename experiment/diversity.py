@@ -8,6 +8,7 @@ Words and punctuation marks are as sacrebleu's tokenizer 13a cuts them, capital 
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from command.intervals import mean_interval
 
@@ -29,7 +30,7 @@ def diversity(questions: Sequence[Sequence[str]]) -> dict[str, dict]:
     tokenize, found = Tokenizer13a(), {}
     cut = [[tokenize(text).split() for text in texts] for texts in questions]
     for name, measure in MEASURES.items():
-        values = [value for answers in cut if (value := measure(answers)) is not None]
+        values = [value for answers in cut if (value := measure.of(answers)) is not None]
         if values:
             interval = mean_interval(values) if len(values) > 1 else None
             found[name] = {"mean": statistics.fmean(values), "interval_95": interval, "questions": len(values)}
@@ -82,9 +83,17 @@ def _grams(words: Words, n: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-# What the summary shows of several answers: a number from the words of a question's answers, None where it has none.
-MEASURES: dict[str, Callable[[Sequence[Words]], float | None]] = {
-    "distinct_1": lambda answers: distinct(answers, 1),
-    "distinct_2": lambda answers: distinct(answers, 2),
-    "self_bleu": self_bleu,
+@dataclass(frozen=True)
+class Measure:
+    """A number `of` the words of a question's answers, None where they have none; how it is called, and written."""
+
+    of: Callable[[Sequence[Words]], float | None]
+    words: str
+    form: str
+
+
+MEASURES = {
+    "distinct_1": Measure(lambda answers: distinct(answers, 1), "distinct-1", "{:.3f}"),
+    "distinct_2": Measure(lambda answers: distinct(answers, 2), "distinct-2", "{:.3f}"),
+    "self_bleu": Measure(self_bleu, "self-BLEU, 0 to 100", "{:.1f}"),
 }

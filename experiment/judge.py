@@ -16,8 +16,10 @@ from command.pool import as_finished
 from command.secrets import NEUTRAL_API_KEY
 from command.stopping import StopSignals
 from command.unexpected import Unexpected, plain, traceback_of
-from experiment.judge_settings import JudgeSettings
+from datasets_loader import DataSet
+from experiment.judge_settings import RULE, JudgeSettings
 from experiment.judgements import (
+    JUDGE,
     PUBLISHED,
     Judged,
     Scoring,
@@ -27,6 +29,7 @@ from experiment.judgements import (
     reply_schema,
 )
 from experiment.rules import is_scored, lacks_verdict, other_judges
+from experiment.scorers import BY_RULE, SCORERS
 from language_models.hosted.chat import HostedChatModel
 from language_models.hosted.llama_cpp import (
     TOKENS_PER_CL100K_TOKEN,
@@ -173,14 +176,38 @@ def _replies(record: dict, scoring: Scoring, judge: ChatModel) -> tuple[list[str
     return replies, None, why
 
 
-def refuse_other_judges(records: list[dict], scoring: Scoring, judge: str, path: Path) -> None:
-    """Raise ResultsError where records have scores of another judge: they were paid for, and a mixture would be no figure."""
-    if others := other_judges(records, scoring, judge):
+def refuse_other_judges(
+    records: list[dict], scoring: Scoring, settings: JudgeSettings, data_set: DataSet, path: Path
+) -> None:
+    """Raise ResultsError where records have scores of another judge: they were paid for, and a mixture would be no figure.
+
+    A judge that is not named goes on where other models have judged, as is told in the summary, but not where a rule has.
+    """
+    by_rule, judge = settings.judge == RULE, settings.name_for(data_set)
+    others = other_judges(records, scoring, judge)
+    if not by_rule and not settings.judge_model:
+        others = {name: number for name, number in others.items() if name.startswith(BY_RULE)}
+    if others:
         told = ", ".join(f"{number} by {name}" for name, number in others.items())
+        asked, keep = f"--judge_model {judge}", "leave --judge_model out to keep them"
+        if by_rule:
+            asked, keep = f"--judge rule ({judge})", "leave --judge out to keep them"
+        elif not settings.judge_model:
+            asked, keep = f"the judge {judge}", "take --judge rule to go on with them"
         raise ResultsError(
-            f"{path} has scores already ({told}), which --judge_model {judge} does not replace: leave --judge_model out to keep "
-            "them, or judge all answers anew by eval_utils.py --rescore, which copies the old file aside"
+            f"{path} has scores already ({told}), which {asked} does not replace: {keep}, or score all answers anew by "
+            "eval_utils.py --rescore, which copies the old file aside"
         )
+
+
+def score_by_reading(records: list[dict], name: str, save: Callable[[dict], None]) -> Judged:
+    """Score answers by a rule of ours in the place of a judge, in place; `name` is the rule's, see `name_of_rule`."""
+    scorer = SCORERS[name.removeprefix(BY_RULE).split()[0]]
+    for record in records:
+        if (scores := scorer.score(record)) is not None:
+            record["scores"] = scores | {"judge": name}
+            save({"index": record["index"], "scores": record["scores"]})
+    return Judged(read=sum(is_scored(record, JUDGE) for record in records))
 
 
 def judge_missing(
@@ -201,6 +228,8 @@ def judge_missing(
     without_gold = unscored - sum(not is_scored(record, scoring) for record in todo)
     if not todo:
         return Judged(without_gold=without_gold)
+    if settings.judge == RULE:
+        return replace(score_by_reading(todo, name, save), without_gold=without_gold)
     prompts = [judge_prompt(record, scoring) for record in todo]
     try:
         with open_judge(name, settings, reply_schema(scoring), prompts, say) as judge:

@@ -12,13 +12,15 @@ from command.paths import is_folder
 from command.secrets import register
 from datasets_loader import DataSet
 from experiment.judgements import PUBLISHED, UNSCORED, is_judged
+from experiment.scorers import name_of_rule
 from language_models.hosted.credentials import OPENAI_URL
 from language_models.hosted.llama_cpp import EmbeddedServerError, gguf_path, is_gguf
 from language_models.local.devices import ENGINE_CHOICES
 from language_models.local.loading import DTYPES, is_transformers_model
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-JUDGES = ("auto", "none")
+RULE = "rule"
+JUDGES = ("auto", RULE, "none")
 UNREADABLE_JUDGEMENTS = (UNSCORED, PUBLISHED)
 
 # For the command lines of run_api.py and eval_utils.py.
@@ -115,12 +117,29 @@ class JudgeSettings:
         register(key)
         return key
 
+    def check_rule(self, data_set: DataSet) -> None:
+        """Raise OptionError where --judge rule is asked for and cannot score the answers, or goes with a judge's name."""
+        if self.judge != RULE or data_set.scoring in ("rule", "none"):
+            return
+        if self.judge_model:
+            raise OptionError("--judge rule asks no model: leave out --judge_model, or --judge")
+        if data_set.reads is None and isinstance(data_set.scoring, tuple):
+            raise OptionError(
+                "--judge rule: these answers are rated by aspects from 1 to 5, which no rule can do; name a judge by --judge_model "
+                "without it, or leave them unscored by --judge none"
+            )
+        if data_set.reads is None:
+            raise OptionError(
+                "--judge rule is of the data sets; answers to questions of one's own are read by --scoring choice, yes_no, date, "
+                "word or rule"
+            )
+
     def is_own(self, name: str) -> bool:
         """Whether a judge is a model of this process: without a host, a GGUF file, a bundled model's name, a folder or hub id.
 
         Hub ids are names of other servers' models too: where OPENAI_BASE_URL names one, which is meant has to be said.
         """
-        if self.judge_host:
+        if self.judge_host or self.judge == RULE:
             return False
         return is_gguf(name) or (is_transformers_model(name) and not (other_address() and not is_folder(name)))
 
@@ -140,12 +159,14 @@ class JudgeSettings:
 
     def check_connection(self, name: str) -> None:
         """Raise OptionError where a judge is behind a server, and the environment's proxy or certificates cannot be used."""
-        if not self.is_own(name) and not self.obstacle(name):
+        if self.judge != RULE and not self.is_own(name) and not self.obstacle(name):
             check_certificates()
             proxy_for(self.judge_host or OPENAI_URL)
 
     def name_for(self, data_set: DataSet) -> str:
         """The judge model of a data set: the one that is named, or the data set's own."""
+        if self.judge == RULE and data_set.reads:
+            return name_of_rule(data_set.reads)
         return self.judge_model or data_set.judge_model
 
     def why_none(self, data_set: DataSet) -> str:
@@ -159,7 +180,7 @@ class JudgeSettings:
 
     def obstacle(self, name: str) -> str:
         """Why a judge cannot be asked: its API key is not there, or it is not said whose key that is; "" where it can."""
-        if self.is_own(name):
+        if self.judge == RULE or self.is_own(name):
             return ""
         if not self.judge_host and other_address():
             return (

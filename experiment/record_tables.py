@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt, TypeAdapter
 
-from command.schema import Number, Rule, Seconds, Text, TextOrNull, Whole, WholeOrNull, open_table
+from command.schema import Count, Number, Rule, Seconds, Text, TextOrNull, Whole, WholeOrNull, open_table
 from language_models.interface import Usage
 
 _NUMBER = TypeAdapter(Number)
@@ -51,7 +51,8 @@ class FailedRecord:
 
     question: Text
     index: Whole = 0
-    answer_number: Whole = 0
+    answer_number: Count = 1
+    answers: Count = 1
     history: list[_Turn] = field(default_factory=list, kw_only=True)
 
 

@@ -234,7 +234,7 @@ def readable_text(records: Iterable[dict]) -> str:
     """The text of `name.txt`: question, nudging words, answer, score and gold answer; control characters as escapes."""
     blocks = []
     for record in records:
-        number = f", answer {record['answer_number']}" if "answer_number" in record else ""
+        number = f", answer {record.get('answer_number', 1)}" if "answers" in record else ""
         parts = [f"[{record['index']}{number}] {asked_text(record)}"]
         if "error" in record:
             parts.append(f"FAILED: {record['error']}")

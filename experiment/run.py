@@ -155,8 +155,9 @@ class Run:
         if self.data_set.is_own:
             self.metadata["scoring"] = used_scoring(settings.scoring, before.get("scoring"))
             self._take_over_answers(records)
-        if settings.judge_model and is_judged(self.data_set.scoring) and not self.why_no_judge:
-            refuse_other_judges(list(records.values()), self.data_set.scoring, settings.judge_model, files.json)
+        if is_judged(self.data_set.scoring) and not self.why_no_judge:
+            judge, scoring = settings.judge_settings, self.data_set.scoring
+            refuse_other_judges(list(records.values()), scoring, judge, self.data_set, files.json)
         if records and not before:
             self.metadata["answers_of_unknown_settings"] = len(records)
         self.metadata |= {name: before[name] for name in KEPT_OF_EARLIER_SESSIONS if name in before}

@@ -130,7 +130,7 @@ def answer_one(
         "q_prefix": data_set.question_prefix,
     }
     if settings.answers > 1:
-        record["answer_number"] = number + 1
+        record |= {"answer_number": number + 1, "answers": settings.answers}
     if data_set.is_own:
         record |= {"columns": example.columns} | ({"history": messages_of(example)} if example.history else {})
     try:

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from command.errors import OptionError
 from command.paths import is_file, user_path
 from command.unexpected import plain
+from experiment import reading
 from experiment.rules import last_number, rule_score
 
 
@@ -19,10 +21,11 @@ from experiment.rules import last_number, rule_score
 class Scorer:
     """Scores an answer: `score` gives {"correct": 0 or 1, ...} of a record, or None where it cannot be scored.
 
-    A function of one's own may give {"score": 0 to 1, ...} instead.
+    A function of one's own may give {"score": 0 to 1, ...} instead. `what` says in words what is read in an answer.
     """
 
     score: Callable[[dict], dict | None]
+    what: str = ""
 
 
 def _rule(record: dict) -> dict | None:
@@ -33,8 +36,59 @@ def _rule(record: dict) -> dict | None:
 # What a judge's scores are known by.
 _TAKEN = ("judge", "mean", "scores", "unreadable", "unreadable_aspects")
 
-# To add a scorer: one entry here.
-SCORERS = {"rule": Scorer(_rule)}
+
+def _reading(read: Callable[[dict], str | None], gold: Callable[[str], str | None]) -> Callable[[dict], dict | None]:
+    """A scorer that compares what is read in an answer with what the gold answer says.
+
+    An answer in which nothing can be read is wrong, and told apart by "read": None.
+    """
+
+    def score(record: dict) -> dict | None:
+        wanted = gold(record["gold_answer"])
+        if wanted is None:
+            return None
+        found = read(record)
+        return {"correct": int(found == wanted), "read": found}
+
+    return score
+
+
+def _of_answer(read: Callable[[str], str | None]) -> Callable[[dict], str | None]:
+    return lambda record: read(record["raw_answer"])
+
+
+def _gold_label(gold: str) -> str | None:
+    """The label of "B. text", or of "B" alone."""
+    found = re.match(r"\s*\(?([A-Z]|[1-9])(?:[.):]|\s*$)", gold)
+    return found[1] if found else None
+
+
+def _gold_yes_no(gold: str) -> str | None:
+    """Yes or no: the gold answers of the data sets are yes, true, "1. yes" and the like."""
+    found = re.match(r"\s*(?:1\.\s*)?(yes|true|no|false)\b", gold, re.IGNORECASE)
+    return None if found is None else "yes" if found[1].lower() in ("yes", "true") else "no"
+
+
+def _choice(record: dict) -> str | None:
+    return reading.read_choice(record["raw_answer"], reading.options_of(record["question"]))
+
+
+# To add a scorer: one entry here, and a row in docs/research.md.
+SCORERS = {
+    "rule": Scorer(_rule, "the last number"),
+    "choice": Scorer(_reading(_choice, _gold_label), "the label of the option that is chosen"),
+    "yes_no": Scorer(_reading(_of_answer(reading.read_yes_no), _gold_yes_no), "yes or no, true or false"),
+    "coin": Scorer(_reading(_of_answer(reading.read_coin), _gold_yes_no), "whether the coin is still heads up"),
+    "plausible": Scorer(_reading(_of_answer(reading.read_plausible), _gold_yes_no), "plausible or not, yes or no"),
+    "date": Scorer(_reading(_of_answer(reading.read_date), reading.read_date), "a date, the stated or the last one"),
+    "word": Scorer(_reading(_of_answer(reading.read_word), lambda gold: reading.letters(gold) or None), "one word"),
+}
+BY_RULE = "rule: "
+
+
+def name_of_rule(scorer: str) -> str:
+    """How scores by a rule of ours are called in the place of a judge, with the version of the rules."""
+    return f"{BY_RULE}{scorer} (version {reading.VERSION})"
 
 
 def own_scorer(told: str) -> Scorer:

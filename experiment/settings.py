@@ -80,12 +80,13 @@ class RunSettings(PairSettings):
         check_choice("exp", self.exp, EXPERIMENTS)
         check_choice("baseline_method", self.baseline_method, BASELINE_METHODS)
         self.judge_settings  # noqa: B018  raises what is wrong with it
+        self.judge_settings.check_rule(self.data_set)
         self._check_nudging_alone()
         check(self.num_samples is None or self.num_samples >= 1, "num_samples", "must be at least 1", self.num_samples)
-        self._check_answers()
         self.shard_of  # noqa: B018  raises what is wrong with it
         check(0 < self.nudging_top_p <= 1, "nudging_top_p", "must be above 0 and at most 1", self.nudging_top_p)
         super().__post_init__()
+        self._check_answers()
         self.result_name  # noqa: B018  raises that it is too long
 
     def _check_nudging_alone(self) -> None:

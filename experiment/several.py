@@ -8,15 +8,9 @@ from command.intervals import (
     mean_interval,
     wilson_interval,
 )
-from experiment.diversity import diversity
+from experiment.diversity import MEASURES, diversity
 from experiment.judgements import Scoring
 from experiment.rules import scores_of
-
-DIVERSITY_IN_WORDS = {
-    "distinct_1": ("distinct-1", "{:.3f}"),
-    "distinct_2": ("distinct-2", "{:.3f}"),
-    "self_bleu": ("self-BLEU, 0 to 100", "{:.1f}"),
-}
 
 
 def by_question(records: Sequence[dict]) -> list[list[dict]]:
@@ -25,13 +19,18 @@ def by_question(records: Sequence[dict]) -> list[list[dict]]:
         return [[record] for record in records]
     found: dict[int, list[dict]] = {}
     for record in records:
-        found.setdefault(record["index"] - record.get("answer_number", 0), []).append(record)
+        found.setdefault(question_of(record), []).append(record)
     return list(found.values())
+
+
+def question_of(record: dict) -> int:
+    """Which question of its run a record answers, from 0."""
+    return record["index"] // record.get("answers", 1)
 
 
 def are_several(records: Sequence[dict]) -> bool:
     """Whether there are several answers to each question."""
-    return any("answer_number" in record for record in records)
+    return any("answers" in record for record in records)
 
 
 def share_interval(groups: Sequence[Sequence[int]]) -> tuple[float, float]:
@@ -59,7 +58,7 @@ def figures_of_several(records: Sequence[dict], scoring: Scoring) -> dict:
     if not are_several(records):
         return {}
     groups = by_question(records)
-    n = max(record.get("answer_number", 1) for record in records)
+    n = max(record.get("answers", 1) for record in records)
     fields: dict = {"questions": len(groups), "answers_per_question": n}
     told = [[scores_of(record, scoring) for record in group if "error" not in record] for group in groups]
     whole = [scores for scores in told if len(scores) == n and all(one and "correct" in one for one in scores)]
@@ -83,7 +82,7 @@ def rows_of_several(fields: dict) -> list[list[str]]:
         told = f"{100 * fields['pass_at_n']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f}; n = {n} questions)"
         rows.append([f"pass@{fields['answers_per_question']}, a right answer at least", told])
     for name, figure in fields.get("diversity", {}).items():
-        words, form = DIVERSITY_IN_WORDS[name]
+        words, form = MEASURES[name].words, MEASURES[name].form
         interval = figure["interval_95"]
         between = f"95 %: {form.format(interval[0])} to {form.format(interval[1])}; " if interval else ""
         rows.append(

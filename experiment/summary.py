@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from experiment.odd_rates import odd_rates
 from experiment.rules import UNNAMED_JUDGE, scores_of
-from experiment.scorers import SCORERS
+from experiment.scorers import BY_RULE, SCORERS
 from experiment.several import by_question, figures_of_several, rows_of_several, score_interval, share_interval
 from language_models.interface import Usage
 
@@ -18,6 +18,7 @@ _KINDS = {"judge": "gpt"} | {name: name for name in SCORERS}
 _UNREADABLE = {
     "unreadable_judgements": "judgements that cannot be read (unscored)",
     "unreadable_counted_as_published": "judgements that cannot be read, counted as wrong or 1 (as published)",
+    "unread_answers": "answers in which the rule can read nothing, counted as wrong",
     "unreadable_aspects": "aspects that are no number from 1 to 5, counted as published",
 }
 
@@ -54,6 +55,12 @@ class Summary:
 
     fields: dict
 
+    @property
+    def by_rule(self) -> bool:
+        """Whether rules of ours have scored what the paper has a judge score: a figure of another kind."""
+        judges = self.fields.get("judges", {})
+        return bool(judges) and all(name.startswith(BY_RULE) for name in judges)
+
     def published_lines(self) -> list[str]:
         """The lines that the published program prints, in its order and form."""
         f, lines = self.fields, []
@@ -63,7 +70,7 @@ class Summary:
                 f"mean_ratio_nudging: {100 * f['mean_ratio_nudging']:.1f}%"
             )
         if "correct" in f:
-            kind = _KINDS.get(f["scoring"], "own")
+            kind = "rule" if self.by_rule else _KINDS.get(f["scoring"], "own")
             lines.append(f"num_sample {f['scored']} correct {f['correct']} ratio_{kind} {f['accuracy']:.4f}")
         if "mean_own_score" in f:
             lines.append(
@@ -92,7 +99,8 @@ class Summary:
             rows.append(["unscored", f["unscored"]])
         if "accuracy" in f:
             low, high = f["accuracy_interval_95"]
-            rows.append(["accuracy", f"{100 * f['accuracy']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"])
+            name = "accuracy, by a rule (no judge's)" if self.by_rule else "accuracy"
+            rows.append([name, f"{100 * f['accuracy']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"])
         rows += rows_of_several(f)
         for name, what in (("mean_score", "mean score, 1 to 5"), ("mean_own_score", "mean score, 0 to 1")):
             if name in f:
@@ -102,7 +110,12 @@ class Summary:
         if f["scored"] and f["scoring"] not in ("rule", "judge", "just_eval"):
             rows.append(["scored by", f"--scoring {f['scoring']}"])
         if f.get("judges"):
-            rows.append(["judged by", ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items())])
+            rows.append(
+                [
+                    "scored by" if self.by_rule else "judged by",
+                    ", ".join(f"{judge} ({n})" for judge, n in f["judges"].items()),
+                ]
+            )
         rows += [[words, f[name]] for name, words in _UNREADABLE.items() if f.get(name)]
         if "mean_ratio_nudging" in f:
             rows.append(["intervention rate, as published", f"{100 * f['mean_ratio_nudging']:.1f} %"])
@@ -194,6 +207,7 @@ def summarise(
             "judge_replies" in record for record in answered if not scores_of(record, scoring)
         ),
         "unreadable_counted_as_published": sum("unreadable" in scores for scores in scored),
+        "unread_answers": sum(scores.get("read", "") is None for scores in scored),
         "unreadable_aspects": sum(len(scores.get("unreadable_aspects", ())) for scores in scored),
     }
     fields |= {name: number for name, number in unreadable.items() if number}

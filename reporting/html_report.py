@@ -20,6 +20,7 @@ from command.console import Command, visible
 from command.options import Parser
 from command.paths import user_path
 from experiment.asked_text import asked_text
+from experiment.several import question_of
 from experiment.summary import nudged_characters
 from reporting.run_table import Run, find_runs, readable_table, results_table
 from reporting.threshold_plot import single_model_runs, threshold_groups, threshold_plots
@@ -33,12 +34,10 @@ def run_labels(runs: list[Run]) -> list[str]:
     """A short name for each run, all different: the experiment, and of the rest what tells the runs apart."""
     parts = [
         [
-            " ".join(
-                [(run.kind or "unknown").replace("_", " "), "" if run.threshold is None else f"{run.threshold:g}"]
-            ),
+            " ".join(filter(None, _how(run))),
             run.data_set or "",
             " + ".join(run.models),
-            f"{run.num_samples} samples" if run.num_samples else "all samples",
+            (f"{run.num_samples} samples" if run.num_samples else "all samples") + _answers_each(run),
             run.asked_with.replace("\n", ", "),
         ]
         for run in runs
@@ -58,6 +57,21 @@ def run_labels(runs: list[Run]) -> list[str]:
     return labels
 
 
+def _answers_each(run: Run) -> str:
+    n = run.figures.get("answers_per_question", 1)
+    return f", {n} answers each" if n > 1 else ""
+
+
+def _how(run: Run) -> list[str]:
+    criterion = run.told.criterion if run.told.criterion not in (None, TOP_PROB) else ""
+    return [
+        (run.kind or "unknown").replace("_", " "),
+        criterion.replace("_", " "),
+        "" if run.threshold is None else f"{run.threshold:g}",
+        f"blend {run.told.blend}" if run.told.blend else "",
+    ]
+
+
 def outcome(record: dict) -> str:
     """One of OUTCOMES; "rated" is scored by aspects, or by a number from 0 to 1."""
     if "error" in record:
@@ -72,16 +86,19 @@ def outcome(record: dict) -> str:
 
 
 def report_data(runs: list[Run], labels: list[str]) -> dict:
-    """What the page's script reads: runs, questions (each once for all runs of its data set), and answers."""
+    """What the page's script reads: runs, questions (each once for all runs of its data set, and all its answers), and answers."""
     questions: dict[tuple, dict] = {}
     answers = []
     for number, run in enumerate(runs):
         seen: Counter = Counter()
+        earlier: dict[tuple, tuple] = {}  # of questions with several answers
         for record in run.records:
-            question = _question(record)
-            key = run.data_set, question, seen[question]
-            seen[question] += 1
-            row = {"data_set": run.data_set or "", "text": question, "gold": _text(record.get("gold_answer"))}
+            text = _question(record)
+            key = earlier.get((text, question_of(record))) if "answers" in record else None
+            if key is None:  # the same text may be asked twice
+                key = earlier[text, question_of(record)] = run.data_set, text, seen[text]
+                seen[text] += 1
+            row = {"data_set": run.data_set or "", "text": text, "gold": _text(record.get("gold_answer"))}
             questions.setdefault(key, {"number": len(questions), **row})
             answers.append(_answer(record) | {"run": number, "question": questions[key]["number"]})
     nudging = [number for number, run in enumerate(runs) if run.kind == "nudging"]
@@ -96,6 +113,8 @@ def _question(record: dict) -> str:
 
 def _answer(record: dict) -> dict:
     answer = {"sample": _text(record.get("index")), "outcome": outcome(record), "score": _score_text(record)}
+    if "answers" in record:
+        answer |= {"sample": str(question_of(record)), "number": record.get("answer_number", 1)}
     if "error" in record:
         return answer | {"error": _text(record["error"]) or "failed without a message"}
     final, notes = _text(record.get("raw_answer")), []
@@ -158,12 +177,16 @@ def plots(runs: list[Run], warn: Callable[[str], None]) -> list[dict]:
             warn("no plot over the thresholds: it needs matplotlib (pip install matplotlib)")
             break
         first = group[0]
-        name = (
-            f"{first.data_set or 'unknown data set'}, {' + '.join(first.models)}, {first.figures['samples']} questions"
-            + (f", criterion {first.told.criterion}" if first.told.criterion not in (None, TOP_PROB) else "")
-            + (f", blend {first.told.blend}" if first.told.blend else "")
-            + (f", {first.engine}" if first.engine else "")
-        )
+        told = [
+            first.data_set or "unknown data set",
+            " + ".join(first.models),
+            f"n = {first.figures.get('questions', first.figures['samples'])} questions",
+        ]
+        told += [f"criterion {first.told.criterion}"] * bool(first.told.criterion)
+        told += [f"blend {first.told.blend}"] * bool(first.told.blend)
+        told += [f"scored by {first.scored_by}"] * bool(first.scored_by)
+        told += [*dict.fromkeys(run.engine for run in group if run.engine)]
+        name = ", ".join(told)
         found.append({"svgs": [Markup(svg) for svg in drawn], "caption": visible(name)})
     return found
 
@@ -186,6 +209,7 @@ def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> 
     script = untrusted + script
     data = report_data(runs, labels)
     nudged = any(run.kind == "nudging" for run in runs)
+    several = any("number" in answer for answer in data["answers"])
     counts = Counter(answer["outcome"] for answer in data["answers"])
     return environment.get_template("report.html.j2").render(
         title=visible(title),
@@ -196,7 +220,8 @@ def render(runs: list[Run], title: str, warn: Callable[[str], None] = print) -> 
         samples=len(data["answers"]),
         questions=len(data["questions"]),
         nudged=nudged,
-        side=nudged and len(runs) > 1,
+        several=several,
+        side=several or (nudged and len(runs) > 1),
         data=embedded_json(data),
         css=Markup(css),
         script=Markup(script),

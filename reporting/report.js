@@ -48,6 +48,10 @@ function goldPart(question) {
   return labelled("Gold answer", "text", question.gold || "(none)");
 }
 
+function answerNumber(answer) {
+  return "number" in answer ? ", answer " + answer.number : "";
+}
+
 function notes(answer) {
   return element("p", "notes", answer.notes || "");
 }
@@ -58,7 +62,8 @@ function questionTitle(question, sample) {
 
 function listItem(answer) {
   const question = questions[answer.question];
-  const heading = element("h3", "", questionTitle(question, answer.sample), " ", element("small", "", runs[answer.run]));
+  const title = questionTitle(question, answer.sample) + answerNumber(answer);
+  const heading = element("h3", "", title, " ", element("small", "", runs[answer.run]));
   const body = element(
     "div",
     "body",
@@ -72,7 +77,7 @@ function sideItem(group) {
   const question = questions[group[0].question];
   const nudgedFirst = [...group.filter(isNudged), ...group.filter((answer) => !isNudged(answer))];
   const columns = nudgedFirst.map((answer) => {
-    const heading = element("h4", "", runs[answer.run]);
+    const heading = element("h4", "", runs[answer.run] + answerNumber(answer));
     const details = element("dl", "", ...answerParts(answer), ...scoreParts(answer));
     return element("section", "column", element("header", "", heading, outcomeBadge(answer)), details, notes(answer));
   });

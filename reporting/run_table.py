@@ -16,9 +16,11 @@ from command.schema import Number, Text, TextOrNull, WholeOrNull, open_table, sh
 from datasets_loader import DATA_SETS
 from experiment.result_files import ResultFiles, read_records
 from experiment.rules import score_by_rule, scores_of
+from experiment.scorers import BY_RULE
 from experiment.shards import shard_of_name
 from experiment.summary import prompt_count, summarise
 from reporting.run_pace import Pace, pace
+from reporting.several_columns import COLUMNS, columns_of_several, shown_of_several
 from reporting.told import KINDS, MODEL_ROLES, TOP_PROB, Told, engines, told_by_name, told_by_settings
 
 _SUFFIXES = (".run.json", ".summary.json", ".jsonl", ".json", ".txt")
@@ -103,8 +105,10 @@ class Run:
 
     @property
     def scored_by(self) -> str | None:
-        """How answers to questions of one's own are scored, where they are; the data sets have one way each."""
+        """How answers to questions of one's own are scored, where they are, and that a rule stands in for a judge."""
         scoring = self.figures["scoring"]
+        if by_rule := [judge for judge in self.figures.get("judges", {}) if judge.startswith(BY_RULE)]:
+            return ", ".join(by_rule)
         own = self.settings and self.data_set not in DATA_SETS
         return scoring if own and self.figures["scored"] else None
 
@@ -281,6 +285,7 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
             "mean_own_score": f.get("mean_own_score"),
             "mean_own_score_low": own and own[0],
             "mean_own_score_high": own and own[1],
+            **columns_of_several(f),
             "intervention_rate": f.get("mean_ratio_nudging"),
             "nudged_character_share": f.get("nudged_character_share"),
             "stop_reasons": ", ".join(f"{reason} {n}" for reason, n in f["stop_reasons"].items()),
@@ -293,7 +298,7 @@ def results_table(runs: list[Run]) -> pd.DataFrame:
         rows.append({name: visible(value) if isinstance(value, str) else value for name, value in row.items()})
     table = pd.DataFrame(rows)
     # A column that says the same of every run, as all did before there were others, is left out.
-    own = ("asked_with", "scored_by", "mean_own_score", "mean_own_score_low", "mean_own_score_high")
+    own = ("asked_with", "scored_by", "mean_own_score", "mean_own_score_low", "mean_own_score_high", *COLUMNS)
     for column, usual in (("shard", None), ("blend", None), ("criterion", TOP_PROB), *((name, None) for name in own)):
         if all(value is None or value == usual for value in table[column].replace(math.nan, None)):
             del table[column]
@@ -321,7 +326,9 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 "Blend": row["blend"] if _known(row.get("blend")) else "",
                 "Asked with": row["asked_with"] if _known(row.get("asked_with")) else "",
                 "State": _state(row),
-                "Answers": str(row["n"] - row["failed"]) + (f"\n{unscored}" if unscored else ""),
+                "Answers": str(row["n"] - row["failed"])
+                + _number(row.get("answers_per_question"), "\n{:.0f} per question")
+                + (f"\n{unscored}" if unscored else ""),
                 "Failed": str(row["failed"]) if table["failed"].any() else "",
                 "Scored by": row["scored_by"] if _known(row.get("scored_by")) else "",
                 "Accuracy (95 % interval)": _share_with_interval(row),
@@ -329,6 +336,7 @@ def readable_table(table: pd.DataFrame) -> pd.DataFrame:
                 + _interval(row["mean_score_low"], row["mean_score_high"], "{:.2f}"),
                 "Mean score, 0 to 1 (95 % interval)": _number(row.get("mean_own_score"), "{:.2f}")
                 + _interval(row.get("mean_own_score_low"), row.get("mean_own_score_high"), "{:.2f}"),
+                **shown_of_several(row, _number, _interval),
                 "Intervention rate, as published": _percent(row["intervention_rate"]),
                 "Nudged characters, of all": _percent(row["nudged_character_share"]),
                 "Latency, s per answer": _number(row["latency_seconds"], "{:.2f}")

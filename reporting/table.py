@@ -13,12 +13,16 @@ from command.paths import user_path
 from reporting.run_table import find_runs, readable_table, results_table
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A `results_table` as a Markdown table; what a name holds of Markdown's and HTML's own signs is written out."""
-    shown = readable_table(table)
+def escaped(text: str) -> str:
+    """A text for a cell of a Markdown table: what it holds of Markdown's and HTML's own signs is written out."""
     for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", "; "), ("\t", " ")):
-        shown = shown.map(lambda text, sign=sign, written=written: text.replace(sign, written))
-    return shown.to_markdown(index=False, disable_numparse=True) + "\n"
+        text = text.replace(sign, written)
+    return text
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A `results_table` as a Markdown table."""
+    return readable_table(table).map(escaped).to_markdown(index=False, disable_numparse=True) + "\n"
 
 
 def csv(table: pd.DataFrame) -> str:

@@ -4,12 +4,14 @@ import io
 import json
 import re
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from command.console import visible
 from decoding.criteria import CRITERIA
+from experiment.summary import HIGHEST_USUAL_INTERVENTION
 from reporting.run_table import Run
 from reporting.told import TOP_PROB
 
@@ -168,12 +170,15 @@ def save_plot(
     from matplotlib.figure import Figure
 
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
-    with matplotlib.rc_context(_style(PAPER) | {"svg.hashsalt": path.name}):
-        width = 5.2 * len(groups)
-        figure = Figure(figsize=(width, 6.4), layout="constrained")
+    with matplotlib.rc_context(_style(PAPER) | {"svg.hashsalt": path.name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font does not have
+        width = 5.2 * max(len(groups), 1.3)
+        figure = Figure(figsize=(width, 6.8), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle("\n".join(textwrap.wrap(visible(title), int(14 * width))), fontsize=9, x=0.01, ha="left")
-        columns = figure.subplots(2, len(groups), squeeze=False).T
+        lines = "\n".join(textwrap.wrap(visible(title), int(15 * width)))
+        figure.suptitle(lines, fontsize=9, x=0.01, ha="left", parse_math=False)
+        columns = figure.subplots(2, len(groups), squeeze=False, sharey="row").T
+        labelled = {}
         for axes, group, single in zip(columns, groups, alone, strict=True):
             there = {kind: run for kind, run in single.items() if run is not None}
             _draw_scores(axes[0], group, there, PAPER, (best, equal))
@@ -181,9 +186,14 @@ def save_plot(
             for one in axes:
                 _set_thresholds(one, group)
             if len(groups) > 1:
-                axes[0].set_title(
-                    f"{visible(group[0].models[-1])}\n{axes[0].get_title(loc='left')}", loc="left", fontsize=10
-                )
+                name = f"{visible(group[0].models[-1])}\n{axes[0].get_title(loc='left')}"
+                axes[0].set_title(name, loc="left", fontsize=10, parse_math=False)
+            labelled |= {
+                label: mark for one in axes for mark, label in zip(*one.get_legend_handles_labels(), strict=True)
+            }
+        figure.legend(
+            labelled.values(), labelled, frameon=False, ncols=2, fontsize=9, loc="outside lower left", handlelength=2.4
+        )
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files
@@ -220,10 +230,12 @@ def _draw_scores(
     best, equal = marked
     for run, mean in zip(scored, means, strict=True):
         if run is best:
-            axes.plot([run.threshold], [mean], "*", color=colours.nudge, markersize=17, zorder=5, label="best")
+            axes.plot(
+                [run.threshold], [mean], "*", color=colours.nudge, markersize=17, zorder=5, label="best", clip_on=False
+            )
     same = [(run.threshold, mean) for run, mean in zip(scored, means, strict=True) if id(run) in equal]
     if same:
-        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
+        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": "none", "clip_on": False}
         axes.plot(*zip(*same, strict=True), color=colours.nudge, zorder=4, label="not told apart from the best", **ring)
     for (kind, run), dashes in zip(alone.items(), ("--", ":"), strict=False):
         if value in run.figures:
@@ -233,9 +245,7 @@ def _draw_scores(
     axes.set_title(f"{title}, with 95 % intervals", loc="left", fontsize=10)
     if value == "accuracy":
         axes.set_ylim(bottom=0)
-    if best or equal:
-        axes.legend(frameon=False, fontsize=8, loc="best", handlelength=2.4)
-    elif alone:
+    if alone and colours is PAGE:
         axes.figure.legend(frameon=False, ncols=3, fontsize=9, loc="outside upper left", handlelength=2.4)
     if not scored:
         axes.text(0.5, 0.5, "not scored yet", transform=axes.transAxes, ha="center", color=colours.muted)
@@ -244,5 +254,8 @@ def _draw_scores(
 def _draw_shares(axes, group: list[Run], colours: Colours) -> None:
     shares = [100 * run.figures.get("mean_ratio_nudging", float("nan")) for run in group]
     axes.plot([run.threshold for run in group], shares, color=colours.nudge, marker="s", markersize=5)
+    if colours is PAPER and any(share > 100 * HIGHEST_USUAL_INTERVENTION for share in shares):
+        label = f"{100 * HIGHEST_USUAL_INTERVENTION:.0f} %: above, the nudging model with help"
+        axes.axhline(100 * HIGHEST_USUAL_INTERVENTION, color=colours.muted, linestyle="-.", label=label)
     axes.set_ylim(0, max(1, 1.25 * axes.dataLim.y1))
     axes.set_title("Words by the nudging model, %, as published", loc="left", fontsize=10)

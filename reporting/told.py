@@ -13,7 +13,8 @@ TOP_PROB = "top_prob"
 _NUMBER = "[0-9.e-]+"
 _SPLITS = sorted({split for data_set in DATA_SETS.values() for split in data_set.splits}, key=len, reverse=True)
 _NAME = re.compile(
-    rf"split_(?:{'|'.join(map(re.escape, _SPLITS))}|[^_]+)_(?P<rest>.+)_(?P<num_samples>\d+|None)_samples(?:_shard.+)?",
+    rf"split_(?:{'|'.join(map(re.escape, _SPLITS))}|[^_]+)_(?P<rest>.+)_(?P<num_samples>\d+|None)_samples"
+    r"(?:_\d+_answers)?(?:_shard.+)?",
     re.S,
 )
 _NUDGING = re.compile(

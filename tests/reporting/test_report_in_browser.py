@@ -184,3 +184,28 @@ def test_a_large_report(browser, tmp_path):
     page.click("#next")
     page.until("1,319 questions found, 21 to 40 shown")
     assert page.texts("#page") == ["Page 2 of 66"] and page.console() == []
+
+
+def test_a_question_is_shown_once_with_all_its_answers(browser, tmp_path):
+    asked = questions(2)
+    rows = [
+        record(2 * i + j, q, gold, f"Perhaps {j}.", int(i == j)) | {"answer_number": j + 1, "answers": 2}
+        for i, (q, gold) in enumerate(asked)
+        for j in range(2)
+    ]
+    rows[3]["scores"] = {"correct": 0}
+    write_run(tmp_path, "several", rows, settings("base_only", answers=2))
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    page = Report(browser, tmp_path / "report.html")
+    page.until("2 questions found")
+    assert page.texts("h3")[:2] == ["gsm8k, sample 0", "gsm8k, sample 1"]
+    assert page.texts("h4") == ["base only, answer 1", "base only, answer 2"] * 2
+    page.choose("differ")
+    page.until("1 question found")
+    page.click("input[value=list]")
+    page.until("2 answers found")
+    assert [text.split(" base only")[0] for text in page.texts("h3")] == [
+        "gsm8k, sample 0, answer 1",
+        "gsm8k, sample 0, answer 2",
+    ]
+    assert page.console() == []

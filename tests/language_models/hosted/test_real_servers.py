@@ -19,6 +19,7 @@ from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.token_texts import END_NAMES
 from language_models.interface import REPLACEMENT, SamplingParams
 from nudging import REPETITION_WORDS
+from utils import clean_answer
 
 pytestmark = MARKS
 
@@ -126,7 +127,7 @@ class TestExperiments:
             "streamed" if streamed else "published"
         )
         for record in records:
-            assert record["raw_answer"] == "".join(record["all_completions"])
+            assert record["raw_answer"] == clean_answer("".join(record["all_completions"]))
             base, nudging = record["usage"]["base"], record["usage"]["nudging"]
             assert nudging["requests"] > 1 and base["prompt_tokens"] > 0
             # Each published call asks for 16 tokens; a stream is closed at the first uncertain one.
