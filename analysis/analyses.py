@@ -52,7 +52,7 @@ class Row:
 class Analysis:
     """One analysis: a title, its place in the paper, what it needs (of NEEDS), and what it counts.
 
-    `drawn` says which series a plot shows, "bars" side by side or "stacked"; `axis` what the labels are.
+    A plot shows `series`, and of the first of them n; `drawn`: "bars" side by side, or "stacked". `axis` says what the labels are.
     """
 
     what: str
@@ -188,7 +188,7 @@ ANALYSES = {
         PLACES,
         uncertainty,
         TOP_1,
-        (ALL, DISAGREE, WEAK),
+        (DISAGREE, WEAK, ALL),
     ),
     "agreement": Analysis(
         "Agreement everywhere, and where the base model is uncertain",

@@ -20,6 +20,7 @@ from command.files import exclusively
 from command.paths import user_path
 from command.secrets import without_password
 from experiment.connect import Lengths, connect
+from experiment.names import last_part
 from experiment.prompts import PromptBuilder, prompt_builders
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.text_scores import ServerScorer
@@ -194,7 +195,7 @@ class Work:
         return places, lines
 
     def _pair(self) -> str:
-        models = [model.name for model in self.settings.models.values()] if self.builders else []
+        models = [last_part(model.name) for model in self.settings.models.values()] if self.builders else []
         return " + ".join(models) or "answers of nudging runs"
 
     def _caption(self, places: int, of_nudging: int) -> str:
@@ -204,7 +205,7 @@ class Work:
         lines = [f"n: {' and '.join(parts)} of {len(self.answers.answers)} answers; 95 % intervals over answers"]
         for role, model in self.settings.models.items() if self.builders else ():
             where = self.engines.get(role) or ("server" if model.host else "this process")
-            lines.append(f"{role}: {model.name} ({where})")
+            lines.append(f"{role}: {last_part(model.name)} ({where})")
         return "\n".join([*lines, *self.answers.told])
 
     def _show(self, found: Findings) -> None:

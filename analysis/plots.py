@@ -79,10 +79,7 @@ def _draw(axes, analysis: Analysis, rows: Sequence[Row]) -> None:
             if stacked:
                 below[place] += value
         axes.bar(0, 0, width, color=colour, label=series)
-    totals = {
-        label: max((by_place[label, s].n for s in analysis.series if (label, s) in by_place), default=0)
-        for label in labels
-    }
+    totals = {label: by_place[label, analysis.series[0]].n for label in labels}
     crowded = len(labels) > 6
     axes.set_xticks(
         range(len(labels)),

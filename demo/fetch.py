@@ -128,9 +128,12 @@ def convert(model: DemoModel, file: Path, cache: Path) -> Path:
         made = Path(name) / "made"
         try:
             (convert_gguf if file.suffix == ".gguf" else convert_llama2c)(file, made)
+            os.replace(made, folder)
         except ImportError as error:
             raise FetchError(f"--transformers does not work here: {error}\nInstall: {CONVERTER_INSTALL}") from error
-        os.replace(made, folder)
+        except Exception:
+            if not folder.is_dir():  # else another process has made it meanwhile, and taken the work of both away
+                raise
     shutil.rmtree(work, ignore_errors=True)
     return folder
 

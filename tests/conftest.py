@@ -18,6 +18,10 @@ from waiting import records_in
 
 # Threads of llama.cpp and torch that wait by spinning would take the processors from the tests beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Tests that run side by side share the processors out: llama.cpp's threads in particular wait for each other by computing.
+if (at_a_time := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // at_a_time)))
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")

@@ -5,13 +5,14 @@ has it is found out by a request. Without it a text is cut into tokens by the se
 """
 
 import threading
+from collections.abc import Sequence
 
 from language_models.hosted.endpoint import OpenAIEndpoint
 from language_models.hosted.logprobs import UnreadableReply
 from language_models.hosted.refused_fields import NOT_IMPLEMENTED, REFUSALS
 from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import persist
-from language_models.hosted.token_texts import TokenReader, token_slices
+from language_models.hosted.token_texts import TextMismatch, TokenReader, align, token_slices
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, Usage
 from language_models.scored_text import ScoredToken, most_probable, place_by_place, tokens_of
 from language_models.tokenizing import TextTokenizer
@@ -119,7 +120,7 @@ class ServerScorer:
         whole = prompt + text
         shown = [self._text_of(tokenizer, token) for token in tokenizer.encode(whole)]
         try:
-            slices = token_slices(shown, whole, ended=False)
+            slices = _slices(shown, whole, ended=False)
         except UnreadableReply as error:
             raise ModelError(f"{self.name}: its tokenizer does not give the text back as it is: {error}") from None
         return [(start, piece) for start, piece, _ in tokens_of(slices, len(prompt))]
@@ -153,7 +154,7 @@ def echoed_tokens(
         return None
     if not all(isinstance(name, str) for name in names):
         return None
-    slices = token_slices(names, shown, ended=choice.get("finish_reason") == "stop", offsets=told.get("text_offset"))
+    slices = _slices(names, shown, ended=choice.get("finish_reason") == "stop", offsets=told.get("text_offset"))
     tokens = [token for token in tokens_of(slices, begin) if token[0] < len(whole) - begin]
     if not any(own[number] is not None for *_, number in tokens):
         return None  # the words are echoed, and nothing is said of them
@@ -172,3 +173,16 @@ def echoed_tokens(
         token = reader.read(piece, one, "length")[0]
         found.append(ScoredToken(start, piece, own[number], most_probable(token.top, logprobs)))
     return tuple(found)
+
+
+def _slices(shown: Sequence[str], text: str, *, ended: bool, offsets: Sequence[int] | None = None) -> list[str]:
+    """As `token_slices`, also where SentencePiece has put a space before a text that begins without one."""
+    try:
+        return token_slices(shown, text, ended=ended, offsets=offsets)
+    except TextMismatch:
+        spaced = align(shown, " " + text)
+        if spaced is None:
+            raise
+    first = next(number for number, piece in enumerate(spaced) if piece)
+    spaced[first] = spaced[first][1:]
+    return spaced

@@ -39,6 +39,31 @@ def test_expected(): assert False
 """
 
 
+BESIDE = """
+import time
+from pathlib import Path
+import pytest
+folder = Path({folder!r})
+def wait_for(name):
+    until = time.monotonic() + 1800
+    while not (folder / name).exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+@pytest.fixture
+def server():
+    yield
+    (folder / "closed").touch()
+@pytest.mark.real_servers
+def test_server(server):
+    (folder / "begun").touch()
+    if not {ends}:
+        wait_for("never")
+    assert False, "of a server"
+def test_other():
+    {others}
+"""
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A folder with tests that end in all ways, which `run_session` runs."""
@@ -155,7 +180,7 @@ class TestRealServers:
         """The names of the sessions that are run, of which each passes, or is stopped as `ends` says."""
         names, ends = [], {}
 
-        def run(name, options, outcome):
+        def run(name, options, outcome, output=None, started=None):
             names.append(name)
             outcome.passed += 1
             return ends.get(name, 0)
@@ -163,15 +188,22 @@ class TestRealServers:
         monkeypatch.setattr(run_tests, "run_session", run)
         return names, ends
 
+    @pytest.fixture(params=[1e9, 1e12], ids=["little memory", "much memory"])
+    def room(self, request, monkeypatch):
+        """Whether the tests with real servers run beside the others."""
+        monkeypatch.setattr(run_tests, "memory", lambda: request.param)
+        return request.param > 1e9
+
     def asked(self, checkout) -> list[str]:
         return (checkout / "asked").read_text().splitlines() if (checkout / "asked").exists() else []
 
     @pytest.mark.parametrize("begun", [False, True])
-    def test_an_installation(self, begun, checkout, sessions, capfd):
+    def test_an_installation(self, begun, room, checkout, sessions, capfd):
         with subprocess.Popen(["true"], start_new_session=True) as group:
             more = ["--installing_vllm", str(group.pid)] if begun else []
             assert run_tests.main(["--all", "--no_checks", *more]) == 0
-        assert sessions[0] == ["the tests", "the tests with real servers"]
+        assert sorted(sessions[0]) == ["the tests", "the tests with real servers"]
+        assert room or sessions[0][0] == "the tests"
         compiled, converted = self.asked(checkout)
         assert compiled.startswith("-c import vllm") and converted.startswith(
             "scripts/get_demo_models.py --transformers"
@@ -199,6 +231,36 @@ class TestRealServers:
             wait_until(lambda: group.poll() is not None, "its end")
         assert sessions[0] == ["the tests"]
         assert self.asked(checkout) == [] and capfd.readouterr().err == ""  # and none is begun anew
+
+    @pytest.fixture
+    def beside(self, project, monkeypatch):
+        """A project whose only test with real servers begins beside the others and ends when it is told."""
+        program = write_program(project / "vllm-python", "exit 0")
+        monkeypatch.setenv("VLLM_PYTHON", str(program))
+        monkeypatch.setattr(run_tests, "memory", lambda: 1e12)
+        (project / "pytest.ini").write_text("[pytest]\nmarkers = real_servers\n")
+        (project / "test_module.py").unlink()
+
+        def write(ends: str, others: str) -> None:
+            (project / "test_ends.py").write_text(BESIDE.format(ends=ends, others=others, folder=str(project)))
+
+        return write
+
+    def test_beside_the_others_their_output_is_shown_when_they_have_ended(self, beside, project, capfd):
+        beside("True", "wait_for('begun')")
+        assert run_tests.main(["--all", "--no_checks"]) == 1
+        said = capfd.readouterr().out
+        assert (project / "closed").exists()
+        assert said.count("FAILED test_ends.py::test_server (call): AssertionError: of a server") == 1
+        assert said.index("1 passed") < said.index("1 failed") < said.index("verdict")
+        assert said.splitlines()[-2] == "1 passed, 1 failed, 0 skipped"
+
+    def test_they_are_ended_where_the_others_were_stopped(self, beside, project, capfd):
+        beside("False", "wait_for('begun'); pytest.exit('enough')")
+        assert run_tests.main(["--all", "--no_checks"]) == 1
+        assert (project / "closed").exists()  # as tidily as at their end
+        shown = capfd.readouterr().out
+        assert "failed: the tests: stopped" in shown and "failed: the tests with real servers: stopped" in shown
 
     def test_none_without_all(self, checkout, sessions, capfd):
         assert run_tests.main(["--no_checks"]) == 0

@@ -91,7 +91,8 @@ def real_hosts(folder: Path) -> Iterator[Hosts]:
     script = REPOSITORY / "scripts/serve_models.sh"
     converted = demo_cache_dir() / "stories15m-transformers"
     environment = os.environ | {"SERVED_FOR": str(folder)}
-    environment.pop("OMP_WAIT_POLICY", None)  # the servers are to run as a user's do
+    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT"):  # the servers are to run as a user's do
+        environment.pop(name, None)
     if not converted.is_dir():
         python = environment.get("VLLM_PYTHON") or REPOSITORY / ".venv-vllm/bin/python"
         command = [str(python), str(REPOSITORY / "scripts/get_demo_models.py"), "--transformers", "stories15m"]

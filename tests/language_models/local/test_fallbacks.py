@@ -230,10 +230,10 @@ def test_a_device_that_has_stopped_ends_all(monkeypatch):
     monkeypatch.setattr(sample, "sample_prompts", lambda *_: {})
     monkeypatch.setattr(sample, "decode", lambda *_: (_ for _ in ()).throw(batch[0].error))
     example = type("Example", (), {"id": "1", "question": "", "context": "", "gold": ""})
+    data_set = type("Data", (), {"question_prefix": "", "is_own": False})
+    settings = type("Settings", (), {"answers": 1, "seed": None})
     with pytest.raises(DeviceLostError):
-        sample.answer_one(
-            None, type("Data", (), {"question_prefix": "", "is_own": False}), 0, example, {}, {}, "published"
-        )
+        sample.answer_one(settings, data_set, 0, example, {}, {}, "published")
 
 
 def test_a_model_is_alive_until_its_device_has_stopped(monkeypatch):
