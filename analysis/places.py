@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.kinds import kind_of
+from language_models.interface import REPLACEMENT
 from language_models.scored_text import ScoredToken
 
 LOGPROBS = 5  # of each place; ranks up to it are told
@@ -20,6 +21,7 @@ WEAK_RANK = 3  # of the base model, down to which a token disagrees weakly (arXi
 NO_BOUNDARY = "no token of {role} begins there"
 CHARACTER = "inside of a character of several tokens"
 NOT_TOLD = "no log-probabilities of {role}"
+PART = "the aligned model would write a part of a character"
 FIRST = "the first token lies in the prompt, too"
 
 
@@ -64,7 +66,13 @@ def rank(token: str, top: Sequence[tuple[str, float]], exact: bool) -> int:
     """
 
     def same(other: str) -> bool:
-        begins = not exact and token and other and (token.startswith(other) or other.startswith(token))
+        begins = (
+            not exact
+            and token
+            and other
+            and REPLACEMENT not in other
+            and (token.startswith(other) or other.startswith(token))
+        )
         return token == other or bool(begins)
 
     return next((number for number, (other, _) in enumerate(top, 1) if same(other)), 0)
@@ -130,4 +138,6 @@ def _why_not(
     for role, other in (at | {lead: token}).items():
         if not other.top:
             return NOT_TOLD.format(role=role)
+    if REPLACEMENT in token.top[0][0]:
+        return PART
     return None

@@ -65,6 +65,31 @@ def most_probable(top: Sequence[tuple[str, float]], count: int) -> tuple[tuple[s
     return tuple(sorted(top, key=lambda pair: -pair[1])[:count])
 
 
+def without_empty(top: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """A list, most probable first, in which "" stands for a part of a character: so it is written down, once."""
+    found: dict[str, float] = {}
+    for listed, logprob in top:
+        found.setdefault(listed or REPLACEMENT, logprob)
+    return tuple(found.items())
+
+
+def cut_together(slices: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Slices in which a token that ends within a character is "": what it has before that (a blank) goes to the next one.
+
+    Args:
+        names: the tokens' own texts, a part of a character as replacement characters.
+    """
+    found, before = [], ""
+    for piece, name in zip(slices, names, strict=True):
+        piece, before = before + piece, ""
+        if name.endswith(REPLACEMENT) and piece.strip() == name.rstrip(REPLACEMENT).strip():
+            piece, before = "", piece
+        found.append(piece)
+    if before:
+        found[-1] += before
+    return found
+
+
 def place_by_place(
     model: LanguageModel, prompt: str, tokens: Sequence[tuple[int, str]], text: str, logprobs: int
 ) -> tuple[ScoredToken, ...]:
@@ -85,7 +110,7 @@ def place_by_place(
             asked = model.complete(prompt + text[:start], SamplingParams(1, logprobs=logprobs))
             top = most_probable(asked.tokens[0].top, logprobs) if asked.tokens else ()
             if asked.finish_reason == "length":  # "" is a part of a character then, and no end of sequence
-                top = tuple((listed or REPLACEMENT, logprob) for listed, logprob in top)
+                top = without_empty(top)
         own = None if REPLACEMENT in piece else dict(top).get(piece)
         found.append(ScoredToken(start, piece, own, top))
         inside = not piece

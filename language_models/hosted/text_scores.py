@@ -14,7 +14,14 @@ from language_models.hosted.replicas import Replicas
 from language_models.hosted.retries import persist
 from language_models.hosted.token_texts import TextMismatch, TokenReader, align, token_slices
 from language_models.interface import ContextLengthError, ModelError, SamplingParams, Usage
-from language_models.scored_text import ScoredToken, most_probable, place_by_place, tokens_of
+from language_models.scored_text import (
+    ScoredToken,
+    cut_together,
+    most_probable,
+    place_by_place,
+    tokens_of,
+    without_empty,
+)
 from language_models.tokenizing import TextTokenizer
 
 SAMPLE = "The capital of France", " is Paris, and it lies on the Seine."
@@ -123,7 +130,7 @@ class ServerScorer:
             slices = _slices(shown, whole, ended=False)
         except UnreadableReply as error:
             raise ModelError(f"{self.name}: its tokenizer does not give the text back as it is: {error}") from None
-        return [(start, piece) for start, piece, _ in tokens_of(slices, len(prompt))]
+        return [(start, piece) for start, piece, _ in tokens_of(cut_together(slices, shown), len(prompt))]
 
     def _text_of(self, tokenizer: TextTokenizer, token: int) -> str:
         text = self._texts.get(token)
@@ -155,6 +162,7 @@ def echoed_tokens(
     if not all(isinstance(name, str) for name in names):
         return None
     slices = _slices(names, shown, ended=choice.get("finish_reason") == "stop", offsets=told.get("text_offset"))
+    slices = cut_together(slices, names)
     tokens = [token for token in tokens_of(slices, begin) if token[0] < len(whole) - begin]
     if not any(own[number] is not None for *_, number in tokens):
         return None  # the words are echoed, and nothing is said of them
@@ -171,8 +179,13 @@ def echoed_tokens(
         if own[number] is None and not number:
             continue  # the first token of all has nothing before it
         token = reader.read(piece, one, "length")[0]
-        found.append(ScoredToken(start, piece, own[number], most_probable(token.top, logprobs)))
+        found.append(ScoredToken(start, piece, own[number], _listed(token.top, tops[number], logprobs)))
     return tuple(found)
+
+
+def _listed(top: Sequence[tuple[str, float]], told: dict | None, logprobs: int) -> tuple[tuple[str, float], ...]:
+    """The most probable tokens. vLLM prints a token that is a part of a character as "" in an echo, and ends by their names."""
+    return without_empty(most_probable(top, logprobs)) if "" in (told or ()) else most_probable(top, logprobs)
 
 
 def _slices(shown: Sequence[str], text: str, *, ended: bool, offsets: Sequence[int] | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from language_models.local.faults import failure_of
 from language_models.local.model import LocalModel
 from language_models.local.segments import Segment
 from language_models.local.vocabulary import GrowingText
-from language_models.scored_text import ScoredToken, tokens_of
+from language_models.scored_text import ScoredToken, cut_together, tokens_of
 
 # That many rows of logits are looked at in one pass: of a vocabulary of 262,144 tokens they take 67 MB in float32.
 PLACES = 64
@@ -62,6 +62,7 @@ class LocalScorer:
         slices = _slices(GrowingText(vocabulary, ids[:same]), ids[same:])
         if "".join(slices) != rest + text:
             raise ModelError(f"{self.name}: its tokenizer does not give the text back as it is; it cannot be scored")
+        slices = cut_together(slices, [vocabulary.text_of(token) for token in ids[same:]])
         return same, tokens_of(slices, len(rest))
 
     def _passes(self, ids: Sequence[int], begin: int, logprobs: int) -> list[tuple[float, list[tuple[int, float]]]]:

@@ -198,3 +198,11 @@ def test_tokens_are_the_same_by_whole_texts_or_by_beginnings():
     assert [rank(" the", top, exact) for exact in (True, False)] == [3, 1]
     assert [rank("", top, exact) for exact in (True, False)] == [2, 2]
     assert rank(" a", top, False) == 0
+
+
+def test_a_part_of_a_character_is_not_compared():
+    lead = (ScoredToken(0, "a", -1, (("\ufffd", -0.1),)), ScoredToken(1, "b", -1, (("b", -0.1),)))
+    places, left_out = compare(0, "ab", {"base": scored("a", "b"), "nudging": lead}, True)
+    assert [place.start for place in places] == [1]
+    assert left_out == {"the aligned model would write a part of a character": 1}
+    assert rank(" ", [(" \ufffd", -0.1)], False) == 0
