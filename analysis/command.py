@@ -95,7 +95,7 @@ class Work:
         self.settings, self.answers, self.builders, self.folder = settings, answers, builders, folder
         self.left_out = [*answers.left_out, *missing]
         self.failed: list[str] = []
-        self.engines: dict[str, str] = {}
+        self.engines: dict[str, dict[str, None]] = {}  # by role, each once
 
     def run(self) -> int:
         """Do it; the exit code."""
@@ -143,11 +143,13 @@ class Work:
         with contextlib.ExitStack() as servers:
             connected = connect(settings, self._lengths(todo), servers, COMMAND.note)
             scorers = {role: scorer_of(model) for role, model in connected.items()}
+            engines = {role: engine_of(model) for role, model in connected.items()}
             for role, scorer in scorers.items():
-                self._tell_how(role, connected[role], scorer, [one for one in todo if one.role == role])
+                self._tell_how(role, scorer, [one for one in todo if one.role == role])
             return score_all(
                 todo,
                 scorers,
+                engines,
                 log,
                 logprobs=LOGPROBS,
                 num_threads=settings.num_threads,
@@ -159,9 +161,7 @@ class Work:
         texts = sorted((one.prompt + one.text for one in todo), key=len)[-64:]
         return Lengths(texts, lambda: max(map(count_tokens, texts)))
 
-    def _tell_how(self, role: str, model: SharedModel, scorer: TextScorer, todo: list) -> None:
-        report = model.report[0] if isinstance(model.report, list) else model.report
-        self.engines[role] = report.get("engine") or "a server that does not name its engine"
+    def _tell_how(self, role: str, scorer: TextScorer, todo: list) -> None:
         line = f"{scorer.name} ({role}): {scorer.how}"
         if isinstance(scorer, ServerScorer) and not scorer.echoes:
             line += f", for about {sum(count_tokens(one.text) for one in todo):,} places"
@@ -173,6 +173,7 @@ class Work:
         for one in self.wanted:
             if one.key in log.known:
                 scores.setdefault(one.number, {})[one.role] = log.known[one.key]
+                self.engines.setdefault(one.role, {})[log.engines[one.key]] = None
         whole = {number: by_role for number, by_role in scores.items() if len(by_role) == len(self.settings.roles)}
         exact = same_tokens(whole.values())
         places, reasons = [], Counter()
@@ -204,8 +205,7 @@ class Work:
         )
         lines = [f"n: {' and '.join(parts)} of {len(self.answers.answers)} answers; 95 % intervals over answers"]
         for role, model in self.settings.models.items() if self.builders else ():
-            where = self.engines.get(role) or ("server" if model.host else "this process")
-            lines.append(f"{role}: {last_part(model.name)} ({where})")
+            lines.append(f"{role}: {last_part(model.name)} ({', '.join(self.engines.get(role, ())) or 'no scores'})")
         return "\n".join([*lines, *self.answers.told])
 
     def _show(self, found: Findings) -> None:
@@ -226,6 +226,12 @@ class Work:
             COMMAND.note(f"not scored: {len(self.failed) - SHOWN_ERRORS} more; all are on the page")
         for line in self.left_out:
             COMMAND.note(f"left out: {line}")
+
+
+def engine_of(model: SharedModel) -> str:
+    """What computes a model, in a few words; of several servers the first one's."""
+    report = model.report[0] if isinstance(model.report, list) else model.report
+    return report.get("engine") or "a server that does not name its engine"
 
 
 def scorer_of(model: SharedModel) -> TextScorer:

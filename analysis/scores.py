@@ -32,10 +32,11 @@ def key_of(how: Mapping[str, object], prompt: str, text: str, logprobs: int) -> 
 
 @dataclass
 class ScoreLog:
-    """The log of scores; `known` has them by key. Lines that this program did not write are refused."""
+    """The log of scores; `known` has them by key, `engines` what computed each. Lines of other programs are refused."""
 
     path: Path
     known: dict[str, Tokens] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         self._log = JsonLog(self.path, "--output_dir")
@@ -56,7 +57,8 @@ class ScoreLog:
             try:
                 if not isinstance(entry, dict):
                     raise ValueError(not_an_object(entry))
-                self.known[_text(entry["key"])] = tuple(_token(*token) for token in entry["tokens"])
+                key, engine = _text(entry["key"]), _text(entry["engine"])
+                self.known[key], self.engines[key] = tuple(_token(*token) for token in entry["tokens"]), engine
             except (KeyError, TypeError, ValueError) as error:
                 raise ResultsError(
                     f"{self.path}, line {number}: no scores of this program ({error}); delete it, or take another --output_dir"
@@ -64,20 +66,21 @@ class ScoreLog:
 
     def open(self, say: Callable[[str], None]) -> None:
         """Open it for appending (ResultsError: it cannot be written)."""
-        self._log.open(lambda: (_entry(*pair) for pair in self.known.items()), say)
+        self._log.open(lambda: (self._entry(key, tokens) for key, tokens in self.known.items()), say)
 
-    def add(self, key: str, tokens: Tokens) -> None:
+    def add(self, key: str, tokens: Tokens, engine: str) -> None:
         """Keep a score; it is on the disk when this returns (ResultsError: it cannot be written)."""
-        self._log.append(_entry(key, tokens))
+        self.engines[key] = engine
+        self._log.append(self._entry(key, tokens))
         self.known[key] = tokens
 
     def close(self) -> None:
         """Close it."""
         self._log.close()
 
-
-def _entry(key: str, tokens: Tokens) -> dict:
-    return {"key": key, "tokens": [[t.start, t.text, t.logprob, [list(pair) for pair in t.top]] for t in tokens]}
+    def _entry(self, key: str, tokens: Tokens) -> dict:
+        told = [[t.start, t.text, t.logprob, [list(pair) for pair in t.top]] for t in tokens]
+        return {"key": key, "engine": self.engines[key], "tokens": told}
 
 
 def _text(value: object) -> str:
@@ -127,6 +130,7 @@ def wanted_scores(
 def score_all(
     wanted: list[Wanted],
     scorers: Mapping[str, TextScorer],
+    engines: Mapping[str, str],
     log: ScoreLog,
     *,
     logprobs: int,
@@ -137,6 +141,7 @@ def score_all(
     """Have the models score what is not known yet; the exit code of the signal that stopped it, or 0.
 
     Args:
+        scorers, engines: by role, what scores and what computes there.
         failed: told of scores that there are none of, and why.
 
     Raises:
@@ -164,7 +169,7 @@ def score_all(
                 if isinstance(found, UserError):
                     failed(one, found)
                 else:
-                    log.add(one.key, found)
+                    log.add(one.key, found, engines[one.role])
     finally:
         log.close()
     return stop.exit_code if done < len(todo) else 0

@@ -99,6 +99,10 @@ def test_an_interrupted_analysis_goes_on_and_gives_the_same(texts, models, tmp_p
     assert analyse("--texts", texts, *models(), "--output_dir", cut) == 0
     assert "2 of 6 scores are known from earlier" in capsys.readouterr().err
     assert (cut / "places.csv").read_text() == (whole / "places.csv").read_text()
+    before = (whole / "kinds.csv").read_text()
+    assert analyse("--texts", texts, *models(), "--output_dir", whole) == 0  # nobody is asked any more
+    assert (whole / "kinds.csv").read_text() == before == (cut / "kinds.csv").read_text()
+    assert "base: base-lm (scripted)" in before
     assert sorted((cut / "scores.jsonl").read_text().splitlines()) == sorted(line.strip() for line in lines)
 
 
@@ -156,7 +160,9 @@ def test_few_shot_runs_are_refused(tmp_path, capsys):
     assert "--few_shot 3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["[]", "{}", '{"key": "a", "tokens": [[0, "a", "b", []]]}', "{nonsense"])
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", '{"key": "a", "engine": "e", "tokens": [[0, "a", "b", []]]}', "{nonsense"]
+)
 def test_a_spoilt_log_is_told_with_its_line(line, texts, models, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/scores.jsonl").write_text(line + "\n")
