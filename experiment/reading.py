@@ -26,7 +26,7 @@ OPENING = (  # possessive, since an answer may be thousands of line breaks or ma
 _REACH = 1000  # characters behind "the answer is" that are looked at
 _MARKS = "*_`\"'’”)]}."  # what may close a label or a word
 _NEXT_QUESTION = re.compile(r"\n\s*[*_#]*(?:Question|Q)\b[^\n:]{0,10}:")
-_OPTION_LINE = re.compile(r"^([A-Z]|[1-9])\. (.*)$", re.MULTILINE)
+_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-Z]|[1-9])[.):] (.*)$", re.MULTILINE)
 _CORRECT = r"(?:the\s+|a\s+)?(?:most\s+)?(?:correct|right|best|accurate|appropriate|likely)"
 _NEGATION = re.compile(
     r"\b(?:not|no longer|never|cannot|neither|nor|hardly|without|except|unlike)\b|n[\'’]t\b", re.IGNORECASE
@@ -35,8 +35,14 @@ _CONDITION = re.compile(r"\b(?:if|whether|when|unless|assum\w+|suppos\w+|determi
 
 
 def options_of(question: str) -> dict[str, str]:
-    """The choices at a question's end, lines "A. text", by their labels."""
-    return {label: text.strip() for label, text in _OPTION_LINE.findall(question)}
+    """The choices at a question's end, lines "A. text", by their labels: from the last A (or 1) on, in unbroken order."""
+    options: dict[str, str] = {}
+    for label, text in _OPTION_LINE.findall(question):
+        if label in ("A", "1"):
+            options = {}
+        if label in ("A", "1") or (options and ord(label) == ord([*options][-1]) + 1):
+            options[label] = text.strip()
+    return options
 
 
 def plain_text(text: str) -> str:
@@ -95,9 +101,11 @@ def _chosen(text: str, options: dict[str, str], labels: str) -> set[str]:
     label = re.match(rf"{OPENING}([{labels}]){follows}", text)
     if label is None and (small := re.match(rf"[\s*_`\"'“‘]*(?:option\s+)?\(([{labels.lower()}])\)", text)):
         return {small[1].upper()}
+    option = _starts_with_option(text, options)
+    if option and (label is None or len(_bare(options[option])) > 1):  # a text may begin with a label: "A and B"
+        return {option}
     if label is None:
-        option = _starts_with_option(text, options)
-        return {option} if option else set()
+        return set()
     rest = text[label.end() :]
     told = {label[1]}
     if another := re.match(

@@ -64,6 +64,12 @@ def test_choices(answer, label):
     assert read_choice(answer, OPTIONS) == label
 
 
+def test_an_option_may_name_others():
+    options = {"A": "ice", "B": "snow", "C": "A and B", "D": "neither A nor B"}
+    assert read_choice("The answer is A and B.", options) == read_choice("C. A and B", options) == "C"
+    assert read_choice("The answer is neither A nor B.", options) == "D"
+
+
 TEMPLATES = [
     "The answer is {}.",
     "Step one. Step two.\nSo the answer is: {}",
@@ -238,6 +244,24 @@ def test_any_answer_has_a_score_or_none(name, answer, gold):
 
 def test_options_stand_at_a_questions_end():
     assert options_of("What? A. or so\nA. one\nB. two words\nC. 3") == {"A": "one", "B": "two words", "C": "3"}
+    two = {"A": "both", "B": "none"}
+    assert options_of("Two claims:\n1. It is.\n2. It was.\nWhich hold?\nA. both\nB. none") == two
+    assert options_of("Which?\n(A) both\n(B) none") == options_of("Which?\n A) both\n B) none") == two
+    assert options_of("What then?\nE. coli is one.") == {}
+
+
+def test_long_answers_of_nothing_are_read_at_once():
+    """Patterns that try every split of a run of blanks would take minutes."""
+    for text in ("\n" * 3000, "*" * 3000, "- " * 3000, "The answer is " * 500):
+        for read in (
+            lambda text: read_choice(text, OPTIONS),
+            read_yes_no,
+            read_coin,
+            read_plausible,
+            read_date,
+            read_word,
+        ):
+            assert read(f"{text}x") is None
 
 
 def test_every_judged_data_set_with_one_answer_has_a_reader():
