@@ -1,35 +1,48 @@
 """What a person would read in an answer without a judge: a letter, yes or no, a date, a word. Rules of our own.
 
 Each reader gives None where nothing, or two different things, can be read. A statement ("the answer is ...") counts more than
-what stands beside it, and of several statements the last, since answers that reason correct themselves.
+what stands beside it, and of several statements the last, since answers that reason correct themselves; not where they go to and
+fro. What an answer asks, or says under a condition, is no statement, and a further question that it begins is no part of it.
+Checked against answers that were labelled by hand: tests/experiment/test_labelled_answers.py.
 """
 
 import re
-from datetime import date
+from itertools import pairwise
 
-VERSION = 1  # of all readers together: scores by another version are not mixed with those of this one
+VERSION = 2  # of all readers together: scores by another version are not mixed with those of this one
 
+_IS = r"(?:\bis\b|\bwould be\b|\bwill be\b|\bshould be\b|\bmust be\b|:|=|\s[-–—](?=\s))\s*[:=]?\s*"
 _STATEMENT = re.compile(
     r"\b(?:final answer|correct answer|right answer|best answer|answer|correct (?:option|choice|statement)|option|choice)\b"
-    r"[^.\n:;]{0,60}?(?:\bis\b|\bwould be\b|\bshould be\b|\bmust be\b|:|=)\s*[:=]?\s*",
+    rf"[^.\n:;?]{{0,60}}?{_IS}|\\boxed\{{|\bI(?: would|'d)? (?:choose|pick|select|go with)\b",
     re.IGNORECASE,
 )
-_OPENING = r"[\s*_`\"'“‘(\[{$\\]*(?:boxed\{|text\{|option\s+|choice\s+|letter\s+|answer\s+)*[\s*_`\"'“‘(\[{]*"
-_OPTION_LINE = re.compile(r"^([A-Z]|[1-9])\. (.*)$", re.MULTILINE)
-_CONCLUSION = re.compile(r"\b(?:therefore|thus|hence|so|in conclusion|to conclude)\b[,:]?\s*", re.IGNORECASE)
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" if name != "may" else "may" for name in _MONTHS)
-_DATES = (
-    (re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})\b"), (0, 1, 2)),
-    (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), (1, 2, 0)),
-    (re.compile(rf"\b({_MONTH})\.?\s+(\d{{1,2}})(?:st|nd|rd|th)?,?\s+(\d{{4}})\b", re.IGNORECASE), (0, 1, 2)),
-    (re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?({_MONTH})\.?,?\s+(\d{{4}})\b", re.IGNORECASE), (1, 0, 2)),
+_CONCLUSION = re.compile(
+    r"\b(?:therefore|thus|hence|so|overall|in conclusion|to conclude|in summary)\b[,:]?\s*", re.IGNORECASE
 )
+OPENING = (  # possessive, since an answer may be thousands of line breaks or marks
+    r"\s*+(?:[-•#>]++\s++)?+[\s*_`\"'“‘(\[{$\\]*+(?:boxed\{|text\{|(?:option|choice|letter|answer)\s++)*+[\s*_`\"'“‘(\[{]*+"
+)
+_REACH = 1000  # characters behind "the answer is" that are looked at
+_MARKS = "*_`\"'’”)]}."  # what may close a label or a word
+_NEXT_QUESTION = re.compile(r"\n\s*[*_#]*(?:Question|Q)\b[^\n:]{0,10}:")
+_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-Z]|[1-9])[.):] (.*)$", re.MULTILINE)
+_CORRECT = r"(?:the\s+|a\s+)?(?:most\s+)?(?:correct|right|best|accurate|appropriate|likely)"
+_NEGATION = re.compile(
+    r"\b(?:not|no longer|never|cannot|neither|nor|hardly|without|except|unlike)\b|n[\'’]t\b", re.IGNORECASE
+)
+_CONDITION = re.compile(r"\b(?:if|whether|when|unless|assum\w+|suppos\w+|determin\w+|decid\w+|how)\b", re.IGNORECASE)
 
 
 def options_of(question: str) -> dict[str, str]:
-    """The choices at a question's end, lines "A. text", by their labels."""
-    return {label: text.strip() for label, text in _OPTION_LINE.findall(question)}
+    """The choices at a question's end, lines "A. text", by their labels: from the last A (or 1) on, in unbroken order."""
+    options: dict[str, str] = {}
+    for label, text in _OPTION_LINE.findall(question):
+        if label in ("A", "1"):
+            options = {}
+        if label in ("A", "1") or (options and ord(label) == ord([*options][-1]) + 1):
+            options[label] = text.strip()
+    return options
 
 
 def plain_text(text: str) -> str:
@@ -37,161 +50,191 @@ def plain_text(text: str) -> str:
     return " ".join(re.sub(r"[*_`$\\{}]", "", text).casefold().split())
 
 
-def _statements(answer: str) -> list[str]:
-    """What stands behind each "the answer is", the last one first."""
-    return [answer[found.end() :] for found in _STATEMENT.finditer(answer)][::-1]
+def own_part(answer: str) -> str:
+    """An answer without the next question that it goes on to; its blanks are single, its empty lines too."""
+    answer = re.sub(r"\s+", lambda blanks: "\n" * min(2, blanks[0].count("\n")) or " ", answer)
+    begun = _NEXT_QUESTION.search(answer)
+    return answer[: begun.start()] if begun and answer[: begun.start()].strip() else answer
 
 
-def _label(text: str, labels: str) -> str | None:
-    """The label that a text begins with: by itself, in brackets, or before a point; a letter that begins a word is none."""
-    found = re.match(
-        rf"{_OPENING}([{labels}])(?=[)\].:}},*\"'’”`]|\s*$|\s*\n|\s+(?:is|because|since|as|and|-|–)\b)", text
-    )
-    return found[1] if found else None
+def statements(answer: str, *more: re.Pattern) -> list[str]:
+    """What stands behind each "the answer is", in the order of the answer."""
+    ends = {found.end() for pattern in (_STATEMENT, *more) for found in pattern.finditer(answer)}
+    return [answer[end : end + _REACH] for end in sorted(ends)]
+
+
+def _settled(told: list):
+    """The last of several statements; None where there is none, or where they go to and fro."""
+    changes = sum(one != before for before, one in pairwise(told))
+    return told[-1] if told and changes <= 1 else None
+
+
+def _sentences(answer: str) -> list[str]:
+    """The sentences that claim something: no questions, and nothing that is said under a condition."""
+    parts = re.split(r"(?<=[.!?])[\s*_\"”]+|\n+", answer)
+    return [part for part in parts if part and not part.rstrip(' *_"”').endswith("?") and not _CONDITION.search(part)]
+
+
+def _bare(text: str) -> str:
+    """An option's text for comparison: without an article and the point at its end."""
+    return re.sub(r"^(?:the|a|an)\s+", "", plain_text(text).lstrip("\"'“‘([ ")).rstrip(".")
 
 
 def _starts_with_option(text: str, options: dict[str, str]) -> str | None:
     """The label of the option whose text stands at a text's beginning, the longest where several do."""
-    said = plain_text(text).lstrip("\"'“‘([ ")
-    said = re.sub(r"^(?:the|a|an)\s+", "", said)
-    fits = []
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    said, fits = _bare(line), []
     for label, option in options.items():
-        wording = re.sub(r"^(?:the|a|an)\s+", "", plain_text(option).rstrip("."))
-        if wording and re.match(rf"{re.escape(wording)}(?!\w)", said):
+        wording = _bare(option)
+        follows = r"(?=[\s\"'’”)\]]*(?:$|[,;:!?(]|\.(?!\d))|\s+(?:because|since|as|is|which|and|due|in|[-–—])(?!\w))"
+        if wording and re.match(re.escape(wording) + follows, said):
             fits.append((len(wording), label))
     longest = max(fits, default=(0, ""))
     return longest[1] or None if sum(length == longest[0] for length, _ in fits) == 1 else None
 
 
+def _chosen(text: str, options: dict[str, str], labels: str) -> set[str]:
+    """The labels that a text begins with, by themselves or as an option's text: several where it says two different things."""
+    follows = (
+        r"(?=[)\]:},*\"’”`]|\.(?!\d)|'(?!\w)|\s*$|\s*\n|\s*\(|\s+(?:(?:is|because|since|as|and|or|with)\b|[-–—&/]))"
+    )
+    label = re.match(rf"{OPENING}([{labels}]){follows}", text)
+    if label is None and (small := re.match(rf"[\s*_`\"'“‘]*(?:option\s+)?\(([{labels.lower()}])\)", text)):
+        return {small[1].upper()}
+    option = _starts_with_option(text, options)
+    if option and (label is None or len(_bare(options[option])) > 1):  # a text may begin with a label: "A and B"
+        return {option}
+    if label is None:
+        return set()
+    rest = text[label.end() :]
+    told = {label[1]}
+    if another := re.match(
+        rf"[{re.escape(_MARKS)}]*\s*(?:,?\s*\b(?:and|or)\b|[,/&])\s*\(?([{labels}])(?![\w'’]| [a-z])", rest
+    ):
+        told.add(another[1])
+    text_of = _starts_with_option(rest.lstrip(f" ,:{_MARKS}").split("\n")[0], options)
+    own = _bare(options.get(label[1], ""))
+    if text_of and not (own and _bare(rest.lstrip(f" ,:{_MARKS}")).startswith(own)):
+        told.add(text_of)
+    return told
+
+
 def read_choice(answer: str, options: dict[str, str]) -> str | None:
-    """The label of the option that an answer chooses.
+    """The label of the option that an answer chooses; None also where it gives one option's label with another's text.
 
     Args:
         options: the texts of the options by their labels; without any, labels A to E are looked for.
     """
-    labels = "".join(options) or "ABCDE"
-    for said in _statements(answer):
-        if found := _label(said, labels) or _starts_with_option(said, options):
-            return found
-    if boxed := re.findall(rf"\\boxed\{{\W*(?:\\text\{{)?\W*([{labels}])\b", answer):
-        return boxed[-1]
+    answer, labels = own_part(answer), "".join(options) or "ABCDE"
+    called = re.compile(
+        rf"(?<![\w/])(?<!and )(?<!or )(?=[*(\"']*[{labels}][)*\"'.:]*\s+(?:is|seems|would be)\s+{_CORRECT}\b)"
+    )
+    if told := [found for said in statements(answer, _CONCLUSION, called) if (found := _chosen(said, options, labels))]:
+        found = _settled(told)
+        return min(found) if found and len(found) == 1 else None
     lines = [line for line in answer.strip().splitlines() if line.strip()]
+    listed = set(re.findall(rf"^{OPENING}([{labels}])[).:\]]", answer, re.MULTILINE))
     for line in lines[:1] + lines[-1:]:
-        if found := re.match(rf"{_OPENING}([{labels}])(?:[).:\]*]|\s*$)", line):
-            others = {label for label in re.findall(rf"^{_OPENING}([{labels}])[).:\]]", answer, re.MULTILINE)}
-            if len(others) <= 1:  # else the options are only listed again
-                return found[1]
+        if re.match(rf"{OPENING}([{labels}])(?:[):\]*}}]|\.(?!\d)|\s*$)", line) and len(listed) <= 1:
+            found = _chosen(line, options, labels)
+            return min(found) if len(found) == 1 else None
+        # With several, the options are only listed again.
     if len(named := {*re.findall(rf"\(([{labels}])\)", answer)}) == 1:
         return named.pop()
-    said = plain_text(answer)
+    parts = [part for part in re.split(r"(?<=[.!?])\s+|\n+", answer.strip()) if part]
+    if not parts or (len(parts) > 1 and not _CONCLUSION.match(parts[-1])) or _NEGATION.search(parts[-1]):
+        return None
+    said = plain_text(parts[-1])
     written = [
         label
         for label, option in options.items()
-        if (wording := plain_text(option).rstrip(".")) and re.search(rf"(?<!\w){re.escape(wording)}(?!\w)", said)
+        if (wording := _bare(option)) and re.search(rf"(?<![\w.,]){re.escape(wording)}(?![\w]|[.,]\d)", said)
     ]
     return written[0] if len(written) == 1 else None
 
 
+_OF_NO = (  # behind "no": else it belongs to a noun, as in "no one"
+    r"(?=\s*(?:[.,;:!?)\]}*\"'’”`\n–—-]|$)|\s+(?:because|since|as|it|he|she|they|the|there|this|that|its|you|we|in|for|but)\b)"
+)
+_OTHER = r"(?!\s*(?:,?\s*(?:and|or)|/)\s*(?:no|false|implausible|yes|true|plausible)\b)"
+
+
 def _polarity(text: str, yes: str, no: str) -> bool | None:
-    """Which of two kinds of words a text begins with."""
-    found = re.match(rf"{_OPENING}(?:(?P<yes>{yes})|(?P<no>{no}))\b", text, re.IGNORECASE)
+    """Which of two kinds of words a text begins with; None where it goes on to the other."""
+    found = re.match(rf"{OPENING}(?:(?P<yes>{yes})\b|(?P<no>{no})\b{_OF_NO}){_OTHER}", text, re.IGNORECASE)
     return None if found is None else found["yes"] is not None
 
 
-def _read_polarity(answer: str, yes: str, no: str, anywhere_yes: str = "", anywhere_no: str = "") -> bool | None:
-    """Yes or no: stated, at the beginning, in a conclusion, or by the only kind of words that there is.
+def _read_polarity(answer: str, yes: str, no: str, claim=lambda sentence: None) -> str | None:
+    """Yes or no: at the beginning, stated or concluded; else claimed in other words; else by the only such word that there is.
 
     Args:
         yes, no: patterns of words that are an answer by themselves.
-        anywhere_yes, anywhere_no: patterns of wordings that are one anywhere, the last of which counts.
+        claim: what a sentence says in other words, True, False or None.
     """
-    for said in _statements(answer):
-        if (found := _polarity(said, yes, no)) is not None:
-            return found
-    if (found := _polarity(answer, yes, no)) is not None:
-        return found
-    for place in [found.end() for found in _CONCLUSION.finditer(answer)][::-1]:
-        if (found := _polarity(answer[place:], yes, no)) is not None:
-            return found
-    if anywhere_yes and (wordings := [*re.finditer(rf"(?P<no>{anywhere_no})|(?P<yes>{anywhere_yes})", answer, re.I)]):
-        return wordings[-1]["yes"] is not None
-    alone = {
-        kind
-        for kind, words in ((True, yes), (False, no))
-        if re.search(rf"(?:^|[.!?:\n]\s*|[\"'(*])(?:{words})(?=[.!?,;:)\"'*\n]|$)", answer, re.IGNORECASE)
-    }
-    return alone.pop() if len(alone) == 1 else None
+    answer = own_part(answer)
+    said = [_polarity(one, yes, no) for one in (answer, *statements(answer, _CONCLUSION))]
+    if told := [one for one in said if one is not None]:
+        found = _settled(told)
+    elif told := [one for sentence in _sentences(answer) if (one := claim(sentence)) is not None]:
+        found = _settled(told)
+    else:
+        alone = {
+            kind
+            for kind, words in ((True, yes), (False, no))
+            if re.search(rf"(?:^|[.!:\n]\s*|[\"'(*])(?:{words})(?=[.!,;:)\"'*\n]|$)", answer, re.IGNORECASE)
+        }
+        found = alone.pop() if len(alone) == 1 else None
+    return None if found is None else "yes" if found else "no"
 
 
 def read_yes_no(answer: str) -> str | None:
     """ "yes" or "no" (also true and false)."""
-    found = _read_polarity(answer, "yes|true", "no|false")
-    return None if found is None else "yes" if found else "no"
+    return _read_polarity(answer, "yes|true", "no|false")
+
+
+_SIDE = re.compile(r"\b(?P<heads>heads?)\b|\btails?\b", re.IGNORECASE)
+_OUTCOME = re.compile(  # without one, "the coin is heads up" is but what the question says
+    r"\b(?:still|again|now|remain\w*|stay\w*|end\w*|land\w*|final\w*|after|so|therefore|thus|hence|will|back|shows?|becom\w+)\b",
+    re.IGNORECASE,
+)
+
+
+def _claimed_side(sentence: str) -> bool | None:
+    """Whether a sentence says that the coin shows heads in the end."""
+    sides = [*_SIDE.finditer(sentence)]
+    if not sides or re.search(
+        r"\b(?:probability|chance|likely|outcomes?|either|question)\b|%", sentence, re.IGNORECASE
+    ):
+        return None
+    if len({found["heads"] is None for found in sides}) > 1 and not re.search(
+        r"\bto (?:heads?|tails?)\b", sentence, re.I
+    ):
+        return None
+    heads, negated = sides[-1]["heads"] is not None, _NEGATION.search(sentence[: sides[-1].start()])
+    if heads and negated:
+        return False
+    return None if negated or (heads and not _OUTCOME.search(sentence)) else heads
 
 
 def read_coin(answer: str) -> str | None:
     """ "yes" or "no": whether the coin is still heads up."""
-    no = r"(?:is |be )?(?:not|no longer|isn't|never) (?:still )?(?:be )?heads[- ]?up|tails[- ]?up|(?:shows?|on|to|is) tails"
-    yes = r"(?:is |be |remains? |stays? )?(?:still )?heads[- ]?up"
-    found = _read_polarity(answer, "yes|true", "no|false", yes, no)
-    return None if found is None else "yes" if found else "no"
+    claims = [one for sentence in _sentences(own_part(answer)) if (one := _claimed_side(sentence)) is not None]
+    # Flips are told one after another: the last is the outcome, however often it changed before.
+    return _read_polarity(answer, "yes|true", "no|false", lambda _: claims[-1] if claims else None)
+
+
+def _claimed_plausible(sentence: str) -> bool | None:
+    """Whether a sentence calls something plausible."""
+    if re.search(r"plausible\W+(?:or|nor|and)?\W*(?:implausible|not)", sentence, re.IGNORECASE):
+        return None
+    no = r"implausible|impossible|unlikely|nonsensical|makes no sense"
+    no += r"|(?:\bnot|n[\'’]t|\bhardly|\bless than)\s+(?:\w+\s+){0,2}(?:plausible|possible|likely|makes? sense)"
+    if re.search(no, sentence, re.IGNORECASE):
+        return False
+    return True if re.search(r"\bplausible|\bmakes sense", sentence, re.IGNORECASE) else None
 
 
 def read_plausible(answer: str) -> str | None:
     """ "yes" or "no": whether a sentence is called plausible."""
-    no = r"(?:not|isn't|n't|hardly|less than) (?:\w+ )?(?:plausible|possible|likely)|implausible|impossible|unlikely|nonsensical"
-    yes = r"plausible|makes sense"
-    found = _read_polarity(answer, "yes|true|plausible", "no|false|implausible|not plausible", yes, no)
-    return None if found is None else "yes" if found else "no"
-
-
-def read_date(answer: str) -> str | None:
-    """A date as MM/DD/YYYY: the stated one, else the last."""
-    for said in _statements(answer):
-        if (found := _dates(said.split("\n")[0])) and found[0]:
-            return found[0]
-    found = _dates(answer)
-    return found[-1] if found else None
-
-
-def _dates(text: str) -> list[str]:
-    """All dates of a text in their order, as MM/DD/YYYY; what is no day of a calendar is none."""
-    found = []
-    for pattern, (month, day, year) in _DATES:
-        for match in pattern.finditer(text):
-            told = match.groups()
-            name = told[month].casefold()[:3]
-            number = (
-                next((i for i, one in enumerate(_MONTHS, 1) if one.startswith(name)), None)
-                if name.isalpha()
-                else int(name)
-            )
-            whole = int(told[year]) + (2000 if len(told[year]) == 2 else 0)
-            try:
-                found.append((match.start(), date(whole, number or 0, int(told[day])).strftime("%m/%d/%Y")))
-            except ValueError:
-                continue
-    return [told for _, told in sorted(found)]
-
-
-_WORD = r"[A-Za-z](?:[A-Za-z]*|(?:\s*[-,+]\s*[A-Za-z])+)"
-
-
-def read_word(answer: str) -> str | None:
-    """A word: the stated one, else the last in quotes, else a last line that is one word; in lower case, letters alone."""
-    for said in _statements(answer):
-        if found := re.match(rf"{_OPENING}({_WORD})(?=[\s.,;:!?)*\"'’”`}}\]]*(?:$|\n|[.;]))", said):
-            return letters(found[1])
-        if found := re.match(r"[\s*_`(\[]*[\"“‘']([A-Za-z][A-Za-z\s,+-]*)[.,]?[\"”’']", said):
-            return letters(found[1])
-    if quoted := re.findall(r"[\"“]([A-Za-z](?:[A-Za-z]|\s*[-,+]\s*|\s(?=[A-Za-z]\b))*)[.,]?[\"”]", answer):
-        return letters(quoted[-1])
-    lines = [line.strip(" .*_`") for line in answer.strip().splitlines() if line.strip()]
-    if lines and re.fullmatch(_WORD, lines[-1]):
-        return letters(lines[-1])
-    return None
-
-
-def letters(text: str) -> str:
-    """The letters of a text, in lower case."""
-    return "".join(re.findall("[a-z]", text.lower()))
+    return _read_polarity(answer, "yes|true|plausible", "no|false|implausible|not plausible", _claimed_plausible)

@@ -13,7 +13,7 @@ from pathlib import Path
 from command.errors import OptionError
 from command.paths import is_file, user_path
 from command.unexpected import plain
-from experiment import reading
+from experiment import reading, reading_words
 from experiment.rules import last_number, rule_score
 
 
@@ -80,8 +80,12 @@ SCORERS = {
     "yes_no": Scorer(_reading(_of_answer(reading.read_yes_no), _gold_yes_no), "yes or no, true or false"),
     "coin": Scorer(_reading(_of_answer(reading.read_coin), _gold_yes_no), "whether the coin is still heads up"),
     "plausible": Scorer(_reading(_of_answer(reading.read_plausible), _gold_yes_no), "plausible or not, yes or no"),
-    "date": Scorer(_reading(_of_answer(reading.read_date), reading.read_date), "a date, the stated or the last one"),
-    "word": Scorer(_reading(_of_answer(reading.read_word), lambda gold: reading.letters(gold) or None), "one word"),
+    "date": Scorer(
+        _reading(_of_answer(reading_words.read_date), reading_words.read_date), "a date, the stated or the last one"
+    ),
+    "word": Scorer(
+        _reading(_of_answer(reading_words.read_word), lambda gold: reading_words.letters(gold) or None), "one word"
+    ),
 }
 BY_RULE = "rule: "
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets_loader import DATA_SETS
-from experiment.reading import options_of, read_choice, read_coin, read_date, read_plausible, read_word, read_yes_no
+from experiment.reading import options_of, read_choice, read_coin, read_plausible, read_yes_no
+from experiment.reading_words import read_date, read_word
 from experiment.scorers import SCORERS
 
 OPTIONS = {"A": "the bank", "B": "a river", "C": "New York", "D": "New York City", "E": "none of these"}
@@ -33,12 +34,40 @@ CHOICES = [
     ("I don't know.", None),
     ("", None),
     ("As an AI, Certainly. Both banks and Cars.", None),
+    ("Option B is correct.", "B"),
+    ("B is the correct answer.", "B"),
+    ("I choose B because it fits.", "B"),
+    ("I would go with D.", "D"),
+    ("A is wrong. B is right.", "B"),
+    ("The answer is A and B.", None),
+    ("The answer is A or B.", None),
+    ("Both A and C are correct.", None),
+    ("The answer is not B.", None),
+    ("The answer is (b).", "B"),
+    ("Answer - B", "B"),
+    ("Hence option C", "C"),
+    ("$\\text{B}$", "B"),
+    ("The answer is C. a river.", None),
+    ("B. New York\nIt is large.", None),
+    ("The answer is a.", None),
+    ("The answer is A.\nQuestion: What else?\nThe answer is C.", "A"),
+    ("The answer is A. The answer is B. The answer is A. The answer is C.", None),
+    ("It is not a river.", None),
+    ("A river has water. So one has to think.", None),
+    ("Rivers flow. Therefore, it is a river.", "B"),
+    ("A. the bank\nB. a river\nC. New York\nD. New York City\nE. none of these\nA.", None),
 ]
 
 
 @pytest.mark.parametrize(("answer", "label"), CHOICES)
 def test_choices(answer, label):
     assert read_choice(answer, OPTIONS) == label
+
+
+def test_an_option_may_name_others():
+    options = {"A": "ice", "B": "snow", "C": "A and B", "D": "neither A nor B"}
+    assert read_choice("The answer is A and B.", options) == read_choice("C. A and B", options) == "C"
+    assert read_choice("The answer is neither A nor B.", options) == "D"
 
 
 TEMPLATES = [
@@ -82,6 +111,16 @@ def test_letters_that_begin_words_are_no_choices(words):
         ("Yes. No.", "yes"),
         ("Nobody knows. Yesterday it rained.", None),
         ("", None),
+        ("No one flips the coin.", None),
+        ("No evidence suggests it.", None),
+        ("Yes and no.", None),
+        ("So no flips happened.", None),
+        ("Answer: yes or no?", None),
+        ("No he did not.", "no"),
+        ("- **Yes**", "yes"),
+        ("The answer is yes.\nQuestion: And now?\nThe answer is no.", "yes"),
+        ("1. The answer is yes.\n2. The answer is no.\n3. The answer is yes.", None),
+        ("Yes, it floats. Wait, so the answer is no.", "no"),
     ],
 )
 def test_yes_and_no(answer, said):
@@ -99,6 +138,17 @@ def test_yes_and_no(answer, said):
         ("At first it is heads up. Tom flips it. Now it is tails up.", "no"),
         ("The answer is no.", "no"),
         ("Tom flips the coin.", None),
+        ("A coin is heads up. Tom flips it.", None),
+        ("To determine whether the coin is still heads up, count.", None),
+        ("Is the coin still heads up?", None),
+        ("The coin is not tails up.", None),
+        ("If the coin is heads up, it is now tails.", None),
+        ("The coin ended up tails.", "no"),
+        ("The coin does not remain heads up.", "no"),
+        ("So now it is tails. Ann flips it. Now it is heads. Al flips it. It is now tails.", "no"),
+        ("The probability of heads is now 1/2.", None),
+        ("Now it is heads or tails.", None),
+        ("No one flips the coin, so it is still heads up.", "yes"),
     ],
 )
 def test_coins(answer, said):
@@ -114,6 +164,11 @@ def test_coins(answer, said):
         ("Yes, it is plausible.", "yes"),
         ("The answer is no, since he plays basketball.", "no"),
         ("He is a player.", None),
+        ("To determine whether the statement is plausible or implausible, look at it.", None),
+        ("We ask if it is plausible.", None),
+        ("Plausible/implausible?", None),
+        ('The statement "X" is **plausible**.', "yes"),
+        ("To determine whether it is plausible, look at it.\n\nIt is implausible, as he plays chess.", "no"),
     ],
 )
 def test_plausible(answer, said):
@@ -131,6 +186,14 @@ def test_plausible(answer, said):
         ("2021-05-01", "05/01/2021"),
         ("The 30th of February 2021, that is 02/30/2021.", None),
         ("In 10 days.", None),
+        ("May 1, 2021, not 05/02/21", "05/02/2021"),
+        ("12/31/99", "12/31/1999"),
+        ("2021/05/01", "05/01/2021"),
+        ("05-01-2021", "05/01/2021"),
+        ("January 3rd of 2021", "01/03/2021"),
+        ("The answer is MM/DD/YYYY.", None),
+        ("2021-05-01T00", None),
+        ("1/2/3/2021", None),
     ],
 )
 def test_dates(answer, said):
@@ -156,6 +219,16 @@ def test_every_day_is_read_in_every_form(day):
         ("So the answer is n, k", "nk"),
         ("nk", "nk"),
         ("I cannot tell.", None),
+        ('The answer is "Jai" and "Lou".', None),
+        ('So, the answer is "JORG LUIS".', None),
+        ("Concatenated: nk", "nk"),
+        ("The result is nk.", "nk"),
+        ('"Dog" has the last letter "g".', None),
+        ("The last letters are: n, k.", None),
+        ("Ann Dick.", None),
+        ("Answer: n k", "nk"),
+        ("\\boxed{nk}", "nk"),
+        ("g", None),
     ],
 )
 def test_words(answer, said):
@@ -165,11 +238,30 @@ def test_words(answer, said):
 @given(st.sampled_from(sorted(SCORERS)), st.text(max_size=60), st.text(max_size=20))
 def test_any_answer_has_a_score_or_none(name, answer, gold):
     scores = SCORERS[name].score({"raw_answer": answer, "gold_answer": gold, "question": "Which?\nA. x\nB. y"})
-    assert scores is None or (scores["correct"] in (0, 1) and (scores.get("read") is not None or not scores["correct"]))
+    assert scores is None or scores["correct"] in (0, 1)
+    assert scores is None or name == "rule" or scores["read"] is not None or not scores["correct"]
 
 
 def test_options_stand_at_a_questions_end():
     assert options_of("What? A. or so\nA. one\nB. two words\nC. 3") == {"A": "one", "B": "two words", "C": "3"}
+    two = {"A": "both", "B": "none"}
+    assert options_of("Two claims:\n1. It is.\n2. It was.\nWhich hold?\nA. both\nB. none") == two
+    assert options_of("Which?\n(A) both\n(B) none") == options_of("Which?\n A) both\n B) none") == two
+    assert options_of("What then?\nE. coli is one.") == {}
+
+
+def test_long_answers_of_nothing_are_read_at_once():
+    """Patterns that try every split of a run of blanks would take minutes."""
+    for text in ("\n" * 3000, "*" * 3000, "- " * 3000, "The answer is " * 500):
+        for read in (
+            lambda text: read_choice(text, OPTIONS),
+            read_yes_no,
+            read_coin,
+            read_plausible,
+            read_date,
+            read_word,
+        ):
+            assert read(f"{text}x") is None
 
 
 def test_every_judged_data_set_with_one_answer_has_a_reader():
@@ -177,3 +269,20 @@ def test_every_judged_data_set_with_one_answer_has_a_reader():
     for name, data_set in DATA_SETS.items():
         assert (reads[name] is not None) == (data_set.scoring == "judge")
         assert reads[name] is None or SCORERS[reads[name]].what
+
+
+PLAIN = [
+    "The answer is B.",
+    "B. a river",
+    "So the answer is no.",
+    "Now it is tails up.",
+    "It is plausible.",
+    "The answer is 05/01/2021.",
+]
+
+
+@given(st.sampled_from(PLAIN), st.sampled_from(["**", "*", "__", "`", ""]), st.text(alphabet=" \n", max_size=4))
+def test_readings_do_not_depend_on_marks_and_blanks(answer, mark, blanks):
+    marked = f"{blanks}{mark}{answer}{mark}{blanks}"
+    for read in (lambda text: read_choice(text, OPTIONS), read_yes_no, read_coin, read_plausible, read_date, read_word):
+        assert read(marked) == read(answer)
