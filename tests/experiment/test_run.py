@@ -187,10 +187,9 @@ class TestLostFiles:
         assert code == 2 and "was replaced by another file while it was being written" in said
         assert one(tmp_path / "out", "*.jsonl").read_text() == "another's\n"
         (saved,) = (tmp_path / "temporary").iterdir()
-        records = len(
-            saved.read_text().splitlines()
-        )  # the third question may be asked before the second record is written
-        assert records in (2, 3) and f"all that is in memory ({records} records) is saved in {saved}" in said
+        # The third question may be asked before the first two records are written.
+        records = len(saved.read_text().splitlines())
+        assert records in (1, 2, 3) and f"all that is in memory ({records} records) is saved in {saved}" in said
         shutil.copy(saved, one(tmp_path / "out", "*.jsonl"))
         code, said = run()
         assert code == 0 and f"{records} of {SAMPLES} answers are there already" in said

@@ -162,7 +162,7 @@ class TestValidation:
             ("dataset_name", "gsm9k", ", ".join(DATA_SETS)),
             ("exp", "nudge", ", ".join(EXPERIMENTS)),
             ("baseline_method", "mean", "ensemble, proxy_tuning"),
-            ("judge", "gpt", "auto, none"),
+            ("judge", "gpt", "auto, rule, none"),
             ("base_template", "vicuna", ", ".join(INSTRUCT_TEMPLATES)),
             ("nudging_template", "tokeniser", "tokenizer"),
             ("completion_token_num", "0", "at least 1"),
