@@ -9,12 +9,12 @@ Checked against answers that were labelled by hand: tests/experiment/test_labell
 import re
 from itertools import pairwise
 
-VERSION = 2  # of all readers together: scores by another version are not mixed with those of this one
+VERSION = 3  # of all readers together, raised with what they read: scores by another version are not mixed with these
 
 _IS = r"(?:\bis\b|\bwould be\b|\bwill be\b|\bshould be\b|\bmust be\b|:|=|\s[-–—](?=\s))\s*[:=]?\s*"
 _STATEMENT = re.compile(
     r"\b(?:final answer|correct answer|right answer|best answer|answer|correct (?:option|choice|statement)|option|choice)\b"
-    rf"[^.\n:;?]{{0,60}}?{_IS}|\\boxed\{{|\bI(?: would|'d)? (?:choose|pick|select|go with)\b",
+    rf"[^.\n:;?]{{0,60}}?{_IS}|\\boxed\{{|\bI(?: would|'d)? (?:choose|pick|select|suggest|go with)\b",
     re.IGNORECASE,
 )
 _CONCLUSION = re.compile(
@@ -31,7 +31,8 @@ _CORRECT = r"(?:the\s+|a\s+)?(?:most\s+)?(?:correct|right|best|accurate|appropri
 _NEGATION = re.compile(
     r"\b(?:not|no longer|never|cannot|neither|nor|hardly|without|except|unlike)\b|n[\'’]t\b", re.IGNORECASE
 )
-_CONDITION = re.compile(r"\b(?:if|whether|when|unless|assum\w+|suppos\w+|determin\w+|decid\w+|how)\b", re.IGNORECASE)
+_REJECTED = re.compile(r"\b(?:is|are|was|were)(?: not|n['’]t)\b|\b(?:incorrect|wrong)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(?:if|whether|when|unless|assum\w+|suppos\w+|to (?:determine|decide)|how)\b", re.IGNORECASE)
 
 
 def options_of(question: str) -> dict[str, str]:
@@ -133,12 +134,14 @@ def read_choice(answer: str, options: dict[str, str]) -> str | None:
         found = _settled(told)
         return min(found) if found and len(found) == 1 else None
     lines = [line for line in answer.strip().splitlines() if line.strip()]
-    listed = set(re.findall(rf"^{OPENING}([{labels}])[).:\]]", answer, re.MULTILINE))
-    for line in lines[:1] + lines[-1:]:
-        if re.match(rf"{OPENING}([{labels}])(?:[):\]*}}]|\.(?!\d)|\s*$)", line) and len(listed) <= 1:
+    option_line = re.compile(rf"{OPENING}([{labels}])(?:[):\]*}}]|\.(?!\d)|\s*$)")
+    listed = {found[1] for line in lines if (found := option_line.match(line))}
+    # Several at the beginning, or before the end: the options are only listed again.
+    first = lines[:1] if len(listed) == 1 or not any(map(option_line.match, lines[1:2])) else []
+    for line in first + (lines[-1:] if len(listed) == 1 else []):
+        if option_line.match(line):
             found = _chosen(line, options, labels)
-            return min(found) if len(found) == 1 else None
-        # With several, the options are only listed again.
+            return min(found) if len(found) == 1 and not _REJECTED.search(line) else None
     if len(named := {*re.findall(rf"\(([{labels}])\)", answer)}) == 1:
         return named.pop()
     parts = [part for part in re.split(r"(?<=[.!?])\s+|\n+", answer.strip()) if part]
@@ -190,12 +193,16 @@ def _read_polarity(answer: str, yes: str, no: str, claim=lambda sentence: None) 
 
 def read_yes_no(answer: str) -> str | None:
     """ "yes" or "no" (also true and false)."""
-    return _read_polarity(answer, "yes|true", "no|false")
+    return _read_polarity(answer, "yes|true", "no|false|not (?:really|entirely|exactly|at all)")
 
 
-_SIDE = re.compile(r"\b(?P<heads>heads?)\b|\btails?\b", re.IGNORECASE)
+_SIDE = re.compile(
+    r"\b(?:heads?|tails?)(?:[- ]side)?[- ]?up\b"
+    r"|\b(?:is|be|not|shows?|showing|on|now|to|lands?|ended|up|still|again|remains?|back|becomes?)\s+(?:heads?|tails?)\b",
+    re.IGNORECASE,
+)
 _OUTCOME = re.compile(  # without one, "the coin is heads up" is but what the question says
-    r"\b(?:still|again|now|remain\w*|stay\w*|end\w*|land\w*|final\w*|after|so|therefore|thus|hence|will|back|shows?|becom\w+)\b",
+    r"\b(?:still|now|remain\w*|stay\w*|end\w*|land\w*|final\w*|after|so|therefore|thus|hence|will|back|shows?|becom\w+)\b",
     re.IGNORECASE,
 )
 
@@ -207,14 +214,13 @@ def _claimed_side(sentence: str) -> bool | None:
         r"\b(?:probability|chance|likely|outcomes?|either|question)\b|%", sentence, re.IGNORECASE
     ):
         return None
-    if len({found["heads"] is None for found in sides}) > 1 and not re.search(
-        r"\bto (?:heads?|tails?)\b", sentence, re.I
-    ):
+    named = [match[0].lower() for match in re.finditer(r"\b(?:head|tail)", sentence, re.IGNORECASE)]
+    if len({*named}) > 1 and not re.search(r"\bto (?:heads?|tails?)\b", sentence, re.IGNORECASE):
         return None
-    heads, negated = sides[-1]["heads"] is not None, _NEGATION.search(sentence[: sides[-1].start()])
-    if heads and negated:
+    heads, negations = "head" in sides[-1][0].lower(), len(_NEGATION.findall(sentence[: sides[-1].end()]))
+    if heads and negations == 1:
         return False
-    return None if negated or (heads and not _OUTCOME.search(sentence)) else heads
+    return None if negations or (heads and not _OUTCOME.search(sentence)) else heads
 
 
 def read_coin(answer: str) -> str | None:
@@ -228,6 +234,9 @@ def _claimed_plausible(sentence: str) -> bool | None:
     """Whether a sentence calls something plausible."""
     if re.search(r"plausible\W+(?:or|nor|and)?\W*(?:implausible|not)", sentence, re.IGNORECASE):
         return None
+    sentence = re.sub(
+        r"(?:\bnothing|\bnot|n['’]t)\s+(?:\w+\s+){0,2}implausible", "plausible", sentence, flags=re.IGNORECASE
+    )
     no = r"implausible|impossible|unlikely|nonsensical|makes no sense"
     no += r"|(?:\bnot|n[\'’]t|\bhardly|\bless than)\s+(?:\w+\s+){0,2}(?:plausible|possible|likely|makes? sense)"
     if re.search(no, sentence, re.IGNORECASE):

@@ -12,7 +12,10 @@ _DATES = (
     (re.compile(r"(?<![\d/-])(\d{1,2})[/-](\d{1,2})[/-](\d{4}|\d{2})(?![\d/]|-\d)"), (0, 1, 2)),
     (re.compile(r"(?<![\d/-])(\d{4})[/-](\d{1,2})[/-](\d{1,2})(?!\w|[/-]\d)"), (1, 2, 0)),
     (re.compile(rf"\b({_MONTH})\.?\s+(\d{{1,2}})(?:st|nd|rd|th)?,?(?:\s+of)?\s+(\d{{4}})\b", re.IGNORECASE), (0, 1, 2)),
-    (re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?({_MONTH})\.?,?\s+(\d{{4}})\b", re.IGNORECASE), (1, 0, 2)),
+    (
+        re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?[\s-]+(?:of\s+)?({_MONTH})\.?,?[\s-]+(\d{{4}})\b", re.IGNORECASE),
+        (1, 0, 2),
+    ),
 )
 
 
@@ -24,11 +27,11 @@ def read_date(answer: str) -> str | None:
         if (found := _dates(first)) and not re.match(r"[\s*_]*not\b", first):
             return found[0]
     found = _dates(answer)
-    return found[-1] if found else None
+    return found[-1] if found else None  # also where the last is no day: a calculation that went wrong has no date
 
 
-def _dates(text: str) -> list[str]:
-    """All dates of a text in their order, as MM/DD/YYYY; what is no day of a calendar is none."""
+def _dates(text: str) -> list[str | None]:
+    """All dates of a text in their order, as MM/DD/YYYY; None for what has their form and is no day of a calendar."""
     found = []
     for pattern, (month, day, year) in _DATES:
         for match in pattern.finditer(text):
@@ -39,13 +42,15 @@ def _dates(text: str) -> list[str]:
             if len(told[year]) == 2:
                 whole += 1900 if whole > _LAST_OF_2000 else 2000
             try:
-                found.append((match.start(), date(whole, number, int(told[day]))))
+                day_told = date(whole, number, int(told[day]))
             except ValueError:
-                continue
-    return [f"{day:%m/%d}/{day.year:04}" for _, day in sorted(found)]
+                found.append((match.start(), None))
+            else:
+                found.append((match.start(), f"{day_told:%m/%d}/{day_told.year:04}"))
+    return [told for _, told in sorted(found, key=lambda one: one[0])]
 
 
-_LETTERS = r"[A-Za-z](?:\s*[-,+]\s*[A-Za-z]\b|\s[A-Za-z]\b)+"  # one by one
+_LETTERS = r"[A-Za-z](?:\s*[-,+.]\s*[A-Za-z]\b|\s[A-Za-z]\b)+"  # one by one
 _WORD = rf"(?:{_LETTERS}|[A-Za-z]{{2,}})"
 _RESULT = re.compile(
     r"\b(?:result\w*|concatenat\w+|combin\w+|output|together|final (?:string|word))\b[^.\n:;?\"“]{0,60}?"
@@ -62,14 +67,14 @@ _NO_OTHER = r"(?!\s*(?:,|and\b|or\b)\s*[\"“‘'])"  # of two words, neither is
 def read_word(answer: str) -> str | None:
     """A word: the one that is stated last, else the last result in quotes, else a last line that is one word.
 
-    In lower case, letters alone. Letters may be given one by one; several words, or one letter, are no word.
+    In lower case, letters alone. Letters may be given one by one; several words are no word, and one letter only in quotes.
     """
     answer = own_part(answer)
     for said in reversed(statements(answer, _RESULT)):
         ends = r"(?=[\s,:!?)*\"'’”`}\]]*(?:$|\n|[.;]))"
         if found := re.match(rf"{OPENING}({_WORD}){ends}", said):
             return letters(found[1])
-        if found := re.match(rf"[\s*_`(\[]*[\"“‘']({_WORD})[.,]?[\"”’']{_NO_OTHER}", said):
+        if found := re.match(rf"[\s*_`(\[]*[\"“‘']({_WORD}|[A-Za-z])[.,]?[\"”’']{_NO_OTHER}", said):
             return letters(found[1])
     if quoted := re.findall(rf"{_GIVES}[*_]*[\"“]({_WORD})[.,]?[\"”]{_NO_OTHER}", answer):
         return letters(quoted[-1])

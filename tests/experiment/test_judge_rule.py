@@ -53,14 +53,14 @@ def test_a_run_is_scored_without_a_judge(asked, tmp_path):
     assert finished.returncode == 0, finished.stderr
     scores = [record["scores"] for record in records_of(tmp_path)]
     assert [(one["correct"], one["read"]) for one in scores] == [(1, "yes"), (0, "yes"), (0, None)]
-    assert {one["judge"] for one in scores} == {"rule: yes_no (version 2)"}
+    assert {one["judge"] for one in scores} == {"rule: yes_no (version 3)"}
     out = finished.stdout
     assert "num_sample 3 correct 1 ratio_rule 0.3333" in out and "ratio_gpt" not in out
     assert (
         "accuracy, by a rule (no judge's)" in out and "in which the rule can read nothing, counted as wrong  1" in out
     )
     table = results_table(find_runs([tmp_path / "out"], print))
-    assert list(table["scored_by"]) == ["rule: yes_no (version 2)"]
+    assert list(table["scored_by"]) == ["rule: yes_no (version 3)"]
     # Once more: nothing to do, and nothing else.
     again = asked("--judge", "rule")
     assert again.returncode == 0 and "ratio_rule 0.3333" in again.stdout
@@ -71,7 +71,7 @@ def test_a_judge_does_not_go_on_where_a_rule_has_scored(asked, tmp_path, judge_s
     for more in (("--judge_model", "j", "--judge_host", judge_server.host), ()):
         monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")
         refused = asked(*more, "--judge", "auto") if more else run_with_key(asked)
-        assert refused.returncode == 2 and "3 by rule: yes_no (version 2)" in refused.stderr
+        assert refused.returncode == 2 and "3 by rule: yes_no (version 3)" in refused.stderr
     # Without a judge to ask, the scores stay and are told.
     left = asked()
     assert left.returncode == 0 and "ratio_rule" in left.stdout
@@ -103,14 +103,14 @@ def test_eval_utils_scores_by_rule_and_rescores(asked, tmp_path, judge_server, c
     assert eval_main([str(file), "--judge", "rule", "--rescore"]) == 0
     captured = capfd.readouterr()
     assert "ratio_rule 0.3333" in captured.out and "copied aside" in captured.err
-    assert {record["scores"]["judge"] for record in records_of(tmp_path)} == {"rule: yes_no (version 2)"}
+    assert {record["scores"]["judge"] for record in records_of(tmp_path)} == {"rule: yes_no (version 3)"}
 
 
 def test_scores_by_another_version_of_the_rules_are_not_mixed(asked, tmp_path, monkeypatch):
     asked("--judge", "rule")
     for pattern in ("*.jsonl", "*_samples.json"):
         path = one(tmp_path / "out", pattern)
-        path.write_text(path.read_text().replace("(version 2)", "(version 0)"))
+        path.write_text(path.read_text().replace("(version 3)", "(version 0)"))
     refused = asked("--judge", "rule")
     assert refused.returncode == 2 and "3 by rule: yes_no (version 0)" in refused.stderr
     shutil.rmtree(tmp_path / "out")
