@@ -84,7 +84,8 @@ def readable(table: pd.DataFrame) -> str:
         experiment = next(name for name, shown in ROWS.items() if shown == row)
         # Only a full row has an average that the printed one compares with.
         ours = f"{statistics.mean(known['ours']):.1f}" if len(known) == len(TASKS) else "–"
-        cells["average"] = f"{PUBLISHED[family, experiment][-1]:.1f} / {ours}"
+        partly = " (partly by rule)" * bool(ours != "–" and known["by"].notna().any())
+        cells["average"] = f"{PUBLISHED[family, experiment][-1]:.1f} / {ours}{partly}"
         lines.append(cells)
     return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
@@ -94,7 +95,7 @@ def _cell(row: pd.Series) -> str:
         return f"{row['published']:.1f} / –"
     notes = [f"{row['n']:.0f} of {row['samples']:.0f} scored"] * bool(row["n"] < row["samples"])
     notes += ["unfinished"] * (not bool(row["finished"]))
-    notes += ["by rule"] * bool(row["by"])
+    notes += ["by rule"] * bool(not pd.isna(row["by"]))
     half = (row["high"] - row["low"]) / 2
     return f"{row['published']:.1f} / {row['ours']:.1f} ± {half:.1f}" + (f" ({', '.join(notes)})" if notes else "")
 

@@ -14,6 +14,7 @@ from command.schema import Count, Text, TextOrNull, Whole, open_table, read_as, 
 from datasets_loader import DATA_SETS
 from experiment.judgements import Scoring
 from experiment.result_files import ResultFiles, readable_text
+from experiment.scorers import BY_RULE
 from experiment.summary import summarise
 
 _SHARD = re.compile(r"(?P<name>.+)_shard(?P<i>\d+)of(?P<n>\d+)", re.S)
@@ -196,7 +197,22 @@ def _checked(run: ShardedRun) -> tuple[list[dict], list[dict]]:
             f"{run.folder / run.name}: missing {_listed('sample', gaps)} of {total}; "
             f"continue {_listed('shard', unfinished)} of {run.n} first"
         )
+    _check_one_kind_of_scores(run, merged)
     return [per_shard[i] for i in run.found], [merged[index][1] for index in range(total)]
+
+
+def _check_one_kind_of_scores(run: ShardedRun, merged: dict[int, tuple[int, dict]]) -> None:
+    """Raise ResultsError where rules of ours have scored some shards and a judge others: figures of different kinds."""
+    kinds: dict[str, int] = {}
+    for i, record in merged.values():
+        if "error" not in record and isinstance(record.get("scores"), dict):
+            judge = str(record["scores"].get("judge", ""))
+            kinds.setdefault(judge if judge.startswith(BY_RULE) else "a judge", i)
+    if len(kinds) > 1:
+        told = ", ".join(f"shard {i} by {kind}" for kind, i in kinds.items())
+        raise ResultsError(
+            f"{run.folder / run.name}: scored in different ways ({told}); score all alike by eval_utils.py --rescore"
+        )
 
 
 def _check_questions(run: ShardedRun, per_shard: dict[int, dict]) -> None:

@@ -61,6 +61,12 @@ class Summary:
         judges = self.fields.get("judges", {})
         return bool(judges) and all(name.startswith(BY_RULE) for name in judges)
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether rules of ours have scored some answers and a judge, or another version of the rules, others."""
+        judges = self.fields.get("judges", {})
+        return len(judges) > 1 and any(name.startswith(BY_RULE) for name in judges)
+
     def published_lines(self) -> list[str]:
         """The lines that the published program prints, in its order and form."""
         f, lines = self.fields, []
@@ -70,7 +76,7 @@ class Summary:
                 f"mean_ratio_nudging: {100 * f['mean_ratio_nudging']:.1f}%"
             )
         if "correct" in f:
-            kind = "rule" if self.by_rule else _KINDS.get(f["scoring"], "own")
+            kind = "mixed" if self.is_mixed else "rule" if self.by_rule else _KINDS.get(f["scoring"], "own")
             lines.append(f"num_sample {f['scored']} correct {f['correct']} ratio_{kind} {f['accuracy']:.4f}")
         if "mean_own_score" in f:
             lines.append(
@@ -100,6 +106,7 @@ class Summary:
         if "accuracy" in f:
             low, high = f["accuracy_interval_95"]
             name = "accuracy, by a rule (no judge's)" if self.by_rule else "accuracy"
+            name = "accuracy, scored in different ways (no figure to compare)" if self.is_mixed else name
             rows.append([name, f"{100 * f['accuracy']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"])
         rows += rows_of_several(f)
         for name, what in (("mean_score", "mean score, 1 to 5"), ("mean_own_score", "mean score, 0 to 1")):

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 from runs import REPOSITORY, gsm8k_rows, write_rows
 from sweeps import PAIR, write
@@ -63,3 +64,20 @@ def test_a_figure_over_fewer_samples_says_so(run_sweep, server, tmp_path, capfd)
 def test_a_config_of_other_pairs(tmp_path, capsys):
     assert paper_table.main(["--table_only", "--config", str(write(tmp_path, ""))]) == 2
     assert "none of the config's runs is in the paper's table" in capsys.readouterr().err
+
+
+def test_the_papers_table_says_what_a_rule_has_scored():
+    cell = {"published": 70.0, "ours": 60.0, "low": 50.0, "high": 70.0, "n": 9, "samples": 9, "finished": True}
+    rows = [
+        {
+            "family": "llama-2",
+            "row": paper_table.ROWS["nudging"],
+            "data_set": task,
+            "by": None if task == "gsm8k" else "rule: choice",
+        }
+        | cell
+        for task in paper_table.TASKS
+    ]
+    text = paper_table.readable(pd.DataFrame(rows))
+    assert text.count("(by rule)") == len(paper_table.TASKS) - 1 and text.count("60.0 (partly by rule)") == 1
+    assert "by rule" not in paper_table.readable(pd.DataFrame([row | {"by": None} for row in rows]))

@@ -10,6 +10,8 @@ from command.errors import OptionError
 from datasets_loader import DATA_SETS
 from eval_utils import main as eval_main
 from experiment.judge_settings import JudgeSettings
+from experiment.merge import main as merge_main
+from experiment.summary import summarise
 from reporting.run_table import find_runs, results_table
 
 ROWS = [
@@ -126,3 +128,33 @@ def test_no_model_beside_a_rule():
     with pytest.raises(OptionError, match="--judge rule asks no model: leave out --judge_model"):
         JudgeSettings(judge="rule", judge_model="j", judge_host="http://a/v1").check_rule(DATA_SETS["mmlu"])
     JudgeSettings(judge="rule").check_rule(DATA_SETS["gsm8k"])  # which a rule scores anyway
+
+
+def test_shards_scored_by_a_rule_and_by_a_judge_do_not_make_one_run(asked, tmp_path, judge_server, capfd):
+    asked("--judge", "rule", "--shard", "1/2")
+    asked("--judge_model", "j", "--judge_host", judge_server.host, "--shard", "2/2")
+    assert merge_main([str(tmp_path / "out")]) == 1
+    told = capfd.readouterr().err
+    assert "scored in different ways (shard 1 by rule: yes_no (version 3), shard 2 by a judge)" in told
+    (judged,) = (tmp_path / "out/strategyqa/all_info").glob("*_shard2of2.json")
+    assert eval_main([str(judged), "--judge", "rule", "--rescore"]) == 0
+    assert merge_main([str(tmp_path / "out")]) == 0
+    assert {record["scores"]["judge"] for record in whole_records(tmp_path)} == {"rule: yes_no (version 3)"}
+
+
+def whole_records(tmp_path) -> list[dict]:
+    (path,) = (
+        path for path in (tmp_path / "out/strategyqa/all_info").glob("*_samples.json") if "shard" not in path.name
+    )
+    return json.loads(path.read_text())
+
+
+def test_figures_of_mixed_scores_say_so():
+    records = [
+        {"index": i, "raw_answer": "Yes.", "gold_answer": "true", "scores": {"correct": 1, "judge": judge}}
+        for i, judge in enumerate(("m", "rule: yes_no (version 3)"))
+    ]
+    mixed = summarise(records, "judge", seconds=1)
+    assert mixed.published_lines()[-1].startswith("num_sample 2 correct 2 ratio_mixed")
+    assert "scored in different ways (no figure to compare)" in mixed.table()
+    assert not summarise(records[:1], "judge", seconds=1).is_mixed
