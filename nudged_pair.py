@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 
 from answering.answer import Answer
-from answering.arguments import in_python, load_settings
+from answering.arguments import in_python, load_settings, own_criterion
 from answering.closing import OpenAnswers
 from answering.conversations import ConversationError, Prompts, turns_of, write_prompts
 from answering.decoding import Decoding
@@ -165,6 +165,8 @@ class NudgedPair:
             options["criterion"] = criterion
         names, hosts = {"base": base, "nudging": nudging}, {"base": base_host, "nudging": nudging_host}
         try:
+            if isinstance(criterion, Criterion):
+                criterion = own_criterion(criterion, options)
             return cls.open(load_settings(names, hosts, options), criterion, lambda words: say(in_python(words)))
         except UserError as error:
             error.args = (in_python(str(error)),)

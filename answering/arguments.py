@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -11,6 +11,7 @@ from answering.settings import LoadSettings
 from command.errors import OptionError
 from command.options import api_key, split_hosts
 from command.secrets import NEUTRAL_API_KEY
+from decoding.criteria import Criterion
 from language_models.hosted.served_names import only_model_at
 
 ROLES = ("base", "nudging")
@@ -22,6 +23,26 @@ _STRICT = ConfigDict(strict=True)
 def in_python(words: str) -> str:
     """A message that speaks of a command line's options, with the arguments in their place."""
     return _OPTION.sub(lambda found: _OWN.get(found[1], found[1]), words)
+
+
+def own_criterion(criterion: Criterion, options: dict[str, object]) -> Criterion:
+    """One's own criterion with the number that the options give as `threshold`, which is taken out of them, or `top_prob_thres`.
+
+    Raises:
+        OptionError: they give two numbers, or one that the criterion cannot be asked with.
+    """
+    given = {name: options[name] for name in ("threshold", "top_prob_thres") if options.get(name) is not None}
+    if not given or any(isinstance(number, bool) or not isinstance(number, int | float) for number in given.values()):
+        return criterion  # what is no number is told with the other options
+    options.pop("threshold", None)
+    if len(set(given.values())) > 1:
+        raise OptionError(f"--{' and --'.join(given)} are the same number: give one")
+    name, number = next(iter(given.items()))
+    if not criterion.lowest <= number <= criterion.highest:
+        raise OptionError(
+            f"--{name} of one's own criterion is from {criterion.lowest:g} to {criterion.highest:g}; it is {number:g}"
+        )
+    return replace(criterion, threshold=number)
 
 
 def load_settings(names: dict[str, object], hosts: dict[str, object], options: dict[str, object]) -> LoadSettings:

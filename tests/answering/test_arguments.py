@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 from doubles import free_port
 
-from answering.arguments import in_python, load_settings
+from answering.arguments import in_python, load_settings, own_criterion
+from answering.sampling import Asked
 from command.errors import OptionError, UserError
+from decoding.criteria import Criterion
 from nudged_pair import NudgedPair
 
+OWN = Criterion(lambda place, number: place.top_prob >= number, 1, "ours", threshold=0.5, highest=5.0)
 HOST = "http://127.0.0.1:9/v1"
 PAIR = {"base": "base-lm", "nudging": "llama-2-chat", "base_host": HOST, "nudging_host": HOST}
 
@@ -30,6 +33,12 @@ PAIR = {"base": "base-lm", "nudging": "llama-2-chat", "base_host": HOST, "nudgin
         ({"criterion": "entropy", "top_prob_thres": 0.4}, "top_prob_thres is the number of criterion top_prob"),
         ({"criteria": ("entropies",)}, "criteria has no choice 'entropies'; choose one of: top_prob"),
         ({"blend": "half"}, "blend is auto, or how much the nudging model counts, 0 to 1; it is 'half'"),
+        ({"criterion": OWN, "threshold": 6.0}, "threshold of one's own criterion is from 0 to 5; it is 6"),
+        (
+            {"criterion": OWN, "threshold": 0.2, "top_prob_thres": 0.4},
+            "threshold and top_prob_thres are the same number",
+        ),
+        ({"criterion": OWN, "threshold": "0.2"}, "threshold must be of the type float | None; it is '0.2'"),
         ({"max_concurrent": 3}, "NudgedPair.load has no option max_concurrent"),
         ({"top_prob_thres": "0.3"}, "top_prob_thres must be of the type float; it is '0.3'"),
         ({"top_prob_thres": 3}, "top_prob_thres is a probability, 0 to 1; it is 3"),
@@ -48,6 +57,19 @@ def test_what_cannot_be(arguments, message):
     with pytest.raises(UserError) as error:
         NudgedPair.load(**PAIR | arguments)
     assert message in str(error.value) and "--" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [({}, 0.5), ({"threshold": 3.0}, 3.0), ({"threshold": 0}, 0), ({"top_prob_thres": 0.9}, 0.9)]
+)
+def test_the_number_of_ones_own_criterion(options, number):
+    options = dict(options)
+    criterion = own_criterion(OWN, options)
+    settings = load_settings(
+        {"base": "base-lm", "nudging": "llama-2-chat"}, {"base": HOST, "nudging": HOST}, options | {"logprobs": 1}
+    )
+    assert Asked().criterion_of(settings, criterion) == (criterion, number)
+    assert Asked(threshold=0.7).criterion_of(settings, criterion)[1] == 0.7
 
 
 def test_a_server_that_is_away():
