@@ -121,8 +121,9 @@ class JudgeSettings:
         """Raise OptionError where --judge rule is asked for and cannot score the answers, or goes with a judge's name."""
         if self.judge != RULE or data_set.scoring in ("rule", "none"):
             return
-        if self.judge_model:
-            raise OptionError("--judge rule asks no model: leave out --judge_model, or --judge")
+        for option in ("judge_model", "judge_host", "judge_api_key_env"):
+            if getattr(self, option):
+                raise OptionError(f"--judge rule asks no model: leave out --{option}, or --judge")
         if data_set.reads is None and isinstance(data_set.scoring, tuple):
             raise OptionError(
                 "--judge rule: these answers are rated by aspects from 1 to 5, which no rule can do; name a judge by --judge_model "

@@ -124,9 +124,13 @@ def test_aspects_cannot_be_read(name):
         JudgeSettings(judge="rule").check_rule(DATA_SETS[name])
 
 
-def test_no_model_beside_a_rule():
-    with pytest.raises(OptionError, match="--judge rule asks no model: leave out --judge_model"):
-        JudgeSettings(judge="rule", judge_model="j", judge_host="http://a/v1").check_rule(DATA_SETS["mmlu"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("judge_model", "j"), ("judge_host", "http://a/v1"), ("judge_api_key_env", "SOME_KEY")]
+)
+def test_no_model_beside_a_rule(option, value, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "a-key-of-a-judge")
+    with pytest.raises(OptionError, match=f"--judge rule asks no model: leave out --{option}, or --judge"):
+        JudgeSettings(judge="rule", **{option: value}).check_rule(DATA_SETS["mmlu"])
     JudgeSettings(judge="rule").check_rule(DATA_SETS["gsm8k"])  # which a rule scores anyway
 
 
