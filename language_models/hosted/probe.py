@@ -309,7 +309,7 @@ class Probe:
         if report.logprobs and report.max_logprobs and report.max_logprobs < report.logprobs:
             report.warnings.append(
                 f"{report.host} gives {report.max_logprobs} log-probabilities per token where {report.logprobs} were asked "
-                "for: the baselines compare fewer tokens than they should"
+                "for: baselines, criteria and mixtures see fewer tokens than they should"
             )
 
     def _probe_bos(self) -> None:
