@@ -16,7 +16,7 @@ from language_models.interface import (
     Token,
     whole_characters,
 )
-from language_models.readers import READERS, Reader, Writer
+from language_models.readers import READERS, Reader, Writer, reader_at
 from utils import count_tokens
 
 TOKENS_PER_CALL = 16
@@ -101,12 +101,8 @@ class _Turns:
 
     def go_to(self, text: str) -> None:
         """Have the next turn begin after an answer text: where what was accepted is what the model has written, it goes on."""
-        if self._reader is not None:
-            self._reader.put_back(self._read)
-            if not self._reader.follow(text):
-                self._reader.close()
-                self._reader = None
-        self._reader, self._read = self._reader or self._kind(self._writer, text), []
+        self._reader = reader_at(text, self._reader, self._read, lambda text: self._kind(self._writer, text))
+        self._read = []
 
     def begin(self) -> None:
         """Have the turn's tokens come."""

@@ -1,7 +1,7 @@
 """The nudging model's next-token distribution at any place of an answer, which a base model's token can be held against."""
 
 from language_models.interface import END_OF_SEQUENCE, LanguageModel, SamplingParams, Token
-from language_models.readers import READERS, Reader, Writer
+from language_models.readers import READERS, Reader, Writer, reader_at
 
 PLACES_KEPT = 64
 
@@ -41,7 +41,8 @@ class Peek:
 
     def _look(self, text: str) -> tuple[Token, bool]:
         if text not in self._seen:
-            self._go_to(text)
+            self._reader = reader_at(text, self._reader, self._read, lambda text: self._kind(self._writer, text))
+            self._read = []
             self._reader.begin_call()
             token = self._reader.read()
             self._read = [] if token is None else [token]
@@ -49,14 +50,6 @@ class Peek:
             while len(self._seen) > PLACES_KEPT:
                 del self._seen[next(iter(self._seen))]
         return self._seen[text]
-
-    def _go_to(self, text: str) -> None:
-        if self._reader is not None:
-            self._reader.put_back(self._read)
-            if not self._reader.follow(text):
-                self._reader.close()
-                self._reader = None
-        self._reader, self._read = self._reader or self._kind(self._writer, text), []
 
     def close(self) -> None:
         """End the writing."""

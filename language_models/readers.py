@@ -9,6 +9,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from language_models.interface import (
@@ -298,6 +299,26 @@ class StreamReader(Reader):
         else:
             self._first_at = now
         self._arrived += tokens
+
+
+def reader_at(text: str, reader: Reader | None, read: list[Token], anew: Callable[[str], Reader]) -> Reader:
+    """A reader of what follows a text: the one before where the text is what its model has written, which goes on; else a new one.
+
+    Args:
+        text: the answer so far, without the prompt.
+        reader: the one before, which is closed where it cannot go on.
+        read: the tokens that were read of it since its call began; they are put back.
+        anew: makes a reader after a text.
+
+    Raises:
+        ContextLengthError, ModelError: see Reader.
+    """
+    if reader is not None:
+        reader.put_back(read)
+        if reader.follow(text):
+            return reader
+        reader.close()
+    return anew(text)
 
 
 # By the names of the request modes.
