@@ -82,4 +82,4 @@ def test_a_page_begins_with_its_question(path):
     title, _, rest = path.read_text(encoding="utf-8").partition("\n\n")
     first = rest.partition("\n\n")[0]
     assert title.startswith("# ") and "\n" not in title
-    assert re.match(r"(How|Where|What|Which)\b[^.]*\?", first)
+    assert re.match(r"(?s)(How|Where|What|Which)\b((?!\. ).)*\?", first)
