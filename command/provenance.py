@@ -44,3 +44,9 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changed else "")
+
+
+def version_and_commit() -> str:
+    """Both as a person reads them, such as "1.0.0 (commit 99cee10...)"."""
+    commit = git_commit()
+    return (version() or "unknown version") + (f" (commit {commit})" if commit else "")
