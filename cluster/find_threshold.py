@@ -102,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "--split",
         rare=True,
-        help="the data set's split (default: its validation, dev or train split, so that the threshold is chosen on other questions "
-        "than experiments ask; its usual one where it has no other)",
+        help="the data set's split (default: its validation, dev or train split, so that the threshold is chosen on other "
+        "questions than experiments ask; its usual one where it has no other)",
     )
     option("--data_dir", metavar="DIR", help="read data sets from there, as for run_api.py", rare=True)
     option(

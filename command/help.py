@@ -34,7 +34,8 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
     """A parser whose --help shows the common options, --help_all every one, and --version the program's version.
 
     Args:
-        without_options: what is said, with exit code 2, to who gives nothing at all; None: that is a command line like others.
+        without_options: what is said, with exit code 2, to a person who gives nothing at all; None: where something must be given,
+            what the command is for.
         more_epilog: what --help_all says at the end instead of the epilog; None: the same.
     """
 
@@ -54,8 +55,15 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """See argparse."""
-        if self._without_options is not None and not (sys.argv[1:] if args is None else args):
-            self.exit(2, f"{self._without_options.strip()}\n")
+        if not (sys.argv[1:] if args is None else args):
+            if self._without_options is not None:
+                self.exit(2, f"{self._without_options.strip()}\n")
+            if any(action.required for action in self._actions):
+                formatter = self._get_formatter()
+                formatter.add_usage(self._short_usage(), [], [])
+                formatter.add_text(self.description)
+                formatter.add_text(f"{self.prog} --help describes the options")
+                self.exit(2, formatter.format_help())
         return super().parse_known_args(args, namespace)
 
     def format_usage(self) -> str:

@@ -26,8 +26,8 @@ UNREADABLE_JUDGEMENTS = (UNSCORED, PUBLISHED)
 # For the command lines of run_api.py and eval_utils.py.
 JUDGE_OPTIONS = {
     "judge_model": {
-        "help": "the judge: a model of --judge_host, or one that this process loads: a bundled model, a GGUF file, or a folder or hub "
-        "id of a transformers model (default: gpt-4o-mini; gpt-4o for coin_flip and justeval)",
+        "help": "the judge: a model of --judge_host, or one that this process loads: a bundled model, a GGUF file, or a folder or "
+        "hub id of a transformers model (default: gpt-4o-mini; gpt-4o for coin_flip and justeval)",
         "metavar": "MODEL",
     },
     "judge_host": {"help": "base URL of the judge's server (default: OpenAI)", "metavar": "URL"},
