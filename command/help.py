@@ -58,7 +58,7 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
         if not (sys.argv[1:] if args is None else args):
             if self._without_options is not None:
                 self.exit(2, f"{self._without_options.strip()}\n")
-            if any(action.required for action in self._actions):
+            if any(action.required and action.nargs != "*" for action in self._actions):
                 formatter = self._get_formatter()
                 formatter.add_usage(self._short_usage(), [], [])
                 formatter.add_text(self.description)
@@ -105,9 +105,10 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
             one.option_strings[0] for one in groups.get(self._optionals, [])
         ]  # of no group with a title of its own
         named = [group.title for group, rare in groups.items() if rare and group is not self._optionals]
-        topics = f" ({', '.join(loose)})" * bool(loose) + f" on {', '.join(named)}" * bool(named)
         formatter = argparse.HelpFormatter(self.prog)
-        formatter.add_text(f"{number} more option{'s' * (number > 1)}{topics}: {self.prog} --help_all")
+        formatter.add_text(
+            f"{number} more option{'s' * (number > 1)}: {self.prog} --help_all ({', '.join(loose + named)})"
+        )
         return "\n" + formatter.format_help().lstrip("\n")
 
     def _short_usage(self) -> str:

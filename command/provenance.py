@@ -28,7 +28,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def version() -> str | None:
     """This program's version, as pyproject.toml has it; None where that file was left behind."""
-    with contextlib.suppress(OSError, KeyError, ValueError):
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
         return tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     return None
 
