@@ -108,8 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     options.option(
         "judge",
-        "where a judge is needed: auto asks --judge_model; rule reads letter, yes or no, date or word in answers without a model "
-        "(docs/research.md); none leaves the answers unscored",
+        "where a judge is needed: auto asks --judge_model; rule reads letter, yes or no, date or word without a model; none leaves "
+        "the answers unscored",
         metavar="|".join(JUDGES),
     )
     for name, how in JUDGE_OPTIONS.items():

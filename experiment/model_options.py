@@ -14,8 +14,9 @@ from utils import INSTRUCT_TEMPLATES
 TERMS = """\
 A base model has read much text, but was not trained to follow instructions;
 an aligned model (a chat model) was. In nudging a large base model writes the
-answer, and wherever the probability of its most probable next token is below
-the threshold, a small aligned model, the nudging model, writes the next words."""
+answer, token by token (a token is a word or a piece of one). Wherever the
+probability of its most probable next token is below the threshold, a small
+aligned model, the nudging model, writes the next words."""
 
 
 class PlainParser(Parser):
@@ -23,7 +24,7 @@ class PlainParser(Parser):
 
     def error(self, message: str):
         """See argparse."""
-        self.exit(2, f"{self.prog}: error: {hide(message)} (--help lists the options)\n")
+        self.exit(2, f"{self.prog}: error: {hide(message)} (--help_all lists the options)\n")
 
 
 class Options:
@@ -61,7 +62,7 @@ class Options:
         )
         self.option(
             "base_host",
-            "base URL of its server, such as http://localhost:8000/v1; several servers of the same model: URL,URL",
+            "base URL of its server, such as http://localhost:8000/v1; several of them: URL,URL",
             metavar="URL",
         )
         self.option("nudging_model", "the small aligned model", metavar="MODEL")
