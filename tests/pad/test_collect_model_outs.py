@@ -105,7 +105,8 @@ class TestPublishedCommands:
     def test_the_documented_commands_can_be_read(self):
         """Options and files of this repository that the page's commands name are there."""
         import measure_reward
-        from pad.settings import CollectSettings, build_parser
+        from pad.collect_options import build_parser
+        from pad.settings import CollectSettings
 
         text = (REPOSITORY / "docs/reward_guided.md").read_text().replace("\\\n", "")
         lines = [
@@ -114,13 +115,13 @@ class TestPublishedCommands:
         assert len(lines) >= 5
         for line in lines:
             _, program, *words = shlex.split(line)
-            parser = build_parser() if program == "collect_model_outs.py" else measure_reward.build_parser()
+            parser = build_parser() if program == "collect_model_outs.py" else measure_build_parser()
             options = parser.parse_args(words)
             if program == "collect_model_outs.py":
                 settings = CollectSettings(**vars(options))
                 assert settings.config in (None, "example.config") or (REPOSITORY / settings.config).is_file()
             else:
-                measure_reward.check(options)
+                measure_check(options)
 
     def test_a_scalar_reward_model_without_a_tokenizer(self, tiny, pad_folder, capsys):
         """As ARGS's: the base LM's tokens are its own, which is said; with another size of vocabulary it is refused."""
@@ -272,7 +273,7 @@ class TestRows:
 
 def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit):
-        collect("--help")
+        collect("--help_all")
     shown = capsys.readouterr().out
     from dataclasses import fields
 
