@@ -1,0 +1,179 @@
+"""Every command of README.md and docs/*.md is run, as written; documented_standins.py says what stands in for what is not here."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import needs
+import pytest
+from documented import Commands, fenced_commands, inline_commands
+from documented_server import write_client
+from documented_standins import PROGRAMS, links_to_system_programs
+from runs import REPOSITORY, gsm8k_rows, write_rows
+from waiting import HANG, wait_until
+
+SCRIPT = """
+command_not_found_handle() { echo "no stand-in for $1" >&2; return 127; }
+set -o pipefail
+trap 'echo "exit status $?: $BASH_COMMAND" >>"$DOCUMENTED_FAILED"' ERR
+"""
+# Words that readers put their own in the place of, where bash would take them for something else.
+PLACEHOLDERS = {"<this repository>": "https://example.org/guided.git", "<its folder>": "guided"}
+# Commands whose exit status is not 0, and why.
+STATUS = {
+    "serve_nudged.py": {0, 143},  # it is stopped once it serves
+    "serve_models.py": {0, 143},
+}
+ENDS_OTHERWISE = ("wait $servers",)  # with the status of a server that is stopped
+
+
+class Workshop:
+    """A copy of the repository's files for each block of commands, and programs that stand in for others on the PATH."""
+
+    def __init__(self, folder: Path, host: str):
+        self.folder, self.host = folder, host
+        self.bin, self.venv, self.count = folder / "bin", folder / "venv/bin", 0
+        self.bin.mkdir()
+        self.venv.mkdir(parents=True)
+        address = folder / "socket"
+        for path in (*(self.bin / name for name in ("python", "python3", *PROGRAMS)), self.venv / "python"):
+            write_client(path, address)
+        links_to_system_programs(self.bin)
+        data = folder / "data"
+        for name, split, rows in DATA:
+            write_rows(data, name, rows, split)
+        plan = {
+            "host": host,
+            "models": str(folder / "models"),
+            "data": str(data),
+            "python": str(self.bin / "python"),
+            "real_python": sys.executable,
+            "repository": str(REPOSITORY),
+        }
+        (folder / "plan.json").write_text(json.dumps(plan))
+        command = [sys.executable, str(REPOSITORY / "tests/support/documented_server.py"), str(address)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        with (folder / "said").open("w") as said:
+            self.process = subprocess.Popen(
+                [*command, str(folder / "plan.json")], env=environment, stderr=said, start_new_session=True
+            )
+        wait_until(address.exists, "commands can be run", self.process)
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def run(self, commands: str, parse_only: bool = False) -> "Ran":
+        """Type commands into a shell, in a fresh copy of the repository."""
+        self.count += 1
+        place = self.folder / f"place{self.count}"
+        place.mkdir()
+        checkout = copy_of_the_repository(place / "checkout")
+        log, failed = place / "log", place / "failed"
+        environment = {
+            "PATH": str(self.bin),
+            "HOME": str(place),
+            "LANG": "C.UTF-8",
+            "NUDGING_VENV": str(self.venv.parent),
+            "DOCUMENTED_LOG": str(log),
+            "DOCUMENTED_FAILED": str(failed),
+            "DOCUMENTED_FOLDER": str(checkout),
+            "HF_HUB_OFFLINE": "1",
+        }
+        if parse_only:
+            environment["DOCUMENTED_PARSE_ONLY"] = "1"
+        else:
+            for pattern, make in BEFORE.items():
+                if re.search(pattern, commands):
+                    make(checkout, self)
+        for words, instead in PLACEHOLDERS.items():
+            commands = commands.replace(words, instead)
+        shell = ["/bin/bash", "-c", SCRIPT + commands]
+        done = subprocess.run(shell, cwd=checkout, env=environment, capture_output=True, text=True, timeout=HANG)
+        records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return Ran(checkout, done, records, failed.read_text().splitlines() if failed.exists() else [])
+
+
+class Ran:
+    """What came of commands."""
+
+    def __init__(self, folder: Path, done: subprocess.CompletedProcess, log: list, failed: list[str]):
+        self.folder, self.done, self.log = folder, done, log
+        self.failed = [line for line in failed if not line.endswith(ENDS_OTHERWISE) and not self._allowed(line)]
+
+    @staticmethod
+    def _allowed(line: str) -> bool:
+        return any(name in line and int(line.split()[2].rstrip(":")) in codes for name, codes in STATUS.items())
+
+    def check(self) -> None:
+        """Every command has ended well.
+
+        Raises:
+            AssertionError: with what was said.
+        """
+        wrong = [
+            f"exit status {code}: {program} {' '.join(words)}"
+            for program, words, code in self.log
+            if code not in STATUS.get(Path(words[0] if words else "").name, {0})
+        ]
+        said = f"{self.done.stdout[-2000:]}\n{self.done.stderr[-4000:]}"
+        assert not wrong and not self.failed and "no stand-in for" not in said, "\n".join((*wrong, *self.failed, said))
+        assert self.done.returncode in (0, 143), said
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """Files that commands read or may write beside; modules come from the repository itself."""
+    folder.mkdir()
+    for name in ("scripts", "configs", "benchmarks"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*.txt"), REPOSITORY / "README.md"):
+        shutil.copy(path, folder)
+    return folder
+
+
+DATA = [
+    ("gsm8k", "test", gsm8k_rows(5)),
+    ("gsm8k", "train", gsm8k_rows(8)),
+]
+
+
+def _questions(folder: Path, _: Workshop) -> None:
+    (folder / "mine.csv").write_text("question,A,B,answer\nIs ice cold?,yes,no,A\nIs fire cold?,yes,no,B\n")
+
+
+def _prompts(folder: Path, _: Workshop) -> None:
+    (folder / "prompts.jsonl").write_text('{"prompt": "Write a line of verse."}\n{"prompt": "Name a river."}\n')
+
+
+BEFORE: dict[str, Callable[[Path, Workshop], None]] = {
+    r"mine\.csv": _questions,
+    r"prompts\.jsonl": _prompts,
+}
+
+
+@pytest.fixture(scope="module")
+def workshop(server, tmp_path_factory) -> Iterator[Workshop]:
+    needs.module("torch")
+    made = Workshop(tmp_path_factory.mktemp("documented"), server.host)
+    yield made
+    made.stop()
+
+
+def test_there_are_commands():
+    assert len(fenced_commands()) >= 20 and len(inline_commands()) >= 15
+
+
+@pytest.mark.parametrize("commands", fenced_commands(), ids=str)
+def test_block(workshop: Workshop, commands: Commands):
+    workshop.run(commands.text).check()
+
+
+@pytest.mark.parametrize("commands", inline_commands(), ids=lambda commands: commands.text)
+def test_in_running_text(workshop: Workshop, commands: Commands):
+    workshop.run(commands.text, parse_only=True).check()
