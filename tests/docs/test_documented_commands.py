@@ -23,13 +23,27 @@ command_not_found_handle() { echo "no stand-in for $1" >&2; return 127; }
 set -o pipefail
 trap 'echo "exit status $?: $BASH_COMMAND" >>"$DOCUMENTED_FAILED"' ERR
 """
-# Words that readers put their own in the place of, where bash would take them for something else.
-PLACEHOLDERS = {"<this repository>": "https://example.org/guided.git", "<its folder>": "guided"}
+# Words that readers put their own in the place of.
+MODELS = {
+    "SMALL_BASE": "proxy-base-lm",
+    "BASE": "base-lm",
+    "CHAT": "llama-2-chat",
+    "NUDGING": "llama-2-chat",
+    "TWIN": "llama-2-chat",
+}
+PLACEHOLDERS = {
+    r"<(this|the) repository>": "https://example.org/guided.git",
+    r"<its folder>": "guided",
+    # Not within $BASE_HOST or SMALL_BASE, but within split_test_CHAT_100_samples.json.
+    **{rf"(?<![A-Z$])(?<![A-Z]_){name}(?![A-Z]|_[A-Z])": model for name, model in MODELS.items()},
+}
 # Commands whose exit status is not 0, and why.
 STATUS = {
     "serve_nudged.py": {0, 143},  # it is stopped once it serves
     "serve_models.py": {0, 143},
 }
+# What sets up whole environments, by other repositories' help: only read by bash.
+SHELL_ONLY = ("scripts/from_nothing.sh", "scripts/renew_constraints.sh")
 ENDS_OTHERWISE = ("wait $servers",)  # with the status of a server that is stopped
 
 
@@ -39,6 +53,7 @@ class Workshop:
     def __init__(self, folder: Path, host: str):
         self.folder, self.host = folder, host
         self.bin, self.venv, self.count = folder / "bin", folder / "venv/bin", 0
+        self._results: dict[str, Path] = {}
         self.bin.mkdir()
         self.venv.mkdir(parents=True)
         address = folder / "socket"
@@ -69,6 +84,18 @@ class Workshop:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def results(self, data_set: str, more: str) -> Path:
+        """The folder of a finished run of the nudging model alone, which is made once."""
+        if data_set not in self._results:
+            self._results[data_set] = self._run(data_set, more)
+        return self._results[data_set]
+
+    def _run(self, data_set: str, more: str) -> Path:
+        exp = "--exp nudging_only --nudging_model CHAT --nudging_host http://localhost:8001/v1 --num_samples 100"
+        ran = self.run(f"python run_api.py --dataset_name {data_set} {exp}{more}")
+        ran.check()
+        return ran.folder / "outputs" / data_set
+
     def run(self, commands: str, parse_only: bool = False) -> "Ran":
         """Type commands into a shell, in a fresh copy of the repository."""
         self.count += 1
@@ -85,6 +112,7 @@ class Workshop:
             "DOCUMENTED_FAILED": str(failed),
             "DOCUMENTED_FOLDER": str(checkout),
             "HF_HUB_OFFLINE": "1",
+            "PAIR_KEY": "a-key",
         }
         if parse_only:
             environment["DOCUMENTED_PARSE_ONLY"] = "1"
@@ -93,7 +121,7 @@ class Workshop:
                 if re.search(pattern, commands):
                     make(checkout, self)
         for words, instead in PLACEHOLDERS.items():
-            commands = commands.replace(words, instead)
+            commands = re.sub(words, instead, commands)
         shell = ["/bin/bash", "-c", SCRIPT + commands]
         done = subprocess.run(shell, cwd=checkout, env=environment, capture_output=True, text=True, timeout=HANG)
         records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -132,14 +160,28 @@ def copy_of_the_repository(folder: Path) -> Path:
     folder.mkdir()
     for name in ("scripts", "configs", "benchmarks"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in SHELL_ONLY:
+        script = folder / name
+        script.rename(f"{script}.written")
+        script.write_text('#!/bin/bash\nexec bash -n "$0.written"\n')
+        script.chmod(0o755)
     for path in (*REPOSITORY.glob("*.py"), *REPOSITORY.glob("*.txt"), REPOSITORY / "README.md"):
         shutil.copy(path, folder)
     return folder
 
 
+YES_NO = [
+    {"question": f"Is {i} even?", "answer": i % 2 == 0, "facts": "Even numbers halve.", "qid": str(i)} for i in range(3)
+]
+SVAMP = [
+    {"question_concat": f"Ann has {i} eggs. How many?", "Equation": f"( {i}.0 )", "Answer": str(i)} for i in range(3)
+]
 DATA = [
     ("gsm8k", "test", gsm8k_rows(5)),
-    ("gsm8k", "train", gsm8k_rows(8)),
+    ("gsm8k", "train", gsm8k_rows(5)),
+    ("svamp", "test", SVAMP),
+    ("strategyqa", "test", YES_NO),
+    ("Dahoas/full-hh-rlhf", "test", [{"prompt": f" Human: Is {i} even? Assistant: "} for i in range(8)]),
 ]
 
 
@@ -151,9 +193,29 @@ def _prompts(folder: Path, _: Workshop) -> None:
     (folder / "prompts.jsonl").write_text('{"prompt": "Write a line of verse."}\n{"prompt": "Name a river."}\n')
 
 
+def _results(folder: Path, workshop: Workshop) -> None:
+    """A finished run, of which NAME is the name."""
+    for name, more in (("gsm8k", ""), ("strategyqa", " --judge rule")):
+        shutil.copytree(workshop.results(name, more), folder / "outputs" / name)
+        all_info = folder / "outputs" / name / "all_info"
+        for path in list(all_info.iterdir()):
+            kind = re.search(r"_samples(\..*)$", path.name)
+            shutil.copy(path, all_info / f"NAME{kind[1]}")
+
+
+def _rewarded(folder: Path, _: Workshop) -> None:
+    (folder / "results").mkdir()
+    for name in ("psoups_llama3SFT_hhh_0", "psoups_vanilla_0"):
+        rows = [{"prompt": f"Is {i} even?", "response": f"Is {i} even? {name}", "result": name} for i in range(3)]
+        (folder / f"results/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# What lies in the folder before commands in which this stands.
 BEFORE: dict[str, Callable[[Path, Workshop], None]] = {
     r"mine\.csv": _questions,
     r"prompts\.jsonl": _prompts,
+    r"NAME\.json|(table|report)\.py outputs": _results,
+    r"results/psoups_vanilla": _rewarded,
 }
 
 

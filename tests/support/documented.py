@@ -51,6 +51,8 @@ def inline_commands() -> list[Commands]:
         for quoted in INLINE.finditer(prose):
             command = " ".join(quoted[2].split())
             if INLINE_COMMAND.match(command):
+                if re.match(r"scripts/\S+\.py", command):  # a file, which is a command behind this
+                    command = f"python {command}"
                 found.setdefault(command, Commands(_name(path), _line(prose, quoted.start()), command))
     return list(found.values())
 

@@ -7,6 +7,7 @@ asked is changed before by the table of stand-ins (documented_standins.py); Pyth
     python documented_server.py SOCKET PLAN.json
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -18,6 +19,20 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/support")]
 
+PRELOADED = (
+    *(
+        "torch",
+        "transformers",
+        "run_api",
+        "eval_utils",
+        "serve_nudged",
+        "collect_model_outs",
+        "measure_reward",
+        "pad.fit_scorer",
+    ),
+    *("cluster.find_threshold", "cluster.serve_models", "cluster.sweep", "reporting.html_report", "reporting.table"),
+    *("analysis.command", "experiment.merge", "language_models.local.model"),
+)
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 if sys.argv[1:2] == ["-c"]:
@@ -108,24 +123,9 @@ def _work(streams: list[int], program: str, words: list[str], folder: str, envir
 
 def preload(folder: Path) -> None:
     """Import what commands need, and write the tiny models that stand for those of the hub."""
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+    for name in PRELOADED:
+        importlib.import_module(name)
     from tiny_models import make_model, make_tokenizer, save, save_all, save_scorers
-
-    import analysis.command
-    import cluster.find_threshold
-    import cluster.serve_models
-    import cluster.sweep
-    import collect_model_outs
-    import eval_utils
-    import experiment.merge
-    import language_models.local.model
-    import measure_reward
-    import pad.fit_scorer
-    import reporting.html_report
-    import reporting.table
-    import run_api
-    import serve_nudged  # noqa: F401
 
     save_all(folder)
     save_scorers(folder / "scorers")

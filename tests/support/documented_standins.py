@@ -5,6 +5,7 @@ sets a few rows of our own. What the table does not know ends with "no stand-in 
 """
 
 import argparse
+import itertools
 import os
 import re
 import shutil
@@ -61,6 +62,8 @@ def stand_in(program: str, words: list[str], plan: dict) -> list[str]:
     if not Path(words[0]).exists():
         return words  # it says so itself
     script = script if not script.startswith("..") else os.path.relpath(os.path.realpath(words[0]), plan["repository"])
+    if script.startswith("tests/support/"):  # which stands in already
+        os.execv(plan["real_python"], [plan["real_python"], *words])
     if script not in PYTHON:
         raise NoStandIn(f"python {script}")
     if os.environ.get("DOCUMENTED_PARSE_ONLY"):
@@ -75,7 +78,8 @@ def parse_only(script: str, lenient: bool = False) -> None:
     Args:
         lenient: what has to be given may be missing, as in running text.
     """
-    parse_args, error = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.error
+    parser = argparse.ArgumentParser
+    parse_args, parse_known_args, error = parser.parse_args, parser.parse_known_args, parser.error
 
     def read(self, *given, **more):
         self.allow_abbrev = False
@@ -87,9 +91,13 @@ def parse_only(script: str, lenient: bool = False) -> None:
             raise SystemExit(0)
         error(self, message)
 
-    argparse.ArgumentParser.parse_args, argparse.ArgumentParser.error = read, say
-    if script == "scripts/run_tests.py":  # whose further options are pytest's
-        argparse.ArgumentParser.parse_known_args = read
+    def read_known(self, *given, **more):  # of scripts/run_tests.py, whose further options are pytest's
+        parse_known_args(self, *given, **more)
+        raise SystemExit(0)
+
+    parser.parse_args, parser.error = read, say
+    if script == "scripts/run_tests.py":
+        parser.parse_known_args = read_known
 
 
 def given(words: list[str], option: str) -> str | None:
@@ -105,7 +113,7 @@ def given(words: list[str], option: str) -> str | None:
 def with_hosts(words: list[str], plan: dict) -> list[str]:
     """Hosts of the documentation are a scripted server, and so are those of bundled models."""
     words = [plan["host"] if word == "URL" else HOST.sub(plan["host"], word) for word in words]
-    words = [re.sub(r"(?<=,)%s,?" % re.escape(plan["host"]), "", word).rstrip(",") for word in words]
+    words = [",".join(dict.fromkeys(word.split(","))) if "http://" in word else word for word in words]
     for role in ROLES:
         model = given(words, f"{role}_model")
         if given(words, f"{role}_host") is None and model in BUNDLED:
@@ -124,7 +132,9 @@ def with_models(words: list[str], plan: dict, *names: str) -> list[str]:
             raise NoStandIn(f"the model {model}")
         tiny = str(Path(plan["models"]) / MODELS[model])
         words = [
-            tiny if word == model and words[i - 1] == f"--{name}" else word.replace(f"--{name}={model}", f"--{name}={tiny}")
+            tiny
+            if word == model and words[i - 1] == f"--{name}"
+            else word.replace(f"--{name}={model}", f"--{name}={tiny}")
             for i, word in enumerate(words)
         ]
     return words
@@ -248,7 +258,15 @@ PYTHON: dict[str, Callable[[list[str], dict], list[str]]] = {
     **{
         f"benchmarks/{name}.py": read_alone
         for name in (
-            *("attacks", "client_throughput", "cpu_passes", "gpu_checks", "gpu_nudging", "guided_decoding", "half_precision"),
+            *(
+                "attacks",
+                "client_throughput",
+                "cpu_passes",
+                "gpu_checks",
+                "gpu_nudging",
+                "guided_decoding",
+                "half_precision",
+            ),
             *("identity_check", "local_nudging", "nudging_speed", "serving"),
         )
     },
@@ -285,7 +303,7 @@ def _module(words: list[str]) -> int:
 def _pip(words: list[str]) -> int:
     if words[:1] != ["install"]:
         raise NoStandIn(f"pip {' '.join(words)}")
-    for option, file in zip(words, words[1:], strict=False):
+    for option, file in itertools.pairwise(words):
         if option in ("-r", "-c") and not Path(file).is_file():
             print(f"pip: there is no file {file}", file=sys.stderr)
             return 1
@@ -313,7 +331,7 @@ def _git(words: list[str]) -> int:
         return subprocess.run([shutil.which("git", path=os.defpath) or "false", *words], check=False).returncode
     if words[:1] != ["clone"] or len(words) < 2:
         raise NoStandIn(f"git {' '.join(words)}")
-    Path(words[2] if len(words) > 2 else Path(words[1]).stem).mkdir()
+    Path(words[2] if len(words) > 2 else Path(words[1]).stem).symlink_to(os.environ["DOCUMENTED_FOLDER"])
     return 0
 
 
@@ -341,7 +359,24 @@ PROGRAMS: dict[str, Callable[[list[str]], int]] = {
 }
 # Of the system, on the PATH as they are.
 SYSTEM = (
-    *("awk", "basename", "bash", "cat", "chmod", "cp", "cut", "date", "dirname", "env", "grep", "head", "id", "ln", "ls", "mkdir"),
+    *(
+        "awk",
+        "basename",
+        "bash",
+        "cat",
+        "chmod",
+        "cp",
+        "cut",
+        "date",
+        "dirname",
+        "env",
+        "grep",
+        "head",
+        "id",
+        "ln",
+        "ls",
+        "mkdir",
+    ),
     *("mktemp", "mv", "nproc", "rm", "sed", "sort", "tail", "tee", "touch", "tr", "uname", "wc"),
 )
 
