@@ -41,6 +41,7 @@ PLACEHOLDERS = {
 STATUS = {
     "serve_nudged.py": {0, 143},  # it is stopped once it serves
     "serve_models.py": {0, 143},
+    "fake_vllm.py": {0, 143},
 }
 # What sets up whole environments, by other repositories' help: only read by bash.
 SHELL_ONLY = ("scripts/from_nothing.sh", "scripts/renew_constraints.sh")
@@ -113,6 +114,8 @@ class Workshop:
             "DOCUMENTED_FOLDER": str(checkout),
             "HF_HUB_OFFLINE": "1",
             "PAIR_KEY": "a-key",
+            "VLLM_PYTHON": str(self.bin / "python"),
+            "MPLCONFIGDIR": str(self.folder),
         }
         if parse_only:
             environment["DOCUMENTED_PARSE_ONLY"] = "1"
@@ -178,7 +181,7 @@ SVAMP = [
 ]
 DATA = [
     ("gsm8k", "test", gsm8k_rows(5)),
-    ("gsm8k", "train", gsm8k_rows(5)),
+    ("gsm8k", "train", gsm8k_rows(10)[5:]),
     ("svamp", "test", SVAMP),
     ("strategyqa", "test", YES_NO),
     ("Dahoas/full-hh-rlhf", "test", [{"prompt": f" Human: Is {i} even? Assistant: "} for i in range(8)]),

@@ -31,7 +31,7 @@ PRELOADED = (
         "pad.fit_scorer",
     ),
     *("cluster.find_threshold", "cluster.serve_models", "cluster.sweep", "reporting.html_report", "reporting.table"),
-    *("analysis.command", "experiment.merge", "language_models.local.model"),
+    *("analysis.command", "experiment.merge", "language_models.local.model", "matplotlib.pyplot", "openai", "numpy"),
 )
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -125,6 +125,9 @@ def preload(folder: Path) -> None:
     """Import what commands need, and write the tiny models that stand for those of the hub."""
     for name in PRELOADED:
         importlib.import_module(name)
+    from utils import count_tokens
+
+    count_tokens("The vocabulary is read once.")
     from tiny_models import make_model, make_tokenizer, save, save_all, save_scorers
 
     save_all(folder)

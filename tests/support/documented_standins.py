@@ -66,7 +66,7 @@ def stand_in(program: str, words: list[str], plan: dict) -> list[str]:
         os.execv(plan["real_python"], [plan["real_python"], *words])
     if script not in PYTHON:
         raise NoStandIn(f"python {script}")
-    if os.environ.get("DOCUMENTED_PARSE_ONLY"):
+    if os.environ.get("DOCUMENTED_PARSE_ONLY") and PYTHON[script] is not install:
         parse_only(script, lenient=True)
         return words
     return [words[0], *PYTHON[script](list(words[1:]), plan)]
@@ -144,7 +144,14 @@ def experiment(words: list[str], plan: dict) -> list[str]:
     """run_api.py, and commands that take its options: short answers to a few questions."""
     if "..." in words:  # "and what stands before"
         at = words.index("...")
-        words[at : at + 1] = ["--exp", "nudging_only", "--nudging_model", "CHAT", "--nudging_host", plan["host"]]
+        words[at : at + 1] = [
+            "--exp",
+            "nudging_only",
+            "--nudging_model",
+            "llama-2-chat",
+            "--nudging_host",
+            plan["host"],
+        ]
     words = with_models(with_hosts(words, plan), plan, *(f"{role}_model" for role in ROLES))
     if not any(word in ("--help", "--help_all", "--version") for word in words) and words:
         if not any(given(words, name) for name in ("data_dir", "questions")):
@@ -189,9 +196,11 @@ def hosting(words: list[str], plan: dict) -> list[str]:
 
 
 def sweep(words: list[str], plan: dict) -> list[str]:
-    """A sweep of the example as it stands, but with a few questions of our own: run_api.py gets the scripted server."""
+    """A sweep of the example, with short answers to a few questions of our own, judged by rule."""
     config = next((word for word in words if word.endswith(".toml")), None)
     if config and Path(config).exists() and "data_dir" not in (text := Path(config).read_text()):
+        text = text.replace("max_token_total = 512", "max_token_total = 24")
+        text = text.replace("[options]", '[options]\njudge = "rule"', 1)  # the default one needs a key
         Path(config).write_text(f'data_dir = "{plan["data"]}"\n{text}')
     return words
 
@@ -225,6 +234,15 @@ def read_alone(words: list[str], plan: dict) -> list[str]:
     return words
 
 
+def install(words: list[str], plan: dict) -> list[str]:
+    """An environment with nothing in it but the stand-in for Python."""
+    python = Path(given(words, "venv") or ".venv") / "bin/python"
+    if not python.exists():
+        python.parent.mkdir(parents=True)
+        python.symlink_to(plan["python"])
+    return read_alone(words, plan)
+
+
 def tests_alone(words: list[str], plan: dict) -> list[str]:
     """The tests do not run the tests."""
     parse_only("scripts/run_tests.py")
@@ -247,7 +265,7 @@ PYTHON: dict[str, Callable[[list[str], dict], list[str]]] = {
     "scripts/find_threshold.py": threshold,
     "scripts/fit_scorer.py": fit,
     "scripts/get_demo_models.py": read_alone,
-    "scripts/install.py": read_alone,
+    "scripts/install.py": install,
     "scripts/merge_shards.py": as_it_is,
     "scripts/paper_table.py": read_alone,
     "scripts/report.py": as_it_is,
@@ -355,6 +373,9 @@ PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _client,
     "open-webui": _client,
     "sleep": lambda _: 0,
+    # What scripts/test.sh --all looks for, or would install.
+    **dict.fromkeys(("chromedriver", "slurmctld", "apt-get"), lambda _: 0),
+    "id": lambda _: print(0) or 0,
     "openssl": lambda _: print("0" * 32) or 0,
 }
 # Of the system, on the PATH as they are.
@@ -372,7 +393,6 @@ SYSTEM = (
         "env",
         "grep",
         "head",
-        "id",
         "ln",
         "ls",
         "mkdir",
