@@ -16,7 +16,7 @@ from datasets_loader import DATA_SETS, Example, fingerprint, load_examples
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 NO_REAL_ROWS = needs.reason(
     "the data sets' real rows, which are not part of this repository, are not there",
-    "every data set of the README's table as ../shared/data/NAME/SPLIT.jsonl.gz, from the Hugging Face hub",
+    "every data set of the table in docs/experiments.md as ../shared/data/NAME/SPLIT.jsonl.gz, from the Hugging Face hub",
     an_error=False,
 )
 # Which column is the question and which the gold answer, where nothing else is done to them.

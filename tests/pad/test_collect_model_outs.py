@@ -102,12 +102,12 @@ class TestPublishedCommands:
         assert rows[0]["response"] == prompts[0]["prompt"] + rows[0]["result"]
         assert json.loads((pad_folder / "run_outs/example_out_0.meta.json").read_text())["reward"] == "scalar"
 
-    def test_the_readmes_commands_can_be_read(self):
-        """Options and files of this repository that the README's commands name are there."""
+    def test_the_documented_commands_can_be_read(self):
+        """Options and files of this repository that the page's commands name are there."""
         import measure_reward
         from pad.settings import CollectSettings, build_parser
 
-        text = (REPOSITORY / "README.md").read_text().replace("\\\n", "")
+        text = (REPOSITORY / "docs/reward_guided.md").read_text().replace("\\\n", "")
         lines = [
             line for line in text.splitlines() if line.startswith(("python collect_model", "python measure_reward"))
         ]
