@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from command.errors import OptionError
+from command.help import HelpfulParser
 from command.secrets import (
     hide,
     is_name_of_a_variable,
@@ -24,8 +25,8 @@ OPENAI = "api.openai.com"
 _ENDPOINT = re.compile(r"/(chat/)?completions/*$", re.IGNORECASE)
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser of command lines that shows no key and no password in what it says of them."""
+class Parser(HelpfulParser):
+    """A parser of command lines that shows no key and no password in what it says of them; its help is command/help.py's."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """See argparse."""

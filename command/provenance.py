@@ -1,12 +1,15 @@
-"""What a run was made with, for the files beside its results: time, versions, commit."""
+"""What a run was made with, for the files beside its results: time, this program's version and commit, packages."""
 
 import contextlib
 import platform
 import subprocess
+import tomllib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def now() -> str:
@@ -23,11 +26,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def version() -> str | None:
+    """This program's version, as pyproject.toml has it; None where that file was left behind."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        return tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    return None
+
+
 def git_commit() -> str | None:
     """The commit of this program, with "+changes" if files differ from it; None outside a repository."""
-    here = Path(__file__).resolve().parents[1]
     try:
-        git = ["git", "-C", str(here)]
+        git = ["git", "-C", str(_ROOT)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
