@@ -14,7 +14,7 @@ import needs
 import pytest
 from documented import Commands, fenced_commands, inline_commands
 from documented_server import write_client
-from documented_standins import PROGRAMS, links_to_system_programs
+from documented_standins import PROGRAMS, link_system_programs
 from runs import REPOSITORY, gsm8k_rows, write_rows
 from waiting import HANG, wait_until
 
@@ -60,7 +60,7 @@ class Workshop:
         address = folder / "socket"
         for path in (*(self.bin / name for name in ("python", "python3", *PROGRAMS)), self.venv / "python"):
             write_client(path, address)
-        links_to_system_programs(self.bin)
+        link_system_programs(self.bin)
         data = folder / "data"
         for name, split, rows in DATA:
             write_rows(data, name, rows, split)
@@ -161,7 +161,7 @@ class Ran:
 def copy_of_the_repository(folder: Path) -> Path:
     """Files that commands read or may write beside; modules come from the repository itself."""
     folder.mkdir()
-    for name in ("scripts", "configs", "benchmarks"):
+    for name in ("scripts", "configs", "benchmarks", "examples"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in SHELL_ONLY:
         script = folder / name
@@ -180,12 +180,17 @@ SVAMP = [
     {"question_concat": f"Ann has {i} eggs. How many?", "Equation": f"( {i}.0 )", "Answer": str(i)} for i in range(3)
 ]
 DATA = [
-    ("gsm8k", "test", gsm8k_rows(5)),
-    ("gsm8k", "train", gsm8k_rows(10)[5:]),
+    ("gsm8k", "test", gsm8k_rows(4)),
+    ("gsm8k", "train", gsm8k_rows(9)[5:]),
     ("svamp", "test", SVAMP),
     ("strategyqa", "test", YES_NO),
     ("Dahoas/full-hh-rlhf", "test", [{"prompt": f" Human: Is {i} even? Assistant: "} for i in range(8)]),
 ]
+
+
+def _environment(folder: Path, _: Workshop) -> None:
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/activate").touch()
 
 
 def _questions(folder: Path, _: Workshop) -> None:
@@ -215,6 +220,7 @@ def _rewarded(folder: Path, _: Workshop) -> None:
 
 # What lies in the folder before commands in which this stands.
 BEFORE: dict[str, Callable[[Path, Workshop], None]] = {
+    r"(?m)^\. \.venv/bin/activate": _environment,
     r"mine\.csv": _questions,
     r"prompts\.jsonl": _prompts,
     r"NAME\.json|(table|report)\.py outputs": _results,

@@ -7,10 +7,13 @@ asked is changed before by the table of stand-ins (documented_standins.py); Pyth
     python documented_server.py SOCKET PLAN.json
 """
 
+import contextlib
+import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -35,7 +38,7 @@ PRELOADED = (
 )
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
-if sys.argv[1:2] == ["-c"]:
+if sys.argv[1:2] == ["-c"] and "nudged_pair" not in sys.argv[2]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 line = socket.socket(socket.AF_UNIX)
 line.connect({socket!r})
@@ -57,37 +60,47 @@ def write_client(path: Path, address: Path) -> None:
 
 
 def serve(address: str, plan: dict) -> None:
-    """Answer until the process is ended."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    """Answer until the process is ended: a fork does each command; how it ends is noted in the file that its environment names."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
+    ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, tuple[socket.socket, list]] = {}
     while True:
-        line, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            _answer(line, plan)
-        line.close()
+        ready, _, _ = select.select([listener, ended], [], [])
+        if listener in ready:
+            line, _ = listener.accept()
+            _, streams, _, _ = socket.recv_fds(line, 1, 3)
+            asked = json.loads(line.makefile().readline())
+            worker = os.fork()
+            if worker == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                line.close()
+                _work(streams, *asked, plan)
+            for stream in streams:
+                os.close(stream)
+            running[worker] = line, asked
+            _tell(line, worker)
+        if ended in ready:
+            os.read(ended, 4096)
+        while running and (found := os.waitpid(-1, os.WNOHANG))[0]:
+            line, (program, words, _, environment) = running.pop(found[0])
+            code = os.waitstatus_to_exitcode(found[1])
+            code = code if code >= 0 else 128 - code
+            with open(environment["DOCUMENTED_LOG"], "a") as log:
+                log.write(json.dumps([program, words, code]) + "\n")
+            _tell(line, code)
+            line.close()
 
 
-def _answer(line: socket.socket, plan: dict) -> None:
-    """Have a fork do what is asked, say how it ends, and note it in the file that the environment names."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, streams, _, _ = socket.recv_fds(line, 1, 3)
-    program, words, folder, environment = json.loads(line.makefile().readline())
-    worker = os.fork()
-    if worker == 0:
-        line.close()
-        _work(streams, program, words, folder, environment, plan)
-    for stream in streams:
-        os.close(stream)
-    line.sendall(b"%d\n" % worker)
-    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    code = code if code >= 0 else 128 - code
-    with open(environment["DOCUMENTED_LOG"], "a") as log:
-        log.write(json.dumps([program, words, code]) + "\n")
-    line.sendall(b"%d\n" % code)
-    os._exit(0)
+def _tell(line: socket.socket, number: int) -> None:
+    with contextlib.suppress(ConnectionError):  # whoever asked may have been killed
+        line.sendall(b"%d\n" % number)
 
 
 def _work(streams: list[int], program: str, words: list[str], folder: str, environment: dict, plan: dict) -> None:
@@ -139,4 +152,5 @@ def preload(folder: Path) -> None:
 if __name__ == "__main__":
     the_plan = json.loads(Path(sys.argv[2]).read_text())
     preload(Path(the_plan["models"]))
+    gc.freeze()
     serve(sys.argv[1], the_plan)

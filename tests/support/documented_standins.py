@@ -56,6 +56,10 @@ def stand_in(program: str, words: list[str], plan: dict) -> list[str]:
     """
     if program not in ("python", "python3"):
         raise SystemExit(PROGRAMS[program](words) if program in PROGRAMS else NoStandIn(program).code)
+    if words[:1] == ["-c"]:
+        _pairs_at(plan["host"])
+        exec(compile(words[1], "-c", "exec"), {"__name__": "__main__"})
+        raise SystemExit(0)
     if words[:1] == ["-m"]:
         raise SystemExit(_module(words[1:]))
     script = os.path.relpath(os.path.realpath(words[0]), os.path.realpath(os.environ["DOCUMENTED_FOLDER"]))
@@ -126,7 +130,8 @@ def with_models(words: list[str], plan: dict, *names: str) -> list[str]:
     for name in names:
         model = given(words, name)
         role = name.removesuffix("_model")
-        if model is None or given(words, f"{role}_host") is not None or Path(model).is_dir():
+        is_no_model = model is None or (name == "ref" and model in ("llm", "self", "none"))
+        if is_no_model or given(words, f"{role}_host") is not None or Path(model).is_dir():
             continue
         if model not in MODELS:
             raise NoStandIn(f"the model {model}")
@@ -162,8 +167,8 @@ def experiment(words: list[str], plan: dict) -> list[str]:
 
 
 def threshold(words: list[str], plan: dict) -> list[str]:
-    """The search for a threshold passes the options of run_api.py on."""
-    return experiment(words, plan)
+    """The search for a threshold passes the options of run_api.py on; where none are named, it tries two thresholds."""
+    return experiment(words, plan) + ["--thresholds", "0.3", "0.5"] * (given(words, "thresholds") is None)
 
 
 def models_alone(words: list[str], plan: dict) -> list[str]:
@@ -199,7 +204,7 @@ def sweep(words: list[str], plan: dict) -> list[str]:
     """A sweep of the example, with short answers to a few questions of our own, judged by rule."""
     config = next((word for word in words if word.endswith(".toml")), None)
     if config and Path(config).exists() and "data_dir" not in (text := Path(config).read_text()):
-        text = text.replace("max_token_total = 512", "max_token_total = 24")
+        text = text.replace("max_token_total = 512", "max_token_total = 24").replace("[0.2, 0.3, 0.4]", "[0.3]")
         text = text.replace("[options]", '[options]\njudge = "rule"', 1)  # the default one needs a key
         Path(config).write_text(f'data_dir = "{plan["data"]}"\n{text}')
     return words
@@ -230,7 +235,7 @@ def fit(words: list[str], plan: dict) -> list[str]:
 
 def read_alone(words: list[str], plan: dict) -> list[str]:
     """What takes long, or is of another machine: the command's parser reads the options."""
-    parse_only("")
+    parse_only("", lenient="DOCUMENTED_PARSE_ONLY" in os.environ)
     return words
 
 
@@ -291,6 +296,20 @@ PYTHON: dict[str, Callable[[list[str], dict], list[str]]] = {
 }
 
 
+def _pairs_at(host: str) -> None:
+    """NudgedPair.load loads bundled models from a scripted server."""
+    from nudged_pair import NudgedPair
+
+    load = NudgedPair.load.__func__
+
+    def instead(cls, base: str, nudging: str, **more) -> NudgedPair:
+        if not {base, nudging} <= set(BUNDLED):
+            raise NoStandIn(f"the models {base} and {nudging}")
+        return load(cls, base, nudging, base_host=host, nudging_host=host, **more)
+
+    NudgedPair.load = classmethod(instead)
+
+
 def _stop_once_healthy(url: str) -> None:
     """End this process as a scheduler would, once a server of it answers."""
     import signal
@@ -310,7 +329,7 @@ def _stop_once_healthy(url: str) -> None:
 def _module(words: list[str]) -> int:
     if words[0] == "venv":
         for name in words[1:]:
-            (Path(name) / "bin").mkdir(parents=True)
+            (Path(name) / "bin").mkdir(parents=True, exist_ok=True)
             (Path(name) / "bin/activate").touch()
         return 0
     if words[0] == "pip":
@@ -345,11 +364,8 @@ def _sbatch(words: list[str]) -> int:
 
 
 def _git(words: list[str]) -> int:
-    if words[:1] == ["-C"]:  # run_api.py asks for its own commit
-        return subprocess.run([shutil.which("git", path=os.defpath) or "false", *words], check=False).returncode
-    if words[:1] != ["clone"] or len(words) < 2:
-        raise NoStandIn(f"git {' '.join(words)}")
-    Path(words[2] if len(words) > 2 else Path(words[1]).stem).symlink_to(os.environ["DOCUMENTED_FOLDER"])
+    words = [word for word in words[1:] if not word.startswith("-")]
+    Path(words[-1] if len(words) > 1 else Path(words[0]).stem).symlink_to(os.environ["DOCUMENTED_FOLDER"])
     return 0
 
 
@@ -368,6 +384,7 @@ PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "vllm": _vllm,
     "sbatch": _sbatch,
     "git": _git,
+    "git-clone": _git,
     "curl": _curl,
     "lm_eval": _client,
     "inspect": _client,
@@ -401,8 +418,13 @@ SYSTEM = (
 )
 
 
-def links_to_system_programs(folder: Path) -> None:
-    """Put the system's own programs that commands may use into a folder."""
+def link_system_programs(folder: Path) -> None:
+    """Put the system's own programs that commands may use into a folder; git is one but for `git clone`."""
     for name in SYSTEM:
         if found := shutil.which(name):
             (folder / name).symlink_to(found)
+    clone = (folder / "git").rename(folder / "git-clone")
+    (folder / "git").write_text(
+        f'#!/bin/bash\n[ "$1" = clone ] || exec {shutil.which("git")} "$@"\nexec "{clone}" "$@"\n'
+    )
+    (folder / "git").chmod(0o755)
