@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import contextlib
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,15 @@ from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError
 from command.provenance import git_commit, now, versions
-from pad.config import DecodingConfig, read_configs
-from pad.outputs import OutputFile, answered_row, skipped_row
+from pad.collect_options import build_parser
+from pad.config import DecodingConfig
+from pad.outputs import Key, OutputFile, answered_row, skipped_row
 from pad.plan import Plan, make_plan
-from pad.prompt_sets import load_prompts
-from pad.prompts import Prompt, decode_answer
-from pad.settings import CollectSettings, build_parser
+from pad.prompt_sets import load_prompts, whole
+from pad.prompts import Asked, Prompt, decode_answer
+from pad.settings import CollectSettings
+from pad.stop_texts import cut_at
+from pad.variants import Variant, check_rows, make_variants
 
 COMMAND = Command("collect_model_outs.py")
 note = COMMAND.note
@@ -37,56 +41,63 @@ note = COMMAND.note
 
 @dataclass
 class Job:
-    """One configuration: its output, its prompts, the rows that are there, and its seed."""
+    """One file of answers: what is asked how, the output, its prompts, the rows that are there, the seed, and what it is called."""
 
+    variant: Variant
     output: OutputFile
     prompts: list[Prompt]
-    rows: dict[int, dict]
+    rows: dict[Key, dict]
     seed: int
+    shown: str
+
+    @property
+    def config(self) -> DecodingConfig:
+        """How tokens are chosen."""
+        return self.variant.config
 
     @property
     def todo(self) -> list[Prompt]:
         """What has no row yet, long prompts first: prompts of like length share a batch, and a lack of memory shows at once."""
-        return sorted((p for p in self.prompts if p.index not in self.rows), key=lambda p: (-len(p.ids), p.index))
+        return sorted((p for p in self.prompts if p.key not in self.rows), key=lambda p: (-len(p.ids), p.key))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Answer the prompts by every configuration.
+    """Answer the prompts by every preference and configuration.
 
     Returns the exit code: 0, 1 (prompts were skipped), 2 (cannot start or go on), 130 (interrupted), 143 (SIGTERM).
     """
     options = vars(build_parser().parse_args(argv))
-    return COMMAND.run(
-        lambda: run(CollectSettings(**options)),
-        interrupted="interrupted; what is finished is saved, the same command continues",
-    )
+    kept = "what is finished is saved, the same command continues" if options["out_file"] else "nothing was to be kept"
+    return COMMAND.run(lambda: run(CollectSettings(**options)), interrupted=f"interrupted; {kept}")
 
 
 def run(settings: CollectSettings) -> int:
-    """Answer the prompts by every configuration; returns the exit code.
+    """Answer the prompts by every preference and configuration; returns the exit code.
 
     Raises:
         UserError: it cannot start, or not go on.
     """
-    configs = read_configs(Path(settings.config), note)
-    settings.check_configs(configs)
-    instructions = load_prompts(
-        settings.dataset,
-        split=settings.split,
-        data_dir=settings.data_dir and Path(settings.data_dir),
-        run_percent=settings.run_percent,
-        limit=settings.limit,
-        say=note,
-    )
-    plan = make_plan(settings, configs, note)
+    if settings.out_file:
+        return answer_jobs(settings, settings.out_file)
+    with tempfile.TemporaryDirectory() as folder:
+        return answer_jobs(settings, str(Path(folder) / "answers"))
+
+
+def answer_jobs(settings: CollectSettings, prefix: str) -> int:
+    """See `run`; `prefix` of the files."""
+    variants = make_variants(settings, note)
+    asked = prompts_of(settings)
+    check_rows(settings, variants, asked, note)
+    plan = make_plan(settings, variants, asked, note)
     with contextlib.ExitStack() as locks:
-        jobs = [job_of(settings, plan, config, i, instructions, locks) for i, config in enumerate(configs)]
+        jobs = [job_of(settings, plan, variant, prefix, asked, locks) for variant in variants]
         refuse_if_all_are_too_long(plan, jobs)
+        tell_of_short_room(settings, plan, jobs)
         # Nothing is written or moved before everything is checked.
         for job in jobs:
             start_output(settings, job)
             locks.callback(job.output.close)
-        skipped = sum(skip_too_long(plan, job) for job in jobs)
+        skipped = sum(skip_too_long(settings, plan, job) for job in jobs)
         models = None
         if any(job.todo for job in jobs):
             from pad.models import load_models
@@ -96,28 +107,60 @@ def run(settings: CollectSettings) -> int:
             if job.todo:
                 answer_all(settings, plan, models, job)
             job.output.finish(job.rows)
-            print(f"{job.output.path}: {len(job.rows)} rows")
+            if settings.prompt:
+                print(answers_in_words(job))
+            if settings.out_file:
+                print(f"{job.output.path}: {len(job.rows)} rows ({job.variant.in_words()})")
     return 1 if skipped else 0
+
+
+def prompts_of(settings: CollectSettings) -> list[Asked]:
+    """What is to be answered (DataError: it cannot be read)."""
+    if settings.prompt:
+        return [whole(Asked(text)) for text in settings.prompt]
+    return load_prompts(
+        settings.dataset,
+        field=settings.prompt_field,
+        frame=settings.frame,
+        split=settings.split,
+        data_dir=settings.data_dir and Path(settings.data_dir),
+        run_percent=settings.run_percent,
+        limit=settings.limit,
+        say=note,
+    )
 
 
 def job_of(
     settings: CollectSettings,
     plan: Plan,
-    config: DecodingConfig,
-    number: int,
-    instructions: list[str],
+    variant: Variant,
+    prefix: str,
+    asked: list[Asked],
     locks: contextlib.ExitStack,
 ) -> Job:
-    """What is to do for one configuration, its output locked."""
-    output = OutputFile(settings.out_file, number, config)
-    prompts = plan.prompts(settings, config, instructions)
-    seed = settings.seed if config.seed is None else config.seed
+    """What is to do for one file of answers, its output locked."""
+    output = OutputFile(prefix, variant.number, variant.config)
+    prompts = plan.prompts(settings, variant, asked)
+    seed = settings.seed if variant.config.seed is None else variant.config.seed
     locks.enter_context(output.locked())
-    texts = [prompt.text for prompt in prompts]
+    texts = {prompt.key: prompt.text for prompt in prompts}
     rows = {} if settings.overwrite else output.earlier_rows(texts, seed, decisive(settings, plan), note)
     # What could not be asked then, and can be now (a template was mended), has no answer yet.
-    rows = {index: row for index, row in rows.items() if not (row.get("skipped") and plan.room(prompts[index]) > 0)}
-    return Job(output, prompts, rows, seed)
+    by_key = {prompt.key: prompt for prompt in prompts}
+    rows = {key: row for key, row in rows.items() if not (row.get("skipped") and plan.room(by_key[key]) > 0)}
+    shown = output.method if settings.out_file else variant.in_words()
+    return Job(variant, output, prompts, rows, seed, shown)
+
+
+def answers_in_words(job: Job) -> str:
+    """The answers to what the command line asks, for people."""
+    parts = []
+    for prompt in job.prompts:
+        row = job.rows[prompt.key]
+        sample = f", answer {prompt.sample + 1}" if len(job.prompts) > 1 and prompt.sample else ""
+        answer = row["result"].strip() if row.get("result") is not None else f"(skipped: {row.get('skipped')})"
+        parts.append(f"\n[{job.variant.in_words()}{sample}] {prompt.instruction.strip()}\n{answer}\n")
+    return "".join(parts)
 
 
 def decisive(settings: CollectSettings, plan: Plan) -> dict:
@@ -143,15 +186,27 @@ def refuse_if_all_are_too_long(plan: Plan, jobs: list[Job]) -> None:
             raise OptionError(f"every prompt is too long: {plan.why_no_room(longest)}")
 
 
-def skip_too_long(plan: Plan, job: Job) -> int:
+def tell_of_short_room(settings: CollectSettings, plan: Plan, jobs: list[Job]) -> None:
+    """Say which answers the models' context ends before --max_new_token does."""
+    rooms = [room for job in jobs for prompt in job.prompts if (room := plan.room(prompt)) > 0]
+    short = [room for room in rooms if room < settings.max_new_token]
+    if short:
+        note(
+            f"--max_new_token {settings.max_new_token} goes beyond the context of the models "
+            f"({plan.context} tokens with the prompt): {len(short)} of {len(rooms)} answers have room for less, "
+            f"the shortest for {min(short)}"
+        )
+
+
+def skip_too_long(settings: CollectSettings, plan: Plan, job: Job) -> int:
     """Record prompts that leave no room for an answer as skipped; returns how many there are."""
     too_long = [prompt for prompt in job.prompts if plan.room(prompt) < 1]
     for prompt in too_long:
         note(f"error: prompt {prompt.index} is skipped: {plan.why_no_room(prompt)}")
-        if prompt.index not in job.rows:
-            row = skipped_row(prompt, plan.why_no_room(prompt), **about(job, prompt))
+        if prompt.key not in job.rows:
+            row = skipped_row(prompt, plan.why_no_room(prompt), **about(settings, job, prompt))
             job.output.append(row)
-            job.rows[prompt.index] = row
+            job.rows[prompt.key] = row
     return len(too_long)
 
 
@@ -164,11 +219,17 @@ def longest_text(settings: CollectSettings, plan: Plan, jobs: list[Job]) -> int:
     )
 
 
-def about(job: Job, prompt: Prompt) -> dict:
-    """What every row says of its configuration."""
+def about(settings: CollectSettings, job: Job, prompt: Prompt) -> dict:
+    """What every row says of its preference and configuration."""
+    preference, config = prompt.preference, job.config
     return {
-        "method": job.output.method,
-        "config": job.output.config.written(),
+        "method": job.output.method if settings.out_file else job.shown,
+        "preference": preference.name,
+        **({} if preference.principles is None else {"principles": preference.principles}),
+        "rm_weight": config.rm_weight,
+        **({"name": config.name} if config.name is not None else {}),
+        **({"sample": prompt.sample} if settings.answers > 1 else {}),
+        "config": config.written(),
         "n_prompt_tokens": len(prompt.ids),
         "seed": job.seed,
     }
@@ -183,7 +244,8 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     from pad.models import peak_memory
 
     meta = {"settings": decisive(settings, plan), "all_settings": settings.written(), "label": settings.PAD}
-    meta |= {"config": job.output.config.written(), "reward": plan.kind}
+    meta |= {"preference": job.variant.preference.name, "baseline": job.variant.bare}
+    meta |= {"config": job.config.written(), "reward": plan.kind}
     meta |= {"devices": {"llm": str(plan.llm_device), "rm": str(plan.rm_device)}, "dtype": str(models.dtype)}
     meta |= {"sessions": job.output.read_meta().get("sessions", [])}
     packages = {"torch", "transformers", "tokenizers", "safetensors"}
@@ -195,17 +257,17 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     todo, tokens, started, before = job.todo, 0, time.monotonic(), models.counts()
     live = sys.stderr.isatty()
     try:
-        with tqdm(total=len(todo), desc=job.output.method, unit="prompt", mininterval=0.5 if live else 30) as bar:
+        with tqdm(total=len(todo), desc=job.shown, unit="prompt", mininterval=0.5 if live else 30) as bar:
             for start in range(0, len(todo), settings.batch_size):
                 batch, began = todo[start : start + settings.batch_size], time.monotonic()
-                answers = models.answer(batch, job.output.config, job.output.number, job.seed)
+                answers = models.answer(batch, job.config, job.variant.number, job.seed)
                 seconds = (time.monotonic() - began) / len(batch)
                 rows = [
                     answered_row(
                         prompt,
-                        decode_answer(plan.tokenizer, prompt.ids, answer.tokens),
+                        cut_at(settings.stop or (), decode_answer(plan.tokenizer, prompt.ids, answer.tokens)),
                         elapsed=round(seconds, 4),
-                        **about(job, prompt),
+                        **about(settings, job, prompt),
                         n_tokens=len(answer.tokens),
                         finish_reason=answer.finish_reason,
                         **({"batch": len(batch)} if len(batch) > 1 else {}),
@@ -213,7 +275,7 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
                     for prompt, answer in zip(batch, answers, strict=True)
                 ]
                 job.output.append(*rows)
-                job.rows |= {row["index"]: row for row in rows}
+                job.rows |= {prompt.key: row for prompt, row in zip(batch, rows, strict=True)}
                 tokens += sum(len(answer.tokens) for answer in answers)
                 bar.set_postfix({"tokens/s": f"{tokens / (time.monotonic() - started):.1f}"}, refresh=False)
                 bar.update(len(batch))
@@ -230,7 +292,7 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     shown = ", ".join(f"{name} {used:.2f} GB" for name, used in memory.items())
     passes = ", ".join(f"{name} {found['passes']:,} ({computed_by(found)})" for name, found in counts.items())
     print(
-        f"{job.output.method}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; "
+        f"{job.shown}: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s; "
         f"forward passes: {passes}; peak memory: {shown}"
     )
 

@@ -33,18 +33,35 @@ from language_models.local.loading import DTYPES
 from questions.own import own_data_set
 
 COMMAND = Command("eval_utils.py")
+_DESCRIPTION = """\
+Scores what has no score yet in a result file, and summarises it with 95 %
+intervals. A judge is a model that scores the answers that no rule can score."""
+_WITHOUT_OPTIONS = """\
+eval_utils.py scores and summarises a result file. For example:
+    python eval_utils.py outputs/gsm8k/all_info/NAME.json
+    python eval_utils.py outputs/justeval/all_info/NAME.json --judge_model MODEL --judge_host http://localhost:8003/v1
+    python eval_utils.py --help
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; the judge's options are those of run_api.py."""
-    parser = Parser(prog=COMMAND.name, description="Score and summarise an existing result file.")
+    parser = Parser(
+        prog=COMMAND.name,
+        description=_DESCRIPTION,
+        without_options=_WITHOUT_OPTIONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "result",
         type=user_path,
         help="a .json or .jsonl file that run_api.py has written, or the published program's .json",
     )
     parser.add_argument(
-        "--dataset_name", choices=DATA_SETS, help="the data set (default: read from the path outputs/NAME/all_info/...)"
+        "--dataset_name",
+        choices=DATA_SETS,
+        metavar="NAME",
+        help=f"the data set: {', '.join(DATA_SETS)} (default: read from the path outputs/NAME/all_info/...)",
     )
     parser.add_argument(
         "--scoring",
@@ -55,22 +72,45 @@ def build_parser() -> argparse.ArgumentParser:
         "--judge",
         choices=JUDGES,
         default=JudgeSettings.judge,
-        help="rule: read the answers by rules of our own, without a model; none: summarise only",
+        help="where a judge is needed: auto asks --judge_model; rule reads the answers by rules of our own, without a model; none: "
+        "summarise only",
     )
     for name, how in JUDGE_OPTIONS.items():
         parser.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **how)
     parser.add_argument(
         "--rescore", action="store_true", help="judge all answers anew; the old files are copied aside first"
     )
-    parser.add_argument("--device", default=JudgeSettings.device, help="of a judge that this process runs")
-    parser.add_argument("--dtype", choices=DTYPES, default=JudgeSettings.dtype, help="its number format")
     parser.add_argument(
-        "--engine", choices=ENGINE_CHOICES, default=JudgeSettings.engine, help="how it computes (see run_api.py --help)"
+        "--device",
+        default=JudgeSettings.device,
+        rare=True,
+        metavar="DEVICE",
+        help="where a judge that this process loads computes: auto (a GPU if there is one), cuda, cuda:1, mps or cpu",
     )
-    parser.add_argument("--num_threads", type=int, default=JudgeSettings.num_threads)
-    parser.add_argument("--request_timeout", type=float, default=JudgeSettings.request_timeout)
-    parser.add_argument("--max_retries", type=int, default=JudgeSettings.max_retries)
-    parser.add_argument("--max_outage", type=float, default=JudgeSettings.max_outage)
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=JudgeSettings.dtype,
+        rare=True,
+        help="number format of such a judge; auto is bfloat16 on a GPU, float32 on a CPU",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINE_CHOICES,
+        default=JudgeSettings.engine,
+        rare=True,
+        help="how it computes (see run_api.py --help_all)",
+    )
+    for name, kind, metavar, said in (
+        ("num_threads", int, "N", "answers that are judged side by side"),
+        ("request_timeout", float, "S", "seconds that the judge's server may stay silent"),
+        ("max_retries", int, "N", "how often a failed request is sent again"),
+        ("max_outage", float, "S", "seconds that the judge's server may be unreachable"),
+    ):
+        default = getattr(JudgeSettings, name)
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, metavar=metavar, help=said, rare=name != "num_threads"
+        )
     return parser
 
 

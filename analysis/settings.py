@@ -12,20 +12,24 @@ NAME = "analyse.sh"
 OUTPUT_DIR = "outputs/analysis"
 # Options of models and requests that an analysis has.
 _OPTIONS = (
-    ("base_model", "the base model", "MODEL"),
-    ("base_host", "its host, such as http://localhost:8000/v1; several: URL,URL", "URL[,URL]"),
-    ("nudging_model", "the aligned model, or the small one of two", "MODEL"),
-    ("nudging_host", "its host", "URL[,URL]"),
+    ("base_model", "the base model, which was not trained to follow instructions", "MODEL"),
+    ("base_host", "base URL of its server, such as http://localhost:8000/v1; several: URL,URL", "URL"),
+    ("nudging_model", "the aligned model, which was trained to; or the small one of two", "MODEL"),
+    ("nudging_host", "its server", "URL"),
     ("aligned_model", "a large aligned model besides, whose agreement with the base model is looked at then", "MODEL"),
-    ("aligned_host", "its host", "URL[,URL]"),
+    ("aligned_host", "its server", "URL"),
     ("base_api_key_env", "environment variable that holds the base model's API key (default: no key)", "VAR"),
-    ("nudging_api_key_env", "the nudging model's", "VAR"),
-    ("aligned_api_key_env", "the large aligned model's", "VAR"),
-    ("base_template", "prompt template, as for run_api.py", "TEMPLATE"),
+    ("nudging_api_key_env", "the same for the nudging model", "VAR"),
+    ("aligned_api_key_env", "the same for the large aligned model", "VAR"),
+    ("base_template", "prompt template, as for run_api.py (see its --help_all)", "TEMPLATE"),
     ("nudging_template", "the same for both aligned models", "TEMPLATE"),
-    ("device", "of models without a host, which are loaded into this process", "DEVICE"),
-    ("dtype", "their number format", "DTYPE"),
-    ("engine", "how they compute: auto, graphs or packed", "NAME"),
+    (
+        "device",
+        "where models without a host, which this process loads, compute: auto, cuda, cuda:1, mps or cpu",
+        "DEVICE",
+    ),
+    ("dtype", "their number format: auto, float32, float16 or bfloat16", "DTYPE"),
+    ("engine", "how they compute: auto, graphs or packed (see run_api.py --help_all)", "NAME"),
 )
 
 
@@ -116,15 +120,19 @@ def build_parser() -> argparse.ArgumentParser:
     options = Options(parser, AnalysisSettings)
     options.group("models")
     for name, help_text, metavar in _OPTIONS:
-        options.option(name, help_text, metavar=metavar)
+        options.option(name, help_text, metavar=metavar, rare=not name.endswith(("_model", "_host")))
     options.option(
-        "end_tokens", "further names under which servers print the end of sequence", nargs="*", metavar="NAME"
+        "end_tokens",
+        "further names under which servers print the token that ends an answer",
+        nargs="*",
+        metavar="NAME",
+        rare=True,
     )
     options.group("requests")
     options.option("num_threads", "answers that are scored at the same time", type=int, metavar="N")
-    options.option("request_timeout", "seconds that a server may stay silent", type=float, metavar="S")
-    options.option("max_retries", "how often a failed request is sent again", type=int, metavar="N")
-    options.option("max_outage", "seconds that a server may be unreachable", type=float, metavar="S")
+    options.option("request_timeout", "seconds that a server may stay silent", type=float, metavar="S", rare=True)
+    options.option("max_retries", "how often a failed request is sent again", type=int, metavar="N", rare=True)
+    options.option("max_outage", "seconds that a server may be unreachable", type=float, metavar="S", rare=True)
     return parser
 
 

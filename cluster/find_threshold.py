@@ -28,6 +28,16 @@ from reporting.threshold_plot import save_plot
 
 COMMAND = Command("find_threshold.sh")
 DEV_SAMPLES = 100
+_WITHOUT_OPTIONS = """\
+find_threshold.sh finds the threshold of a pair on a sample of questions. For example:
+  without a server, the bundled pair (fetched once by: python scripts/get_demo_models.py):
+    scripts/find_threshold.sh --base_model demo-base --nudging_model demo-aligned --num_samples 12
+  over two servers:
+    scripts/find_threshold.sh --base_model BASE --base_host http://localhost:8000/v1 \\
+        --nudging_model CHAT --nudging_host http://localhost:8001/v1
+  the options:
+    scripts/find_threshold.sh --help
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,29 +45,45 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=COMMAND.name,
         allow_abbrev=False,  # what is not known here is an option of run_api.py
-        description="Find the threshold of a pair on a sample of questions: each number is one run, the single models one each; a "
-        "table, a plot and the command for the whole run come of it. Further options are run_api.py's, such as --scoring, --judge, "
+        description="Find the threshold of a pair on a sample of questions, the probability below which the base model counts as "
+        "uncertain and the nudging model writes: each number is one run, the single models one each; a table, a plot and the "
+        "command for the whole run come of it. Further options are run_api.py's (see its --help_all), such as --scoring, --judge, "
         "--nudging_template, --max_token_total, --num_threads; behind -- all are.",
+        without_options=_WITHOUT_OPTIONS,
     )
     option = parser.add_argument
-    option("--base_model", required=True, metavar="MODEL", help="the large base model")
-    option("--base_host", metavar="URL[,URL]", help="as for run_api.py")
+    option(
+        "--base_model",
+        required=True,
+        metavar="MODEL",
+        help="the large base model, which was not trained to follow instructions",
+    )
+    option(
+        "--base_host", metavar="URL", help="base URL of its server, such as http://localhost:8000/v1, as for run_api.py"
+    )
     option(
         "--nudging_model",
         required=True,
         nargs="+",
         action="extend",
         metavar="MODEL",
-        help="small aligned models, or one",
+        help="the small aligned model, which was; or several to compare",
     )
     option(
         "--nudging_host",
         nargs="+",
         action="extend",
-        metavar="URL[,URL]",
-        help='their hosts in the same order ("" for none), or one for all',
+        metavar="URL",
+        help='their servers in the same order ("" for none), or one for all',
     )
-    option("--criterion", default=RunSettings.criterion, choices=CRITERIA, help="(default: %(default)s)")
+    option(
+        "--criterion",
+        default=RunSettings.criterion,
+        metavar="NAME",
+        choices=CRITERIA,
+        help=f"how uncertainty is measured: {', '.join(CRITERIA)}",
+        rare=True,
+    )
     option(
         "--thresholds",
         nargs="+",
@@ -66,14 +92,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="the numbers to try, or auto: those that the table of criteria has for the criterion, such as 0.1, 0.2, ... 0.9 for "
         "top_prob (default: auto)",
     )
-    option("--dataset_name", choices=DATA_SETS, metavar="NAME", help=f"(default: {DEFAULT_DATA_SET})")
+    option(
+        "--dataset_name",
+        choices=DATA_SETS,
+        metavar="NAME",
+        help=f"{', '.join(DATA_SETS)} (default: {DEFAULT_DATA_SET})",
+    )
     option("--questions", metavar="FILE", help="a file of questions in the place of a data set")
     option(
         "--split",
-        help="(default: the data set's validation, dev or train split, so that the threshold is chosen on other questions than "
-        "experiments ask; its usual one where it has no other)",
+        rare=True,
+        help="the data set's split (default: its validation, dev or train split, so that the threshold is chosen on other "
+        "questions than experiments ask; its usual one where it has no other)",
     )
-    option("--data_dir", metavar="DIR", help="as for run_api.py")
+    option("--data_dir", metavar="DIR", help="read data sets from there, as for run_api.py", rare=True)
     option(
         *("--num_samples", "--num_sample"),
         type=int,
@@ -81,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many questions (default: %(default)s)",
     )
-    option("--output_dir", default="outputs/find_threshold", metavar="DIR", help="(default: %(default)s)")
+    option("--output_dir", default="outputs/find_threshold", metavar="DIR", help="where runs, table and plot go")
     option("--dry_run", action="store_true", help="list the runs and what has become of each; start nothing")
     option("--table_only", action="store_true", help="table and plot of what is there; run nothing")
     return parser

@@ -111,7 +111,13 @@ def main(argv: list[str] | None = None) -> int:
     option("--slurm", action="store_true", help="submit them as a Slurm job array and return")
     option("--table_only", action="store_true", help="print the table of the results that are there; run nothing")
     option("--only", metavar="FAMILY", help="llama-2, gemma-2 or olmo alone")
-    option("--config", type=user_path, default=sweep.ROOT / "scripts/paper_table.toml", help="(default: %(default)s)")
+    option(
+        "--config",
+        type=user_path,
+        default=sweep.ROOT / "scripts/paper_table.toml",
+        metavar="FILE",
+        help="the sweep (default: scripts/paper_table.toml)",
+    )
     options = parser.parse_args(argv)
     words = [str(options.config), *(["--only", options.only] if options.only else [])]
     words += [f"--{name}" for name in ("dry_run", "slurm", "table_only") if getattr(options, name)]

@@ -60,23 +60,52 @@ class Server:
         return [*command, "--served-model-name", self.model, "--host", host, "--port", str(self.port), *self.options]
 
 
+_WITHOUT_OPTIONS = """\
+serve_models.sh hosts a base model and a nudging model with vLLM. For example:
+  scripts/serve_models.sh meta-llama/Llama-2-70b-hf meta-llama/Llama-2-7b-chat-hf --base_gpus 0,1,2,3 --nudging_gpus 4
+  scripts/serve_models.sh demo-base demo-aligned       no GPU: vLLM's CPU build, and the bundled models
+  scripts/serve_models.sh --help
+"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
         prog="serve_models.sh",
         usage="serve_models.sh BASE NUDGING [options] [-- options of vLLM]",
+        without_options=_WITHOUT_OPTIONS,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("base_model", metavar="BASE", help="hub id, folder, or a bundled model: " + ", ".join(DEMO_MODELS))
-    option("nudging_model", metavar="NUDGING", help="the same for the aligned model")
-    option("--proxy_base", dest="proxy_base_model", metavar="MODEL", help="a third model, for proxy tuning")
+    option(
+        "base_model",
+        metavar="BASE",
+        help="the large model, which was not trained to follow instructions: hub id, folder, or a bundled model: "
+        + ", ".join(DEMO_MODELS),
+    )
+    option("nudging_model", metavar="NUDGING", help="the same for the small aligned model, which was")
+    option("--proxy_base", dest="proxy_base_model", metavar="MODEL", help="a third model, for proxy tuning", rare=True)
     for role in ROLES:
-        option(f"--{role}_gpus", metavar="IDS", help="its GPUs, as in 0,1 (CUDA_VISIBLE_DEVICES)")
-        option(f"--{role}_tensor_parallel_size", type=int, metavar="N", help="default: as many as GPUs are named")
-        option(f"--{role}_port", type=int, default=PORTS[role], metavar="PORT", help=f"{PORTS[role]}; 0: a free one")
-        option(f"--{role}_options", default="", metavar="'...'", help="options of vLLM for this server alone")
+        third = role not in ("base", "nudging")
+        option(f"--{role}_gpus", metavar="IDS", help="its GPUs, as in 0,1 (CUDA_VISIBLE_DEVICES)", rare=third)
+        option(
+            f"--{role}_tensor_parallel_size",
+            type=int,
+            metavar="N",
+            help="over how many GPUs the model is spread (default: as many as are named)",
+            rare=True,
+        )
+        option(
+            f"--{role}_port", type=int, default=PORTS[role], metavar="PORT", help="its port; 0: a free one", rare=third
+        )
+        option(
+            f"--{role}_options",
+            default="",
+            metavar="'...'",
+            help="options of vLLM for this server alone",
+            rare=True,
+        )
     option(
         "--serve_nudged",
         type=int,
@@ -89,28 +118,44 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="'...'",
         help="its further options, as in '--top_prob_thres 0.4 --api_key_env VAR'",
     )
-    option("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: to other machines too (%(default)s)")
-    option("--max_model_len", type=int, default=2048, metavar="N", help="context length (%(default)s)")
-    option("--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="default: auto, on a CPU bfloat16")
+    option("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: to other machines too")
+    option(
+        "--max_model_len",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="context length: tokens of prompt and answer together",
+    )
+    option(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        help="the models' number format (default: auto, on a CPU bfloat16)",
+        rare=True,
+    )
     option("--device", choices=("auto", "gpu", "cpu"), default="auto", help="auto: the CPU if there is no GPU")
-    option("--cpu_cores", type=int, default=1, metavar="N", help="cores per server on a CPU (%(default)s)")
+    option("--cpu_cores", type=int, default=1, metavar="N", help="cores per server on a CPU", rare=True)
     option(
         "--vllm_python",
         type=expanded,
         default=os.environ.get("VLLM_PYTHON"),
         metavar="FILE",
-        help="the Python that has vLLM",
+        help="the Python that has vLLM (default: $VLLM_PYTHON, or as docs/hosting.md says)",
+        rare=True,
     )
     option(
         "--log_dir",
         type=expanded,
         default="outputs/servers",
         metavar="DIR",
-        help="where the servers' logs go (%(default)s)",
+        help="where the servers' logs go",
     )
-    option("--start_timeout", type=float, default=1800, metavar="S", help="seconds to wait for them (%(default)s)")
+    option("--start_timeout", type=float, default=1800, metavar="S", help="seconds to wait for the servers", rare=True)
     option(
-        "--ready_file", type=expanded, metavar="FILE", help="gets BASE_HOST=... and NUDGING_HOST=... once all answer"
+        "--ready_file",
+        type=expanded,
+        metavar="FILE",
+        help="gets BASE_HOST=... and NUDGING_HOST=... once all answer",
+        rare=True,
     )
     option("--dry_run", action="store_true", help="print the servers' commands and start nothing")
     return parser

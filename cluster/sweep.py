@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--dry_run", action="store_true", help="list the runs and what has become of each; start nothing")
     option("--slurm", action="store_true", help="submit them as a Slurm job array and return")
     option("--table_only", action="store_true", help="merge finished shards and make the table; run nothing")
-    option("--only", metavar="PAIR", help="the runs of one pair alone")
+    option("--only", metavar="PAIR", help="the runs of one pair alone (default: of all)")
     option("--task", type=int, help=argparse.SUPPRESS)  # what an array task runs: a line of CONFIG, then a task list
     return parser
 

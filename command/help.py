@@ -7,9 +7,11 @@ An option that few people need is added with rare=True, to a parser or to a grou
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from command.provenance import git_commit, version
+from command.provenance import version_and_commit
+
+_WIDEST_NAME = 23  # of an option with its value that has its help beside it, such as --nudging_model MODEL
 
 
 class _Options(argparse._ActionsContainer):
@@ -32,16 +34,18 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
     """A parser whose --help shows the common options, --help_all every one, and --version the program's version.
 
     Args:
-        without_options: what is said, with exit code 2, to who gives nothing at all; None: that is a command line like others.
+        without_options: what is said, with exit code 2, to a person who gives nothing at all; None: where something must be given,
+            what the command is for.
+        more_epilog: what --help_all says at the end instead of the epilog; None: the same.
     """
 
-    def __init__(self, *args, without_options: str | None = None, **how):
+    def __init__(self, *args, without_options: str | None = None, more_epilog: str | None = None, **how):
         super().__init__(*args, **how, add_help=False)
-        self._without_options = without_options
+        self._without_options, self._more_epilog = without_options, more_epilog
         self._help_group = show = self.add_argument_group("help")
-        show.add_argument("-h", "--help", action=_Show, help="show the common options")
-        show.add_argument("--help_all", action=_Show, everything=True, help="show all options")
-        show.add_argument("--version", action=_ShowVersion, help="show the version and the commit")
+        show.add_argument("-h", "--help", rare=True, action=_Show, help="show the common options")
+        show.add_argument("--help_all", rare=True, action=_Show, everything=True, help="show all options")
+        show.add_argument("--version", rare=True, action=_ShowVersion, help="show the version and the commit")
 
     def add_argument_group(self, *args, **how) -> argparse._ArgumentGroup:
         """See argparse."""
@@ -51,8 +55,15 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """See argparse."""
-        if self._without_options is not None and not (sys.argv[1:] if args is None else args):
-            self.exit(2, f"{self._without_options.strip()}\n")
+        if not (sys.argv[1:] if args is None else args):
+            if self._without_options is not None:
+                self.exit(2, f"{self._without_options.strip()}\n")
+            if any(action.required and action.nargs != "*" for action in self._actions):
+                formatter = self._get_formatter()
+                formatter.add_usage(self._short_usage(), [], [])
+                formatter.add_text(self.description)
+                formatter.add_text(f"{self.prog} --help describes the options")
+                self.exit(2, formatter.format_help())
         return super().parse_known_args(args, namespace)
 
     def format_usage(self) -> str:
@@ -72,31 +83,45 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
                 formatter.add_text(group.description)
                 formatter.add_arguments(shown)
                 formatter.end_section()
-        formatter.add_text(self.epilog)
+        formatter.add_text(self._more_epilog or self.epilog if everything else self.epilog)
         text = formatter.format_help()
         return text if everything else text + self._more()
 
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        formatter = super()._get_formatter()
+        formatter._max_help_position = _WIDEST_NAME + 4
+        return formatter
+
     def _more(self) -> str:
         """Where the rare options are described: the last lines of --help; "" if there are none."""
-        rare = [action for action in self._actions if _is_rare(action) and action.help is not argparse.SUPPRESS]
-        if not rare:
+        groups = {
+            group: [one for one in group._group_actions if _is_rare(one) and one.help is not argparse.SUPPRESS]
+            for group in self._action_groups
+            if group is not self._help_group
+        }
+        if not (number := sum(map(len, groups.values()))):
             return ""
-        groups = [group for group in self._action_groups if any(action in rare for action in group._group_actions)]
-        named = [group.title.partition(" (")[0] for group in groups if group is not self._optionals]
-        topics = f" on {', '.join(named)}" if named else ""
+        loose = [
+            one.option_strings[0] for one in groups.get(self._optionals, [])
+        ]  # of no group with a title of its own
+        named = [group.title for group, rare in groups.items() if rare and group is not self._optionals]
         formatter = argparse.HelpFormatter(self.prog)
-        formatter.add_text(f"{len(rare)} more option{'s' * (len(rare) > 1)}{topics}: {self.prog} --help_all")
-        return "\n" + formatter.format_help()
+        formatter.add_text(
+            f"{number} more option{'s' * (number > 1)}: {self.prog} --help_all ({', '.join(loose + named)})"
+        )
+        return "\n" + formatter.format_help().lstrip("\n")
 
     def _short_usage(self) -> str:
         if self.usage:
             return self.usage
-        formatter = argparse.HelpFormatter(self.prog, width=10_000)
-        needed = [action for action in self._actions if action.required or not action.option_strings]
-        options, places = _split(needed)
-        formatter.add_usage(None, [*options, *places], [], prefix="")
-        words = formatter.format_help().strip().removeprefix(self.prog)
-        return f"{self.prog} [options]{words}".replace("%", "%%")
+        formatter = self._get_formatter()
+        options = [action for action in self._actions if action.option_strings and action.required]
+        places = [action for action in self._actions if not action.option_strings]
+        words = [
+            f"{action.option_strings[-1]} {formatter._format_args(action, action.dest.upper())}" for action in options
+        ]
+        words += [formatter._format_args(action, action.dest) for action in places]
+        return " ".join([self.prog, "[options]", *words]).replace("%", "%%")
 
 
 class _Show(argparse.Action):
@@ -118,19 +143,12 @@ class _ShowVersion(argparse.Action):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        commit = git_commit()
-        parser._print_message(f"{parser.prog} {version()}{f' (commit {commit})' if commit else ''}\n", sys.stdout)
+        parser._print_message(f"{parser.prog} {version_and_commit()}\n", sys.stdout)
         parser.exit()
 
 
 def _is_rare(action: argparse.Action) -> bool:
     return getattr(action, "rare", False)
-
-
-def _split(actions: Iterable[argparse.Action]) -> tuple[list[argparse.Action], list[argparse.Action]]:
-    """Options, and arguments that go by their place."""
-    actions = list(actions)
-    return [one for one in actions if one.option_strings], [one for one in actions if not one.option_strings]
 
 
 def says_something(default: object) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,18 @@ from command.json_text import parsed
 from command.paths import read_text
 from command.schema import read_as
 
+# Python and JavaScript take some of them for the end of a line, and halves of characters are no UTF-8.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
-def json_lines(entries: Iterable[dict]) -> str:
-    """The text of a log: an entry a line."""
-    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+def json_lines(entries: Iterable[dict], *, readable: bool = False) -> str:
+    """The text of a log: an entry a line.
+
+    `readable`: other letters than ASCII's stand there as they are. What is appended to a log has none, so that a kill cannot tear
+    one apart.
+    """
+    text = "".join(json.dumps(entry, ensure_ascii=not readable) + "\n" for entry in entries)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) if readable else text
 
 
 def whole_lines(text: str) -> Iterator[tuple[int, Any]]:
@@ -157,7 +166,7 @@ class JsonLog:
         if self._file is not None and self._fate().startswith("replaced"):
             self._write_anew(self._fate(), entries)
         self.close()
-        write_atomically(self.path, json_lines(entries))
+        write_atomically(self.path, json_lines(entries, readable=True))
 
     def close(self) -> None:
         """Close the file; harmless where it is closed."""

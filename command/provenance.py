@@ -28,7 +28,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def version() -> str | None:
     """This program's version, as pyproject.toml has it; None where that file was left behind."""
-    with contextlib.suppress(OSError, KeyError, ValueError):
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
         return tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     return None
 
@@ -44,3 +44,9 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changed else "")
+
+
+def version_and_commit() -> str:
+    """Both as a person reads them, such as "1.0.0 (commit 99cee10...)"."""
+    commit = git_commit()
+    return (version() or "unknown version") + (f" (commit {commit})" if commit else "")

@@ -21,7 +21,8 @@ _BETWEEN_URLS = re.compile(r",(?=\s*[A-Za-z][\w+.-]*:/)")
 _SCHEME = re.compile(r"\s*(?:[A-Za-z][\w+.-]*:(?=/))?/*")
 _NO_PORT = re.compile(r"^([^/:\[\]@]*):(?!\d{1,5}(?:/|$))[^/]+")
 _NAMES_A_SECRET = re.compile(
-    r"(^|_)(api_?keys?|keys?|secret|passw\w*|passphrase|bearer|authorization)(_|$)|(^|_)token$", re.IGNORECASE
+    r"(^|_)(api_?keys?|keys?|secret|passw\w*|passphrase|bearer|authorization)(_|$)|(^|(?<!max_new)_)token$",
+    re.IGNORECASE,
 )
 # Names of variables are written so, and no key is: words in capitals, with a digit or two behind them at most.
 _NAME_OF_A_VARIABLE = re.compile(r"_?[A-Z]{1,16}[0-9]{0,2}(_[A-Z]{1,16}[0-9]{0,2}|_[0-9]{1,2})+|[A-Z]{0,16}(KEY|TOKEN)")

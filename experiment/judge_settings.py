@@ -26,19 +26,21 @@ UNREADABLE_JUDGEMENTS = (UNSCORED, PUBLISHED)
 # For the command lines of run_api.py and eval_utils.py.
 JUDGE_OPTIONS = {
     "judge_model": {
-        "help": "the judge: a model of --judge_host, or without a host a GGUF file, a bundled model's name, or a folder or hub id "
-        "of a transformers model, which this process runs (default: gpt-4o-mini; gpt-4o for coin_flip and just-eval)",
+        "help": "the judge: a model of --judge_host, or one that this process loads: a bundled model, a GGUF file, or a folder or "
+        "hub id of a transformers model (default: gpt-4o-mini; gpt-4o for coin_flip and justeval)",
         "metavar": "MODEL",
     },
-    "judge_host": {"help": "base URL of an OpenAI-compatible server (default: OpenAI)", "metavar": "URL"},
+    "judge_host": {"help": "base URL of the judge's server (default: OpenAI)", "metavar": "URL"},
     "judge_api_key_env": {
         "help": f"environment variable that holds its API key (default: {DEFAULT_KEY_ENV}, which is sent to OpenAI alone)",
         "metavar": "VAR",
+        "rare": True,
     },
     "unreadable_judgements": {
         "help": "what an answer counts as whose judgement cannot be read: unscored (and asked for again), or as in the published "
         "program wrong, or 1 in every aspect",
         "metavar": "|".join(UNREADABLE_JUDGEMENTS),
+        "rare": True,
     },
 }
 

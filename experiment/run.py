@@ -12,7 +12,7 @@ from command.console import visible
 from command.errors import UserError
 from command.files import ResultsError
 from command.pool import as_finished
-from command.provenance import git_commit, now, versions
+from command.provenance import git_commit, now, version, versions
 from command.schema import shown
 from command.secrets import without_password
 from command.stopping import StopSignals
@@ -232,6 +232,7 @@ class Run:
         session = {
             "start": now(),
             "versions": versions(self._packages(models)),
+            "version": version(),
             "git_commit": git_commit(),
             "command": sys.argv,
             "calls": request_mode,

@@ -1,4 +1,8 @@
-"""Sequences that grow together in transformers' own passes and key-value cache, see sequences.Sequences."""
+"""Sequences that grow together in transformers' own passes and key-value cache, see sequences.Sequences.
+
+For the models and machines that language_models/local has no faster engine for: on CPUs its packed passes, made for samples that
+come one by one, are no faster for a batch (benchmarks/guided_decoding.py).
+"""
 
 import copy
 import inspect

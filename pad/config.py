@@ -1,5 +1,6 @@
 """Decoding configurations: one JSON object per line of a --config file."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from command.schema import Count, Finite, Number, Rule, TextOrNull, WholeOrNull,
 # ARGS' README names its chunked greedy search both ways; here it is greedy, whose result it equals.
 MODES = {"greedy": "greedy", "topk": "topk", "greedy_large": "greedy", "greedy-large": "greedy"}
 DEFAULT_TEMPERATURE = 0.7
+_NUMBERS = ("rm_weight", "topk", "sample_temp", "chunk_size", "seed")
 _HALF_QUOTED_KEY = re.compile(r"""([{,]\s*)(?!"\w+"\s*:)["']?(\w+)["']?(\s*:)""")
 _BETWEEN_VALUES = re.compile(r"(?:\s|,|#[^\n]*)*")
 
@@ -65,7 +67,8 @@ class DecodingConfig:
 def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]:
     """The configurations of a file, in order: JSON lines, one object over several lines, or an array; `#` begins a comment.
 
-    Keys that lack quotes, as in the echo of the published README, are mended; `say` gets a line about each.
+    A list of numbers as `rm_weight` stands for a configuration with each of them. Keys that lack quotes, as in the echo of the
+    published README, are mended; `say` gets a line about each.
 
     Raises:
         OptionError: the file cannot be read, or a configuration in it is none; the line is named.
@@ -87,7 +90,7 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
             raise OptionError(f"{path}, line {line}: cannot be read ({error})") from None
         for entry in value if isinstance(value, list) else [value]:
-            configs.append(_config(entry, f"{path}, line {line}"))
+            configs += [_config(one, f"{path}, line {line}") for one in _each_weight(entry, f"{path}, line {line}")]
         at = _BETWEEN_VALUES.match(text, end).end()
     if not configs:
         raise OptionError(f'{path} holds no configuration; one is {{"rm_weight": 1.0, "topk": 10, "mode": "greedy"}}')
@@ -106,6 +109,29 @@ def _mended(text: str, error: json.JSONDecodeError, path: Path, say: Callable[[s
         )
     say(f"warning: {path}, line {error.lineno}: keys need quotes; read as {mended.strip()}")
     return text[:start] + mended + text[end:]
+
+
+def _each_weight(entry: object, where: str) -> list:
+    """A configuration for each of a list of weights, and its numbers that are written as texts as numbers."""
+    if not isinstance(entry, dict):
+        return [entry]
+    weights = entry.get("rm_weight")
+    if weights == []:
+        raise OptionError(f"{where}: rm_weight is an empty list; name a number, or several")
+    entry = {key: as_number(value) if key in _NUMBERS else value for key, value in entry.items()}
+    if not isinstance(weights, list):
+        return [entry]
+    return [entry | {"rm_weight": as_number(weight)} for weight in weights]
+
+
+def as_number(value: object) -> object:
+    """The number that a text writes, such as "0.5"; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
 
 
 def _config(entry: object, where: str) -> DecodingConfig:

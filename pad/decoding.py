@@ -14,6 +14,7 @@ from pad.sequences import Sequences
 
 if TYPE_CHECKING:
     from pad.config import DecodingConfig  # needs pydantic, which the loop does not
+    from pad.stop_texts import StopTexts
 
 
 class Reward(Protocol):
@@ -43,9 +44,9 @@ class Answer:
     finish_reason: str = "length"
 
 
-def generator_for(seed: int, config_index: int, prompt_index: int) -> torch.Generator:
-    """The random numbers of one prompt: they depend on nothing else, so batches and resumed runs draw the same."""
-    name = f"{seed}/{config_index}/{prompt_index}".encode()
+def generator_for(seed: int, config_index: int | str, prompt_index: int, sample: int = 0) -> torch.Generator:
+    """The random numbers of one answer: they depend on nothing else, so batches and resumed runs draw the same."""
+    name = f"{seed}/{config_index}/{prompt_index}{f'/{sample}' if sample else ''}".encode()
     number = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
     return torch.Generator().manual_seed(number)
 
@@ -61,6 +62,7 @@ def decode(
     stop_ids: frozenset[int] = frozenset(),
     vocabulary: int | None = None,
     generators: Sequence[torch.Generator] = (),
+    stops: "Sequence[StopTexts]" = (),
 ) -> list[Answer]:
     """Answer prompts together, with one forward pass of the base LM per token.
 
@@ -70,6 +72,7 @@ def decode(
         stop_ids: token ids that end an answer.
         vocabulary: only ids below it are candidates (some models' output matrices are padded).
         generators: for each prompt the source of random numbers, if the configuration samples.
+        stops: for each prompt what looks for texts that end its answer, if there are any; the tokens of such a text are kept.
 
     Raises:
         ModelError: the scores are not numbers (half precision has overflowed).
@@ -101,7 +104,10 @@ def decode(
                 alive.discard(row)
                 continue
             answers[row].tokens.append(token)
-            if len(answers[row].tokens) == max_new[row]:
+            if stops and stops[row].found_in(token):
+                answers[row].finish_reason = "stop"
+                alive.discard(row)
+            elif len(answers[row].tokens) == max_new[row]:
                 alive.discard(row)
         if not alive:
             return answers

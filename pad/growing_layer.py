@@ -1,4 +1,8 @@
-"""A layer of transformers' cache with room behind its keys and values, so that a token is appended without copying the others."""
+"""A layer of transformers' cache with room behind its keys and values, so that a token is appended without copying the others.
+
+Of transformers' own passes alone. The caches of language_models/local belong to its engines, which pad uses as they are
+(engine_sequences.py): slots of fixed places for samples that come and go, where this one is a batch that grows together.
+"""
 
 import torch
 from torch import Tensor

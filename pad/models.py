@@ -1,5 +1,6 @@
 """The models of a run, loaded: the base LM, and for each configuration its reward."""
 
+import functools
 import resource
 import sys
 from collections.abc import Callable
@@ -11,7 +12,10 @@ from transformers import PreTrainedModel
 
 from language_models.interface import ModelError
 from language_models.local.blocked_weights import block_weights
+from language_models.local.devices import gpus
 from language_models.local.loading import eos_token_ids, load_model, load_with_adapter, pick_dtype
+from language_models.local.vocabulary import GrowingText, Vocabulary
+from pad.cached_model import CachedModel
 from pad.config import DecodingConfig
 from pad.cross_tokenizer import CrossTokenizerReward
 from pad.decoding import Answer, Reward, decode, generator_for
@@ -22,6 +26,7 @@ from pad.prompts import Prompt
 from pad.scalar_reward import make_scalar_reward
 from pad.sequences import SequenceMaker, Sequences
 from pad.settings import REFERENCES, CollectSettings
+from pad.stop_texts import StopTexts
 from pad.value_head import load_value_head
 
 if TYPE_CHECKING:
@@ -46,6 +51,10 @@ class Models:
     passes_of: dict[str, Sequences]
     _told: set[str] = field(default_factory=set)
 
+    @functools.cached_property
+    def _texts(self) -> Vocabulary:
+        return Vocabulary(self.plan.tokenizer, self.stop_ids)
+
     @property
     def dtype(self) -> torch.dtype:
         """The base LM's number format."""
@@ -68,7 +77,7 @@ class Models:
         self._told.update(new)
         return new
 
-    def answer(self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int) -> list[Answer]:
+    def answer(self, prompts: list[Prompt], config: DecodingConfig, number: int | str, seed: int) -> list[Answer]:
         """Answer prompts together; `number` is the configuration's (ModelError: no memory, scores that are no numbers)."""
         guided = self.make_reward is not None and config.rm_weight != 0
         try:
@@ -82,7 +91,7 @@ class Models:
             raise
 
     def _decode(
-        self, prompts: list[Prompt], config: DecodingConfig, number: int, seed: int, guided: bool
+        self, prompts: list[Prompt], config: DecodingConfig, number: int | str, seed: int, guided: bool
     ) -> list[Answer]:
         return decode(
             self.lm,
@@ -92,7 +101,10 @@ class Models:
             max_new=[min(self.settings.max_new_token, self.plan.room(prompt)) for prompt in prompts],
             stop_ids=self.stop_ids,
             vocabulary=self.plan.vocabulary,
-            generators=[generator_for(seed, number, prompt.index) for prompt in prompts] if config.samples else (),
+            generators=[generator_for(seed, number, *prompt.key) for prompt in prompts] if config.samples else (),
+            stops=[StopTexts(self.settings.stop, GrowingText(self._texts, list(prompt.ids))) for prompt in prompts]
+            if self.settings.stop
+            else (),
         )
 
 
@@ -106,23 +118,32 @@ def load_models(settings: CollectSettings, plan: Plan, longest: int, say: Callab
         OptionError, ModelError: a model cannot be loaded.
     """
     maker = SequenceMaker(settings.engine, settings.batch_size, longest, say)
-    llm, _ = _causal(settings, settings.llm, plan.llm_device)
-    block_weights(llm)
+    spread = settings.device_map == "auto" and len(gpus()) > 1
+    llm, _ = _causal(settings, settings.llm, plan.llm_device, device_map="auto" if spread else None)
+    if not spread:
+        block_weights(llm)
     stop_ids = eos_token_ids(llm, plan.tokenizer)
     make_reward, passes_of = None, {}
     if plan.kind == "scalar":
         make_reward, passes_of = _scalar(settings, plan, maker, say)
     elif plan.kind == "implicit":
         make_reward, passes_of = _implicit(settings, plan, stop_ids, maker, say)
-    lm = maker.make(llm, "the base LM")
+    # Over several GPUs the parts are brought together by transformers' own passes alone.
+    lm = CachedModel(llm) if spread else maker.make(llm, "the base LM")
     ends = frozenset() if settings.ignore_eos else stop_ids
     models = Models(settings, plan, lm, make_reward, ends, {"llm": lm} | passes_of)
     models.new_fallbacks()  # those of setting up have been told
     return models
 
 
-def _causal(settings: CollectSettings, name: str, device: torch.device) -> "tuple[PreTrainedModel, PeftModel | None]":
-    options = {"dtype": pick_dtype(settings.dtype, device), "load_in_4bit": settings.load_in_4bit}
+def _causal(
+    settings: CollectSettings, name: str, device: torch.device, device_map: str | None = None
+) -> "tuple[PreTrainedModel, PeftModel | None]":
+    options = {
+        "device_map": device_map,
+        "dtype": pick_dtype(settings.dtype, device),
+        "load_in_4bit": settings.load_in_4bit,
+    }
     return load_with_adapter("AutoModelForCausalLM", name, device=device, **options)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from pad.config import DecodingConfig
 from pad.prompts import Prompt
 
 OPTION = "--out_file"
+Key = tuple[int, int]  # number of a prompt, number of the answer to it
 
 
 @open_table
@@ -34,7 +35,7 @@ class _Row:
 class OutputFile:
     """The rows of one configuration. A row is in the file when `append` returns; `finish` puts them in the prompts' order."""
 
-    def __init__(self, prefix: str, number: int, config: DecodingConfig):
+    def __init__(self, prefix: str, number: int | str, config: DecodingConfig):
         self.method = f"{prefix}_{number}"
         self.number, self.config = number, config
         self.path = Path(f"{self.method}.jsonl")
@@ -50,9 +51,9 @@ class OutputFile:
             yield
 
     def earlier_rows(
-        self, prompts: list[str], seed: int, decisive: dict, say: Callable[[str], None]
-    ) -> dict[int, dict]:
-        """The finished rows of an earlier run of the same settings, by prompt number.
+        self, prompts: Mapping[Key, str], seed: int, decisive: dict, say: Callable[[str], None]
+    ) -> dict[Key, dict]:
+        """The finished rows of an earlier run of the same settings, by prompt and sample.
 
         Args:
             prompts: preference text and instruction of each.
@@ -66,15 +67,20 @@ class OutputFile:
         then = self.read_meta().get("settings", {})
         if then and decisive.get("dimension") is not None:
             then = {"dimension": 0} | then  # earlier versions were guided by the first of several outputs
+        if then:
+            then = {"preference_as": "prompt", "stop": None} | then  # of versions that had no such options
         if differing := [name for name in decisive if name in then and then[name] != decisive[name]]:
             name = differing[0]
             raise self._other_run(f"--{name} was {then[name]!r}, is {decisive[name]!r}")
-        rows = {}
+        rows, count = {}, 1 + max((index for index, _ in prompts), default=-1)
         for line, row in self._read_lines(say):
-            index = row.get("index")
-            if isinstance(index, int) and index >= len(prompts):
-                raise self._other_run(f"line {line} answers prompt {index}, and there are {len(prompts)} now")
-            if not isinstance(index, int) or index < 0 or row.get("prompt") != prompts[index]:
+            index, sample = row.get("index"), row.get("sample", 0)
+            if isinstance(index, int) and index >= count:
+                raise self._other_run(f"line {line} answers prompt {index}, and there are {count} now")
+            key = (index, sample) if isinstance(index, int) and isinstance(sample, int) else None
+            if key and (index, 0) in prompts and sample > 0 and key not in prompts:
+                raise self._other_run(f"line {line} is answer {sample + 1} to a prompt, more than --answers has now")
+            if key not in prompts or row.get("prompt") != prompts[key]:
                 raise self._other_run(f"line {line} answers another prompt")
             if row.get("config") != self.config.written():
                 raise self._other_run(f"line {line} has the configuration {json.dumps(row.get('config'))}")
@@ -82,7 +88,7 @@ class OutputFile:
                 raise self._other_run(f"line {line} has the seed {row.get('seed')}")
             where, remedy = f"{self.path}, line {line}", f"delete the line, choose another {OPTION}, or --overwrite"
             read_as(_Row, row, where, ResultsError, remedy=remedy)
-            rows[index] = row
+            rows[key] = row
         return rows
 
     def _read_lines(self, say: Callable[[str], None]) -> Iterator[tuple[int, dict]]:
@@ -139,9 +145,9 @@ class OutputFile:
         """
         self._log.append(*rows)
 
-    def finish(self, rows: dict[int, dict]) -> None:
+    def finish(self, rows: dict[Key, dict]) -> None:
         """Write all rows in the order of the prompts (ResultsError: they cannot be written; the file stays as it was)."""
-        ordered = [rows[index] for index in sorted(rows)]
+        ordered = [rows[key] for key in sorted(rows)]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._log.rewrite(ordered)

@@ -1,17 +1,17 @@
 """What a run will do, found out before any weights are loaded: devices, tokenizers, kind of reward, lengths."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
 from language_models.interface import ModelError
 from language_models.local.loading import adapter_base, load_config, load_tokenizer, pick_device
 from language_models.local.windows import config_length
-from pad.config import DecodingConfig
 from pad.dimension import is_armorm, is_classifier, output_of
-from pad.prompts import Prompt, UnwritablePrompt, encode, same_vocabulary, with_perspective
+from pad.prompts import Asked, Prompt, UnwritablePrompt, encode, same_vocabulary, writes_system_turns
 from pad.settings import REFERENCES, CollectSettings
+from pad.variants import Variant
 
 if TYPE_CHECKING:
     import torch
@@ -34,18 +34,28 @@ class Plan:
     rm_context: int
     adapter_reference: bool  # the reward model's DPO reference is itself without its adapter
     dimension: int | None = None  # of a scalar reward model with several outputs, the one that guides
+    system_turns: bool = False  # the chat template is used and writes them
 
-    def prompts(self, settings: CollectSettings, config: DecodingConfig, instructions: list[str]) -> list[Prompt]:
-        """The prompts of a configuration, as the models read them.
+    def prompts(self, settings: CollectSettings, variant: Variant, asked: list[Asked]) -> list[Prompt]:
+        """The prompts of a file of answers, as the models read them, in order; each as often as it is answered.
 
         Raises:
             OptionError: not one of them can be written.
         """
-        sys_prompt = with_perspective(settings.sys_prompt, config.perspective)
-        both = self.kind == "implicit" and settings.ref == "self"
+        found = [self._prompt(settings, variant, index, one) for index, one in enumerate(asked)]
+        if all(one.unwritable for one in found):
+            raise OptionError(found[0].unwritable)
+        return [replace(one, sample=sample) for one in found for sample in range(settings.answers)]
+
+    def _prompt(self, settings: CollectSettings, variant: Variant, index: int, asked: Asked) -> Prompt:
+        preference = variant.preference_of(asked)
+        # A row's own system turn stands before the user's words where a template has none.
+        system = settings.preference_as == "system" or (asked.system and not variant.bare and self.system_turns)
+        both = self.kind == "implicit" and settings.ref == "self" and not variant.bare
 
         def ids(text: str) -> tuple[int, ...]:
-            found = encode(self.tokenizer, text, self.template)
+            written = asked.turns(text, system) if self.template else text + asked.instruction
+            found = encode(self.tokenizer, written, self.template)
             if max(found, default=0) >= self.llm_vocabulary:
                 raise OptionError(
                     f"the tokenizer gives the token id {max(found)}, and --llm {settings.llm} has {self.llm_vocabulary}; "
@@ -54,27 +64,27 @@ class Plan:
             return found
 
         def rm_ids(text: str) -> tuple[int, ...]:
-            return encode(self.rm_tokenizer, text, self.template and bool(self.rm_tokenizer.chat_template))
+            template = self.template and bool(self.rm_tokenizer.chat_template)
+            theirs = system and template and writes_system_turns(self.rm_tokenizer)
+            written = asked.turns(text, theirs) if template else text + asked.instruction
+            return encode(self.rm_tokenizer, written, template)
 
-        def prompt(index: int, instruction: str) -> Prompt:
-            text = sys_prompt + instruction
-            try:
-                plain = ids(instruction) if both else ()
-                return Prompt(
-                    index, instruction, sys_prompt, ids(text), plain, rm_ids(text) if self.rm_tokenizer else ()
-                )
-            except UnwritablePrompt as error:
-                return Prompt(index, instruction, sys_prompt, (), unwritable=str(error))
-
-        found = [prompt(index, instruction) for index, instruction in enumerate(instructions)]
-        if all(one.unwritable for one in found):
-            raise OptionError(found[0].unwritable)
-        return found
+        text, told = preference.text, {"preference": preference}
+        try:
+            plain = ids("") if both else ()
+            theirs = rm_ids(text) if self.rm_tokenizer else ()
+            return Prompt(index, asked.instruction, text, ids(text), plain, theirs, **told)
+        except UnwritablePrompt as error:
+            return Prompt(index, asked.instruction, text, (), unwritable=str(error), **told)
 
     def why_no_room(self, prompt: Prompt) -> str:
         """Why there is no room for an answer to a prompt."""
-        context = min(self.llm_context, self.rm_context)
-        return prompt.unwritable or f"it has {len(prompt.ids)} tokens, and the context of the models is {context}"
+        return prompt.unwritable or f"it has {len(prompt.ids)} tokens, and the context of the models is {self.context}"
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest text of both models."""
+        return min(self.llm_context, self.rm_context)
 
     def room(self, prompt: Prompt) -> int:
         """How many tokens an answer to a prompt can have in the contexts of both models; none left, or no prompt: 0 or less."""
@@ -83,12 +93,15 @@ class Plan:
         return min(self.llm_context - len(prompt.ids), self.rm_context - len(prompt.rm_ids or prompt.ids))
 
 
-def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Callable[[str], None]) -> Plan:
+def make_plan(
+    settings: CollectSettings, variants: list[Variant], asked: list[Asked], say: Callable[[str], None]
+) -> Plan:
     """Look at the models' configurations and tokenizers.
 
     Raises:
         OptionError, ModelError: they are not there, or cannot work together.
     """
+    configs = [variant.config for variant in variants]
     guided = any(config.rm_weight for config in configs)
     tokenizer = load_tokenizer(settings.tokenizer or settings.llm)
     llm_config = load_config(settings.llm)
@@ -106,7 +119,7 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         else:
             _check_cross(settings, kind)
             rm_tokenizer = theirs
-        _check_reference(settings, kind, configs)
+        _check_reference(settings, kind, variants, asked)
         if kind == "implicit" and settings.ref not in REFERENCES:
             adapter_reference = adapter_base(settings.rm) == settings.ref
             ref_config = load_config(settings.ref)
@@ -122,6 +135,8 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
     template = settings.chat_template == "on" or (
         settings.chat_template == "auto" and bool(tokenizer.chat_template) and _implicit(settings, kind)
     )
+    system_turns = template and writes_system_turns(tokenizer)
+    _check_system_turns(settings, template, system_turns, asked, say)
     return Plan(
         device_or_fallback(settings.llm_gpu, "--llm_gpu", say),
         device_or_fallback(settings.rm_gpu, "--rm_gpu", say if guided else lambda _: None),
@@ -135,7 +150,21 @@ def make_plan(settings: CollectSettings, configs: list[DecodingConfig], say: Cal
         rm_context,
         adapter_reference,
         dimension,
+        system_turns,
     )
+
+
+def _check_system_turns(
+    settings: CollectSettings, template: bool, written: bool, asked: list[Asked], say: Callable[[str], None]
+) -> None:
+    """Raise OptionError where the preference is to be a system turn and cannot; `say` is told of rows' own that cannot."""
+    why = "the chat template of the base LM writes no system turn" if template else "no chat template is used"
+    if settings.preference_as == "system" and not written:
+        raise OptionError(f"--preference_as system: {why}; leave it out to have the preference before the user's words")
+    if not written and (rows := [number for number, one in enumerate(asked, 1) if one.system]):
+        say(
+            f"{why}: the system turns of {len(rows)} rows (the first: {rows[0]}) are put before the first words of the user"
+        )
 
 
 def _rm_tokenizer(name: str, rm_config, llm_config, say: Callable[[str], None]) -> "PreTrainedTokenizerBase | None":
@@ -188,15 +217,17 @@ def _check_language_model(option: str, name: str, config) -> None:
         raise OptionError(f"{option} {name} is a sequence classifier; name a language model")
 
 
-def _check_reference(settings: CollectSettings, kind: str, configs: list[DecodingConfig]) -> None:
+def _check_reference(settings: CollectSettings, kind: str, variants: list[Variant], asked: list[Asked]) -> None:
     if kind == "scalar" and settings.ref != "llm":
         raise OptionError(
             f"--ref {settings.ref} is for implicit rewards; leave it out with the classifier {settings.rm}"
         )
     # Without a preference text both terms are one and every reward is 0.
-    texts = [with_perspective(settings.sys_prompt, config.perspective) for config in configs if config.rm_weight]
-    if settings.ref == "self" and not all(texts):
-        raise OptionError("--ref self compares with and without a preference text; --sys_prompt is needed")
+    guided = [variant for variant in variants if variant.config.rm_weight]
+    if settings.ref == "self" and not all(variant.preference_of(one).text for variant in guided for one in asked):
+        raise OptionError(
+            "--ref self compares with and without a preference; --principles or --sys_prompt is needed, or one in each row"
+        )
 
 
 def _check_cross(settings: CollectSettings, kind: str) -> None:

@@ -1,16 +1,22 @@
 """The prompts that are answered: the sets of the PAD and ARGS papers, or a file of one's own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from command.paths import read_text, user_path
+from command.schema import shown
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
+from pad.preferences import FRAME, Preference, from_text, row_preference
+from pad.prompts import Asked
 from pad.rows import read_rows
+from questions.files import Row, rows_of
+from questions.rows import turns_of
 from utils import has_surrogate, without_surrogates
 
 LONGEST_STEERS_PROMPT = 100  # characters
-SUFFIXES = (".json", ".jsonl", ".txt", ".gz")
+TABLES = (".csv", ".tsv")
+SUFFIXES = (".json", ".jsonl", ".txt", ".gz", *TABLES)
 _HERE = Path(__file__).parent
 _PSOUPS_NAMES = ("psoups.jsonl", "psoups.json", "koala_eval_50.jsonl", "koala_eval_50.json")
 
@@ -53,16 +59,20 @@ PROMPT_SETS = {
 def load_prompts(
     dataset: str,
     *,
+    field: str = "prompt",
+    frame: str = FRAME,
     split: str | None = None,
     data_dir: Path | None = None,
     run_percent: float = 100.0,
     limit: int | None = None,
     say: Callable[[str], None],
-) -> list[str]:
+) -> list[Asked]:
     """The prompts of a set or file, in order; half a character in one is U+FFFD.
 
     Args:
-        dataset: a key of PROMPT_SETS, or a file: .json or .jsonl (also .gz) of strings or objects with "prompt", .txt of lines.
+        dataset: a key of PROMPT_SETS, or a file: .json or .jsonl (also .gz) of strings or objects, .csv, .tsv, .txt of lines.
+        field: of an object in a file that holds the prompt; "messages" may stand in its place, and a preference beside it.
+        frame: of a row's principles.
         split: None for the set's own.
         data_dir: read `data_dir/dataset/split.jsonl[.gz]`, in the hub's schema, instead of the hub.
         run_percent: of the prompts, the first P per cent, at least one.
@@ -72,34 +82,83 @@ def load_prompts(
         DataError: the data cannot be loaded, or are something else.
     """
     if dataset in PROMPT_SETS:
-        prompts = _named_set(dataset, split, data_dir, say)
+        prompts = [Asked(prompt) for prompt in _named_set(dataset, split, data_dir, say)]
     elif Path(dataset).suffix in SUFFIXES:
-        prompts = _own_file(user_path(dataset), say)
+        prompts = _own_file(user_path(dataset), field, frame, say)
     else:
         raise DataError(
-            f"no data set is called {dataset!r}; there are: {', '.join(PROMPT_SETS)}, or name a .json, .jsonl or .txt file"
+            f"no data set is called {dataset!r}; there are: {', '.join(PROMPT_SETS)}, or name a file: "
+            ".json, .jsonl, .csv, .tsv or .txt"
         )
     if not prompts:
         raise DataError(f"{dataset} holds no prompts")
     prompts = prompts[: max(1, int(len(prompts) * run_percent / 100))][:limit]
-    if halves := [number for number, prompt in enumerate(prompts, 1) if has_surrogate(prompt)]:
+    if halves := [number for number, prompt in enumerate(prompts, 1) if has_surrogate(prompt.instruction)]:
         say(
             f"warning: {dataset}: {len(halves)} prompts hold half a character, which is read as U+FFFD; the first: {halves[0]}"
         )
-    return [without_surrogates(prompt) for prompt in prompts]
+    return [whole(prompt) for prompt in prompts]
 
 
-def _own_file(path: Path, say: Callable[[str], None]) -> list[str]:
+def whole(asked: Asked) -> Asked:
+    """A prompt without halves of characters."""
+    before = tuple((role, without_surrogates(text)) for role, text in asked.before)
+    return replace(asked, words=without_surrogates(asked.words), before=before)
+
+
+def _own_file(path: Path, field: str, frame: str, say: Callable[[str], None]) -> list[Asked]:
     if path.suffix == ".txt":
         try:
-            return [line for line in read_text(path).splitlines() if line.strip()]
+            return [Asked(line) for line in read_text(path).splitlines() if line.strip()]
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error})") from None
-    prompts = [row.get("prompt") if isinstance(row, dict) else row for row in read_rows(path, say)]
-    for number, prompt in enumerate(prompts, 1):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise DataError(f'{path}, row {number}: neither a text nor an object with a "prompt"')
-    return prompts
+    if path.suffix in TABLES:
+        rows = rows_of(path)[0]
+    else:
+        rows = [Row(f"{path}, row {number}", row) for number, row in enumerate(read_rows(path, say), 1)]
+    return [_asked(row.values, field, frame, row.where) for row in rows]
+
+
+def _asked(row: object, field: str, frame: str, where: str) -> Asked:
+    """The prompt of a row: a text, or an object with one in its `field`, or with messages."""
+    if not isinstance(row, dict):
+        row = {field: row}
+        if not isinstance(row[field], str):
+            raise DataError(f'{where}: neither a text nor an object with a "{field}"')
+    preference = row_preference(row, frame, where)
+    text = row.get(field)
+    if row.get("messages") is not None and text is None:
+        return _conversation(Row(where, row), preference)
+    if row.get("messages") is not None and "result" not in row:
+        raise DataError(f'{where}: it has both "messages" and "{field}"; leave one of them out')
+    if text is None:
+        raise DataError(
+            f'{where}: there is no "{field}"; it has {", ".join(map(str, row)) or "nothing"}; --prompt_field names the field'
+        )
+    if not isinstance(text, str):
+        raise DataError(f'{where}: "{field}" must be a text; it is {shown(text)}')
+    if preference is not None:
+        # An output of this program or a published one, whose prompt has the preference in front of the words.
+        for before in (preference.text, row.get("sys_prompt")):
+            if before and text.startswith(before):
+                text = text[len(before) :]
+                break
+    if not text.strip():
+        raise DataError(f"{where}: its prompt is empty")
+    return Asked(text, (), preference)
+
+
+def _conversation(row: Row, preference: Preference | None) -> Asked:
+    (first, text), *others = turns = turns_of(row)
+    system = first == "system"
+    if system:
+        if preference is not None:
+            raise DataError(f"{row.where}: its messages have a system turn, and it has a preference too; leave one out")
+        preference, turns = from_text(text), others
+    if any(role == "system" for role, _ in turns):
+        raise DataError(f"{row.where}: a system turn is the first of its messages, and the only one")
+    *before, (_, words) = turns
+    return Asked(words, tuple(before), preference, system)
 
 
 def _named_set(name: str, split: str | None, data_dir: Path | None, say: Callable[[str], None]) -> list[str]:
@@ -123,7 +182,8 @@ def _named_set(name: str, split: str | None, data_dir: Path | None, say: Callabl
     except (KeyError, TypeError) as error:
         raise DataError(f"{where}: not in the schema of {name} ({type(error).__name__}: {error})") from None
     if wrong := [prompt for prompt in prompts if not isinstance(prompt, str) or not prompt.strip()]:
-        raise DataError(f"{where}: a prompt is {wrong[0]!r}, not a text")
+        what = f"{wrong[0]!r}, not a text" if not isinstance(wrong[0], str) else "empty"
+        raise DataError(f"{where}: a prompt is {what}")
     return prompts
 
 

@@ -1,32 +1,21 @@
-"""The command line of collect_model_outs.py, as one checked settings object."""
+"""What collect_model_outs.py is told, as one checked object."""
 
-import argparse
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from command.errors import OptionError
-from command.options import Parser
 from command.paths import expanded, is_folder
 from language_models.local.loading import DTYPES
 from pad.config import DecodingConfig
-from pad.prompt_sets import PROMPT_SETS
+from pad.preferences import FRAME, PREFERENCE_AS, Preference, check_frame, from_principles
 from pad.prompts import CHAT_TEMPLATES
 
 RM_TYPES = ("auto", "implicit", "scalar")
 REFERENCES = ("llm", "none", "self")
+DEVICE_MAPS = ("none", "auto")
+BASELINES = ("auto", "on", "off")
+DEFAULT_WEIGHT, DEFAULT_TOPK = 1.0, 10
 ENGINES = ("auto", "graphs", "packed", "transformers")
-
-_EXAMPLES = """\
-examples:
-  PAD, all three preferences at once:
-    python collect_model_outs.py --config configs/psoups_llama3SFT_hhh.config --out_file results/psoups_hhh \\
-        --llm princeton-nlp/Llama-3-Base-8B-SFT --rm RuizheChen/PAD --dataset psoups \\
-        --sys_prompt "[Guidelines] Your task is to generate response by considering the following principle. \\
-[Principles] harmless and helpfulness and humor [Instruction] "
-  ARGS, with a sequence classifier as reward model:
-    python collect_model_outs.py --config configs/args_greedy.config --out_file results/hh_args \\
-        --llm models/llama-7b-sft --rm models/llama-7b-rm --dataset Dahoas/full-hh-rlhf --run_percent 25
-"""
 
 
 @dataclass(frozen=True)
@@ -41,12 +30,19 @@ class CollectSettings:
     out_file: str | None = None
     llm: str | None = None
     rm: str | None = None
+    prompt: list[str] | None = None
     dataset: str = "Dahoas/full-hh-rlhf"
+    prompt_field: str = "prompt"
     split: str | None = None
     data_dir: str | None = None
     run_percent: float = 100.0
     limit: int | None = None
     sys_prompt: str = ""
+    principles: str | None = None
+    principles_file: str | None = None
+    frame: str = FRAME
+    preference_as: str = "prompt"
+    baseline: str = "auto"
     chat_template: str = "auto"
     tokenizer: str | None = None
     rm_type: str = "auto"
@@ -54,11 +50,16 @@ class CollectSettings:
     ref: str = "llm"
     PAD: str | None = None
     allow_cross_tokenizer: bool = False
+    rm_weight: list[float] | None = None
+    topk: int | None = None
+    answers: int = 1
     max_new_token: int = 128
+    stop: list[str] | None = None
     ignore_eos: bool = False
     seed: int = 0
     llm_gpu: str = "cuda:0"
     rm_gpu: str = "cuda:1"
+    device_map: str = "none"
     dtype: str = "auto"
     load_in_4bit: bool = False
     engine: str = "auto"
@@ -67,30 +68,31 @@ class CollectSettings:
     overwrite: bool = False
 
     def __post_init__(self):
-        for option, what in (
-            ("config", "a file of configurations"),
-            ("out_file", "where results go"),
-            ("llm", "a model"),
-        ):
-            if not getattr(self, option):
+        for option, what in (("llm", "the base LM"), ("out_file", "the files that answers go to, without _0.jsonl")):
+            if not getattr(self, option) and not (option == "out_file" and self.prompt):
                 raise OptionError(f"--{option} is needed: {what}")
         for option, choices in (
             ("rm_type", RM_TYPES),
             ("chat_template", CHAT_TEMPLATES),
             ("dtype", DTYPES),
             ("engine", ENGINES),
+            ("preference_as", PREFERENCE_AS),
+            ("baseline", BASELINES),
+            ("device_map", DEVICE_MAPS),
         ):
             if getattr(self, option) not in choices:
                 raise OptionError(
                     f"--{option} has no choice {getattr(self, option)!r}; choose one of: {', '.join(choices)}"
                 )
-        for option in ("max_new_token", "batch_size"):
+        for option in ("max_new_token", "batch_size", "answers"):
             _check(getattr(self, option) >= 1, option, "must be at least 1", getattr(self, option))
         _check(self.limit is None or self.limit >= 1, "limit", "must be at least 1", self.limit)
         _check(self.seed >= 0, "seed", "must be 0 or more", self.seed)
         percent = self.run_percent
         _check(math.isfinite(percent) and 0 < percent <= 100, "run_percent", "is above 0 and at most 100", percent)
-        for option in ("config", "out_file", "data_dir"):
+        self._check_preferences()
+        self._check_decoding()
+        for option in ("config", "out_file", "data_dir", "principles_file"):
             if (value := getattr(self, option)) is not None:
                 object.__setattr__(self, option, expanded(value))
         _check(self.data_dir is None or is_folder(self.data_dir), "data_dir", "is not a folder", self.data_dir)
@@ -99,8 +101,50 @@ class CollectSettings:
         if self.PAD is not None and self.rm_type == "scalar":
             raise OptionError("--PAD is for implicit rewards; leave it out with --rm_type scalar")
 
+    def _check_preferences(self) -> None:
+        named = [name for name in ("sys_prompt", "principles", "principles_file") if getattr(self, name)]
+        if len(named) > 1:
+            raise OptionError(f"--{named[0]} and --{named[1]} both name a preference: choose one")
+        check_frame(self.frame)
+        if self.principles is not None:
+            self.preference()
+        for text in self.prompt or ():
+            _check(text.strip() != "", "prompt", "is empty", text)
+        _check(self.prompt_field != "", "prompt_field", "names a field of the prompts file", self.prompt_field)
+
+    def _check_decoding(self) -> None:
+        if self.config is not None and (self.rm_weight is not None or self.topk is not None):
+            raise OptionError("--rm_weight and --topk stand for a --config file: name one of the two")
+        for weight in self.rm_weight or ():
+            _check(math.isfinite(weight), "rm_weight", "is a number", weight)
+        _check(self.topk is None or self.topk >= 1, "topk", "must be at least 1", self.topk)
+        _check("" not in (self.stop or ()), "stop", "is a text that ends an answer, not an empty one", "")
+        if self.device_map == "auto" and self.engine == "graphs":
+            raise OptionError("--engine graphs needs each model on one device: leave out --device_map auto, or this")
+        if self.device_map == "auto" and self.load_in_4bit:
+            raise OptionError("--load_in_4bit puts each model on one device: leave out --device_map auto, or this")
+
+    def preference(self) -> Preference:
+        """The preference of --sys_prompt or --principles (OptionError: it is none)."""
+        if self.principles is None:
+            return Preference(self.sys_prompt, " ".join(self.sys_prompt.split()))
+        try:
+            return from_principles(self.principles, self.frame)
+        except ValueError as error:
+            raise OptionError(f"--principles: {error}") from None
+
+    def configs(self) -> list[DecodingConfig]:
+        """The configurations of --rm_weight and --topk, greedy, where there is no --config file."""
+        weights = [DEFAULT_WEIGHT] if self.rm_weight is None else self.rm_weight
+        return [DecodingConfig(weight, DEFAULT_TOPK if self.topk is None else self.topk) for weight in weights]
+
     def check_configs(self, configs: list[DecodingConfig]) -> None:
-        """Raise OptionError if the configurations need a reward model and none is named."""
+        """Raise OptionError if the configurations need a reward model and none is named, or write the same answer several times."""
+        if self.answers > 1 and not all(config.samples for config in configs):
+            raise OptionError(
+                f'--answers {self.answers} is for configurations that draw (--config with "mode": "topk"); a greedy one writes '
+                "the same each time"
+            )
         if not self.rm and any(config.rm_weight for config in configs):
             raise OptionError("--rm is needed: the reward model (only configurations of rm_weight 0 go without)")
 
@@ -108,7 +152,7 @@ class CollectSettings:
     def decisive(self) -> dict:
         """The settings on which answers depend: an output is continued only with the same ones."""
         names = ("llm", "rm", "tokenizer", "sys_prompt", "chat_template", "rm_type", "ref", "allow_cross_tokenizer")
-        names += ("max_new_token", "ignore_eos", "seed", "dtype", "load_in_4bit")
+        names += ("max_new_token", "ignore_eos", "seed", "dtype", "load_in_4bit", "preference_as", "stop")
         return {name: getattr(self, name) for name in names}
 
     def written(self) -> dict:
@@ -119,64 +163,3 @@ class CollectSettings:
 def _check(holds: bool, option: str, rule: str, value) -> None:
     if not holds:
         raise OptionError(f"--{option} {rule}; it is {value!r}")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of collect_model_outs.py; the defaults are CollectSettings' own."""
-    parser = Parser(
-        prog="collect_model_outs.py",
-        description="Reward-guided generation: PAD (an implicit reward) and ARGS (a scalar reward).",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    group = None
-    defaults = {field.name: field.default for field in fields(CollectSettings)}
-
-    def option(name: str, help: str, **how) -> None:
-        shown = "" if defaults[name] in (None, "") else " (default: %(default)s)"
-        group.add_argument(f"--{name}", default=defaults[name], help=help + shown, **how)
-
-    def flag(name: str, help: str) -> None:
-        group.add_argument(f"--{name}", action="store_true", help=help)
-
-    group = parser.add_argument_group("models (folders, hub ids, or bundled names such as demo-aligned)")
-    option("llm", "the base LM, whose tokens are chosen among", metavar="MODEL")
-    option("rm", "the reward model; not needed where every rm_weight is 0", metavar="MODEL")
-    option("rm_type", "implicit (PAD, a causal LM), scalar (ARGS, a sequence classifier), or auto by the model's kind")
-    option("dimension", "which output of a classifier with several is the reward: number or label", metavar="N|NAME")
-    option("ref", "what an implicit reward is relative to: llm, none, self, or a MODEL", metavar="REF")
-    option("PAD", "a label that is kept with the results; says that the reward is implicit", metavar="LABEL")
-    option("tokenizer", "another tokenizer than the base LM's own", metavar="MODEL")
-    flag("allow_cross_tokenizer", "let an implicit reward model have another tokenizer than the base LM (slow)")
-    group = parser.add_argument_group("prompts")
-    option("dataset", ", ".join(PROMPT_SETS) + ", or a .json, .jsonl or .txt file", metavar="NAME|FILE")
-    option("split", "the data set's split (default: its own)")
-    option("data_dir", "read DIR/NAME/SPLIT.jsonl[.gz] in the hub's schema instead of the hub", metavar="DIR")
-    option("run_percent", "the first P per cent of the prompts", type=float, metavar="P")
-    option("limit", "at most N prompts", type=int, metavar="N")
-    option("sys_prompt", "the preference text, put before each prompt", metavar="TEXT")
-    option("chat_template", "on, off, or auto: on for implicit rewards where the tokenizer has one")
-    group = parser.add_argument_group("decoding")
-    option("config", "configurations, one JSON object per line", metavar="FILE")
-    option("max_new_token", "the most tokens of an answer", type=int, metavar="N")
-    flag("ignore_eos", "go on after the end of an answer, as the published programs do")
-    option("seed", "of sampling", type=int, metavar="N")
-    option("batch_size", "prompts answered together", type=int, metavar="N")
-    group = parser.add_argument_group("machine")
-    option("llm_gpu", "the base LM's device: cuda:0, mps, cpu, auto", metavar="DEVICE")
-    option("rm_gpu", "the reward model's; a GPU that is not there gives way to cuda:0, then the CPU", metavar="DEVICE")
-    option("dtype", "of weights: auto, float32, float16, bfloat16; auto is bfloat16 on GPUs, float32 on CPUs")
-    flag("load_in_4bit", "weights in 4 bits (needs bitsandbytes)")
-    option(
-        "engine",
-        "how passes are computed: graphs (replayed from CUDA graphs), packed, transformers (its own passes and cache), or "
-        "auto: graphs on CUDA devices, transformers elsewhere and where a model cannot be run otherwise",
-    )
-    group = parser.add_argument_group("results")
-    option(
-        "out_file", "PREFIX of the files PREFIX_0.jsonl, PREFIX_1.jsonl, ..., one per configuration", metavar="PREFIX"
-    )
-    flag("recover", "go on with the files that are there (the default)")
-    flag("overwrite", "start afresh; existing files are moved aside")
-    return parser

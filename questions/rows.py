@@ -48,7 +48,7 @@ def example_of(row: Row, place: int) -> Example:
         raise DataError(f"{row.where}: there is no question, prompt or messages in it (its columns: {columns})")
     history: tuple[tuple[str, str], ...] = ()
     if present == ["messages"]:
-        *history, (_, question) = _turns(row)
+        *history, (_, question) = turns_of(row)
     else:
         question = _text(row, present[0])
     context = _text(row, "context") if _value(row, "context") is not None else ""
@@ -124,8 +124,12 @@ def _id(row: Row, place: int) -> int | str:
     raise DataError(f"{row.where}: id must be a text or a whole number; it is {_shown(value)}")
 
 
-def _turns(row: Row) -> list[tuple[str, str]]:
-    """A conversation's turns as (role, text); in a table a cell holds them as JSON."""
+def turns_of(row: Row) -> list[tuple[str, str]]:
+    """The turns of a row's messages as (role, text), the last one the user's; in a table a cell holds them as JSON.
+
+    Raises:
+        DataError: they are something else; the message names the place.
+    """
     value = _value(row, "messages")
     if isinstance(value, str):
         try:

@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description="One self-contained HTML page of runs.")
     parser.add_argument("results", nargs="+", type=user_path, help="result files, or folders that hold some")
     parser.add_argument("-o", "--output", required=True, type=user_path, metavar="FILE", help="the page, report.html")
-    parser.add_argument("--title", default="Nudging results", help="(default: %(default)s)")
+    parser.add_argument("--title", default="Nudging results", help="the page's title")
     options = parser.parse_args(argv)
 
     command = Command("report.py")

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print or write the table; returns the exit code: 0, or 2 if there is nothing to show or no place to write to."""
     parser = Parser(description="One table of runs, a row each.")
     parser.add_argument("results", nargs="+", type=user_path, help="result files, or folders that hold some")
-    parser.add_argument("--format", choices=("markdown", "csv"), default="markdown")
+    parser.add_argument("--format", choices=("markdown", "csv"), default="markdown", help="the table's form")
     parser.add_argument(
         "-o", "--output", type=user_path, metavar="FILE", help="write to a file (default: standard output)"
     )

@@ -341,6 +341,7 @@ def say(message: str) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--help_all", action="help", help="the same, as other commands have it")
     parser.add_argument("files", nargs="+", metavar="FILE", help="requirements files of this checkout")
     parser.add_argument("--venv", help="the environment's folder; default: .venv, or one of its own (see above)")
     parser.add_argument("--versions", choices=VERSIONS, default="tested", help="default: those of constraints.txt")

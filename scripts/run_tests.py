@@ -276,6 +276,7 @@ class RealServers:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--help_all", action="help", help="the same, as other commands have it")
     parser.add_argument("--quick", action="store_true", help="the unit tests alone")
     parser.add_argument("--all", action="store_true", help="real servers too; what is left out is an error")
     parser.add_argument("--no_checks", action="store_true", help="ruff does not run")

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from answering.sampling import Asked
-from command.provenance import git_commit
+from command.provenance import version_and_commit
 from experiment.model_settings import DEFAULT_CRITERION
 from language_models.interface import ModelError
 from nudged_pair import NudgedPair
@@ -38,7 +38,7 @@ class Api:
         self.pair, self.settings, self.slots, self.metrics = pair, settings, slots, metrics
         self.health = Health(pair, lambda: slots.wrote_at)
         self.created = int(time.time())
-        self.version = git_commit() or "unknown"
+        self.version = version_and_commit()
 
     @property
     def routes(self) -> list[Route]:

@@ -10,12 +10,27 @@ from answering.settings import LoadSettings
 from command.console import Command
 from command.errors import OptionError
 from command.options import api_key
-from experiment.model_options import Options, PlainParser
+from experiment.model_options import TERMS, Options, PlainParser
 from experiment.model_settings import SettingsError, check
 
 COMMAND = Command("serve_nudged.py")
 DEFAULT_PORT = 8010
 _ORIGIN = re.compile(r"https?://[^\s/?#@,]+", re.IGNORECASE)
+_DESCRIPTION = f"""\
+A base model, nudged by a small aligned one, as a model behind an
+OpenAI-compatible server, with a chat page.
+
+{TERMS}"""
+_WITHOUT_OPTIONS = """\
+serve_nudged.py serves a base model, nudged by a small aligned one, as one model, and a chat page. For example:
+  without another server, the bundled pair (fetched once by: python scripts/get_demo_models.py):
+    python serve_nudged.py --base_model demo-base --nudging_model demo-aligned --top_prob_thres 0.4
+  over two servers:
+    python serve_nudged.py --base_model BASE --base_host http://localhost:8000/v1 \\
+        --nudging_model CHAT --nudging_host http://localhost:8001/v1 --top_prob_thres 0.4
+  the options:
+    python serve_nudged.py --help
+"""
 _EXAMPLES = """\
 examples:
   two models behind vLLM:
@@ -93,8 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of serve_nudged.py; the defaults are ServeSettings' own."""
     parser = PlainParser(
         prog=COMMAND.name,
-        description="A base model, nudged by a small aligned one, as a model behind an OpenAI-compatible server, with a chat page.",
+        description=_DESCRIPTION,
         epilog=_EXAMPLES,
+        without_options=_WITHOUT_OPTIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = Options(parser, ServeSettings)
@@ -104,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         "tokens of prompt and answer for which GGUF models of this process have room",
         type=int,
         metavar="N",
+        rare=True,
     )
     options.decoding()
     options.group("server")
@@ -124,18 +141,26 @@ def build_parser() -> argparse.ArgumentParser:
         "origins whose pages may read answers, such as http://localhost:3000, or *",
         nargs="*",
         metavar="ORIGIN",
+        rare=True,
     )
     options.option(
         "criteria",
         "criteria that requests may ask for besides --criterion (default: those that need no more log-probabilities than it)",
         nargs="*",
         metavar="NAME",
+        rare=True,
     )
     options.flag(
-        "ignore_tools", "leave tools unused that clients such as Open WebUI send always, instead of refusing them"
+        "ignore_tools",
+        "leave tools unused that clients such as Open WebUI send always, instead of refusing them",
+        rare=True,
     )
     options.option(
-        "startup_timeout", "seconds that hosts may take until they listen and answer first", type=float, metavar="S"
+        "startup_timeout",
+        "seconds that hosts may take until they listen and answer first",
+        type=float,
+        metavar="S",
+        rare=True,
     )
     options.requests()
     return parser

@@ -11,6 +11,8 @@ from doubles import ReplyServer, completion_reply, free_port
 from runs import REPOSITORY, final_records, gsm8k_rows, nudging_options, one, run_api, run_api_command, write_rows
 from whole_runs import plain_error, texts
 
+from command.provenance import version
+
 pytestmark = pytest.mark.slow  # runs the command line, many times
 
 
@@ -34,6 +36,7 @@ class TestWholeRun:
         assert run["settings"]["top_prob_thres"] == 0.4
         assert session["servers"]["base"]["served_models"] and session["servers"]["base"]["host"] == server.host
         assert {"start", "end", "versions", "git_commit", "usage"} <= set(session)
+        assert session["version"] == version()
         # of packages those alone that had a part: the rows were local files, and nothing was computed in this process
         assert set(session["versions"]) == {"python", "openai", "httpx2", "tiktoken"}
         assert session["templates"] == {"base": "plain (by name)", "nudging": "llama-2 (by name)"}

@@ -73,7 +73,7 @@ def error_of(capsys, *words: str) -> str:
 @pytest.fixture(scope="module")
 def help_text():
     run = subprocess.run(
-        [sys.executable, REPOSITORY / "run_api.py", "--help"],
+        [sys.executable, REPOSITORY / "run_api.py", "--help_all"],
         capture_output=True,
         text=True,
         env=os.environ | {"COLUMNS": "300"},  # no line breaks in the middle of a default

@@ -149,7 +149,7 @@ def test_meta_files(tmp_path_factory, found):
     output.path.write_text("")
     output.meta_path.write_text(json.dumps(meta))
     try:
-        output.earlier_rows([], 0, {"llm": "x"}, print)
+        output.earlier_rows({}, 0, {"llm": "x"}, print)
         output.read_meta().get("sessions", []).append({})
     except ResultsError as error:
         assert ("run_0" in str(error) and str(way[0]) in str(error)) or "--llm was" in str(error)
@@ -163,8 +163,8 @@ def test_rows_of_guided_decoding(tmp_path_factory, found):
     output = OutputFile(str(folder / "run"), 0, DecodingConfig(1.0, 10))
     output.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     try:
-        told = output.earlier_rows(["Q?"], 0, {}, print)
-        assert not rows or (told[0]["prompt"], told[0].keys()) == ("Q?", rows[0].keys())
+        told = output.earlier_rows({(0, 0): "Q?"}, 0, {}, print)
+        assert not rows or (told[0, 0]["prompt"], told[0, 0].keys()) == ("Q?", rows[0].keys())
     except ResultsError as error:
         assert "run_0.jsonl" in str(error) and "line 1" in str(error)
     code, said = call(measure_reward.main, ["--out_file", str(output.path), "--metrics"])

@@ -66,7 +66,7 @@ def test_what_is_wrong(config, more, message, tiny, pad_folder, capsys):
         ("rm", ["--ref", "OTHER"], "has another vocabulary than the base LM"),
         ("rm", ["--ref", "CLASSIFIER"], "is a sequence classifier; name a language model"),
         ("rm", ["--llm", "CLASSIFIER"], "is a sequence classifier; name a language model"),
-        ("rm", ["--ref", "self"], "--ref self compares with and without a preference text"),
+        ("rm", ["--ref", "self"], "--ref self compares with and without a preference"),
         ("classifier", ["--ref", "none"], "--ref none is for implicit rewards"),
         ("other_rm", ["--llm", "OTHER", "--tokenizer", "LM", "--allow_cross_tokenizer"], "gives the token id"),
     ],

@@ -11,7 +11,7 @@ DEMO = ("--base_model", "demo-base", "--nudging_model", "demo-aligned")
     ("options", "message"),
     [
         (
-            (),
+            ("--port", "8011"),
             "a nudged pair needs --base_model: its name as served, a GGUF file, or a folder (--help has two examples)",
         ),
         (("--base_model", "big", "--nudging_model", "demo-aligned"), "a nudged pair needs --base_host: a URL such as"),
