@@ -12,9 +12,10 @@ from pathlib import Path
 
 import needs
 import pytest
-from documented import Commands, fenced_commands, inline_commands
+from documented import NO_COMMANDS, SHELLS, Commands, fenced_commands, inline_commands, languages
+from documented_programs import COVERED, PROGRAMS, link_system_programs
 from documented_server import write_client
-from documented_standins import PROGRAMS, link_system_programs
+from documented_standins import PYTHON
 from runs import REPOSITORY, gsm8k_rows, write_rows
 from waiting import HANG, wait_until
 
@@ -240,6 +241,14 @@ def test_there_are_commands():
     assert len(fenced_commands()) >= 20 and len(inline_commands()) >= 15
 
 
+def test_every_block_has_a_language_that_is_known():
+    assert languages() <= {*SHELLS, *NO_COMMANDS, ""}
+
+
+def test_the_table_names_what_is_there():
+    assert all((REPOSITORY / path).is_file() for path in (*PYTHON, *COVERED.values()))
+
+
 @pytest.mark.parametrize("commands", fenced_commands(), ids=str)
 def test_block(workshop: Workshop, commands: Commands):
     workshop.run(commands.text).check()
@@ -248,3 +257,55 @@ def test_block(workshop: Workshop, commands: Commands):
 @pytest.mark.parametrize("commands", inline_commands(), ids=lambda commands: commands.text)
 def test_in_running_text(workshop: Workshop, commands: Commands):
     workshop.run(commands.text, parse_only=True).check()
+
+
+RUN = "python run_api.py --exp nudging_only --nudging_host http://localhost:8001/v1 --nudging_model"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("frobnicate --all\ntrue", "no stand-in for frobnicate"),
+        ("python setup.py install", "No such file"),
+        ("python utils.py", "no stand-in for python utils.py"),
+        ("./scripts/deno.sh", "No such file"),
+        ("scripts/sweep.sh scripts/sweep_exemple.toml --dry_run", "sweep_exemple.toml"),
+        (f"{RUN} CHAT --nudging_modell CHAT", "unrecognized arguments"),
+        (f"{RUN} gpt2", "its name tells no instruct template"),
+        (f"for i in 1 2; do {RUN} gpt2 & done; wait", "its name tells no instruct template"),
+        (
+            "python run_api.py --exp base_only --base_model EleutherAI/pythia-70m",
+            "no stand-in for the model EleutherAI",
+        ),
+        (f"{RUN} CHAT | tail -1 | grep nothing", "exit status 1"),
+        ("python benchmarks/serving.py --sevrers 3", "unrecognized arguments"),
+        ("pip install -r requirements-lokal.txt", "there is no file requirements-lokal.txt"),
+        ("vllm serve meta-llama/Llama-2-7b-hf --max-len 3", "no stand-in for vllm's --max-len"),
+        ("sbatch scripts/slurm/host.sbatch", "host.sbatch: No such file"),
+        ("./scripts/test.sh --installing_vlm 3 --installing_vllm", "expected one argument"),
+    ],
+)
+def test_what_is_wrong_is_found(workshop: Workshop, command: str, said: str):
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        workshop.run(command).check()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("python eval_utils.py FILE --score rule", "unrecognized arguments"),
+        ("scripts/serve_models.sh BASE NUDGING --base_gpu 0", "unrecognized arguments"),  # no abbreviations
+        ("scripts/find_treshold.sh", "No such file"),
+    ],
+)
+def test_what_is_wrong_in_running_text_is_found(workshop: Workshop, command: str, said: str):
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        workshop.run(command, parse_only=True).check()
+
+
+def test_the_checkout_stays_as_it_is(workshop: Workshop):
+    before = {path.stat().st_mtime_ns for path in (REPOSITORY / "scripts").iterdir()}
+    ran = workshop.run("echo 1 > scripts/new.sh; python run_api.py --help > README.md")
+    ran.check()
+    assert {path.stat().st_mtime_ns for path in (REPOSITORY / "scripts").iterdir()} == before
+    assert "usage" in (ran.folder / "README.md").read_text()

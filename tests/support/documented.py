@@ -8,12 +8,13 @@ from runs import REPOSITORY
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # Blocks in these languages are commands; those without one are, if a line of theirs begins as a command does.
 SHELLS = ("bash", "sh", "shell", "console")
+NO_COMMANDS = ("python", "text", "toml", "json", "nginx", "bibtex")
 BEGINS_A_COMMAND = re.compile(
     r"(?m)^(\$ )?(([A-Z_]+=\S+ )*(python3?|pip|curl|export|lm_eval|inspect|open-webui|vllm)|(\./)?scripts/\S+\.sh)\b"
 )
 FENCED = re.compile(r"(?ms)^( *)```(\w*)[^\n]*\n(.*?)^ *```")
 INLINE = re.compile(r"(?s)(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
-INLINE_COMMAND = re.compile(r"(python3? \S+\.py|(\./)?scripts/\S+\.(sh|py))( |$)")
+INLINE_COMMAND = re.compile(r"(python3? \S+\.py|(\./)?scripts/\S+\.(sh|py)|pip install .+)( |$)")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ def fenced_commands() -> list[Commands]:
     return found
 
 
+def languages() -> set[str]:
+    """The languages of all blocks, "" among them."""
+    return {block[2] for path in PAGES for block in FENCED.finditer(path.read_text(encoding="utf-8"))}
+
+
 def inline_commands() -> list[Commands]:
-    """Commands within running text that name a file of this repository, each once."""
+    """Commands within running text that name a file of this repository, or install something, each once."""
     found = {}
     for path in PAGES:
         text = path.read_text(encoding="utf-8")

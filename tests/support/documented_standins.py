@@ -5,14 +5,12 @@ sets a few rows of our own. What the table does not know ends with "no stand-in 
 """
 
 import argparse
-import itertools
 import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from documented_programs import PROGRAMS, NoStandIn, module
 
 # The models that documented commands name without a host, by the folder of a tiny one; bundled ones are at a scripted server.
 BUNDLED = ("demo-base", "demo-aligned", "demo-aligned-better")
@@ -33,19 +31,6 @@ MODELS = {
 }
 HOST = re.compile(r"http://(?:localhost|node\d+):80\d\d/v1")
 ROLES = ("base", "nudging", "proxy_chat", "proxy_base", "judge")
-# What `vllm serve` is given in the documentation; each is an option of vLLM 0.8 and newer.
-VLLM_OPTIONS = {
-    *("--tensor-parallel-size", "--port", "--host", "--max-model-len", "--max-logprobs", "--generation-config"),
-    *("--dtype", "--api-key", "--served-model-name", "--gpu-memory-utilization", "--enable-prefix-caching"),
-}
-
-
-class NoStandIn(SystemExit):
-    """Nothing stands in for what a command asks."""
-
-    def __init__(self, what: str):
-        print(f"no stand-in for {what}", file=sys.stderr)
-        super().__init__(70)
 
 
 def stand_in(program: str, words: list[str], plan: dict) -> list[str]:
@@ -55,13 +40,15 @@ def stand_in(program: str, words: list[str], plan: dict) -> list[str]:
         SystemExit: all is done that stands for the command, or nothing stands for it (NoStandIn).
     """
     if program not in ("python", "python3"):
-        raise SystemExit(PROGRAMS[program](words) if program in PROGRAMS else NoStandIn(program).code)
+        if program not in PROGRAMS:
+            raise NoStandIn(program)
+        raise SystemExit(PROGRAMS[program](words))
     if words[:1] == ["-c"]:
         _pairs_at(plan["host"])
         exec(compile(words[1], "-c", "exec"), {"__name__": "__main__"})
         raise SystemExit(0)
     if words[:1] == ["-m"]:
-        raise SystemExit(_module(words[1:]))
+        raise SystemExit(module(words[1:]))
     script = os.path.relpath(os.path.realpath(words[0]), os.path.realpath(os.environ["DOCUMENTED_FOLDER"]))
     if not Path(words[0]).exists():
         return words  # it says so itself
@@ -71,6 +58,8 @@ def stand_in(program: str, words: list[str], plan: dict) -> list[str]:
     if script not in PYTHON:
         raise NoStandIn(f"python {script}")
     if os.environ.get("DOCUMENTED_PARSE_ONLY") and PYTHON[script] is not install:
+        if len(words) == 1:  # its name alone
+            raise SystemExit(0)
         parse_only(script, lenient=True)
         return words
     return [words[0], *PYTHON[script](list(words[1:]), plan)]
@@ -324,107 +313,3 @@ def _stop_once_healthy(url: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _module(words: list[str]) -> int:
-    if words[0] == "venv":
-        for name in words[1:]:
-            (Path(name) / "bin").mkdir(parents=True, exist_ok=True)
-            (Path(name) / "bin/activate").touch()
-        return 0
-    if words[0] == "pip":
-        return _pip(words[1:])
-    raise NoStandIn(f"python -m {words[0]}")
-
-
-def _pip(words: list[str]) -> int:
-    if words[:1] != ["install"]:
-        raise NoStandIn(f"pip {' '.join(words)}")
-    for option, file in itertools.pairwise(words):
-        if option in ("-r", "-c") and not Path(file).is_file():
-            print(f"pip: there is no file {file}", file=sys.stderr)
-            return 1
-    named = [word for i, word in enumerate(words[1:]) if not word.startswith("-") and words[i] not in ("-r", "-c")]
-    return 0 if len(named) + words.count("-r") else 1
-
-
-def _vllm(words: list[str]) -> int:
-    options = {word.partition("=")[0] for word in words if word.startswith("--")}
-    if words[:1] != ["serve"] or words[1].startswith("-"):
-        raise NoStandIn(f"vllm {' '.join(words)}")
-    if unknown := options - VLLM_OPTIONS:
-        raise NoStandIn(f"vllm's {', '.join(sorted(unknown))}")
-    return 0
-
-
-def _sbatch(words: list[str]) -> int:
-    (file,) = [word for word in words if not word.startswith("-")][-1:]
-    print(1 if "--parsable" in words else "Submitted batch job 1")
-    return subprocess.run(["bash", "-n", file], check=False).returncode
-
-
-def _git(words: list[str]) -> int:
-    words = [word for word in words[1:] if not word.startswith("-")]
-    Path(words[-1] if len(words) > 1 else Path(words[0]).stem).symlink_to(os.environ["DOCUMENTED_FOLDER"])
-    return 0
-
-
-def _curl(words: list[str]) -> int:
-    if any("http://127.0.0.1:8010" in word for word in words):
-        return 0  # tests/serving/test_clients_docs.py runs these
-    raise NoStandIn(f"curl {' '.join(words)}")
-
-
-def _client(words: list[str]) -> int:
-    return 0  # tests/serving/test_real_clients.py
-
-
-PROGRAMS: dict[str, Callable[[list[str]], int]] = {
-    "pip": _pip,
-    "vllm": _vllm,
-    "sbatch": _sbatch,
-    "git": _git,
-    "git-clone": _git,
-    "curl": _curl,
-    "lm_eval": _client,
-    "inspect": _client,
-    "open-webui": _client,
-    "sleep": lambda _: 0,
-    # What scripts/test.sh --all looks for, or would install.
-    **dict.fromkeys(("chromedriver", "slurmctld", "apt-get"), lambda _: 0),
-    "id": lambda _: print(0) or 0,
-    "openssl": lambda _: print("0" * 32) or 0,
-}
-# Of the system, on the PATH as they are.
-SYSTEM = (
-    *(
-        "awk",
-        "basename",
-        "bash",
-        "cat",
-        "chmod",
-        "cp",
-        "cut",
-        "date",
-        "dirname",
-        "env",
-        "grep",
-        "head",
-        "ln",
-        "ls",
-        "mkdir",
-    ),
-    *("mktemp", "mv", "nproc", "rm", "sed", "sort", "tail", "tee", "touch", "tr", "uname", "wc"),
-)
-
-
-def link_system_programs(folder: Path) -> None:
-    """Put the system's own programs that commands may use into a folder; git is one but for `git clone`."""
-    for name in SYSTEM:
-        if found := shutil.which(name):
-            (folder / name).symlink_to(found)
-    clone = (folder / "git").rename(folder / "git-clone")
-    (folder / "git").write_text(
-        f'#!/bin/bash\n[ "$1" = clone ] || exec {shutil.which("git")} "$@"\nexec "{clone}" "$@"\n'
-    )
-    (folder / "git").chmod(0o755)
