@@ -248,6 +248,10 @@ def as_it_is(words: list[str], plan: dict) -> list[str]:
     return words
 
 
+BENCHMARKS = (
+    "attacks client_throughput cpu_passes gpu_checks gpu_nudging guided_decoding half_precision identity_check local_nudging "
+    "nudging_speed serving"
+).split()
 PYTHON: dict[str, Callable[[list[str], dict], list[str]]] = {
     "run_api.py": experiment,
     "eval_utils.py": models_alone,
@@ -267,21 +271,7 @@ PYTHON: dict[str, Callable[[list[str], dict], list[str]]] = {
     "scripts/run_tests.py": tests_alone,
     "scripts/serve_models.py": hosting,
     "scripts/sweep.py": sweep,
-    **{
-        f"benchmarks/{name}.py": read_alone
-        for name in (
-            *(
-                "attacks",
-                "client_throughput",
-                "cpu_passes",
-                "gpu_checks",
-                "gpu_nudging",
-                "guided_decoding",
-                "half_precision",
-            ),
-            *("identity_check", "local_nudging", "nudging_speed", "serving"),
-        )
-    },
+    **{f"benchmarks/{name}.py": read_alone for name in BENCHMARKS},
 }
 
 
