@@ -13,106 +13,31 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
-import dataclasses
 import functools
+import gc
 import json
-import os
 import threading
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm import tqdm
 
 from command.console import Command
 from command.errors import OptionError
-from command.files import ResultsError, saved_elsewhere, write_atomically
-from command.options import Parser
-from command.paths import expanded
-from datasets_loader import DataError
-from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.interface import ChatModel
-from language_models.local.devices import ENGINE_CHOICES
-from language_models.local.loading import DTYPES
-from pad.answers import EXPERIMENTS, Answered, read_answer
-from pad.pairwise_judge import CRITERIA, REPLY_SCHEMA, ReplyLog, compare, instructions
-from pad.rows import read_rows
-from pad.summary import check_same_questions, headline, mean_and_error, paired, published_figures, table
+from pad.answers import Answered
+from pad.measure_options import Wanted, build_parser, check, judge_settings, wanted_scorers
+from pad.pairwise_judge import REPLY_SCHEMA, ReplyLog, compare, instructions
+from pad.reports import AnswersFile, Measured, by_prompt, check_baseline, means, read_file, save, shown_table
+from pad.summary import headline, table
 
 if TYPE_CHECKING:
-    from pad.scorers import Scored
-
-FORMATS = ("native", "upstream", "args")
+    from pad.scorers import Scorer
 
 COMMAND = Command("measure_reward.py")
 note = COMMAND.note
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of measure_reward.py."""
-    parser = Parser(prog="measure_reward.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    group = parser.add_argument_group("answers")
-    group.add_argument(
-        "--out_file", type=expanded, metavar="FILE", help="JSON array or lines; {} stands for each number below"
-    )
-    group.add_argument("--start_index", type=int, default=0, metavar="N", help="the first number (default: 0)")
-    group.add_argument("--end_index", type=int, default=0, metavar="N", help="the last number (default: 0)")
-    group.add_argument(
-        "--baseline", type=expanded, metavar="FILE", help="other answers to the same prompts, to compare with"
-    )
-    group.add_argument(
-        "--experiment",
-        choices=EXPERIMENTS,
-        default="hhrlhf",
-        help="where an invented next turn begins (default: hhrlhf)",
-    )
-    group.add_argument("--field", metavar="NAME", help="the field of the answers (default: result, output or response)")
-    group = parser.add_argument_group("reward model")
-    group.add_argument("--rm", "--rm_path", metavar="MODEL", help="a sequence classifier or ArmoRM: folder or hub id")
-    group.add_argument("--tokenizer", metavar="MODEL", help="another tokenizer than its own")
-    group.add_argument("--dimension", metavar="N|NAME", help="which of its outputs, by number or name")
-    group.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="native",
-        help="text and counting: native, as the model was trained; upstream, PAD's published program's; args, ARGS's "
-        "(default: native)",
-    )
-    group.add_argument("--rm_gpu", default="cuda:0", metavar="DEVICE", help="(default: cuda:0, or the CPU)")
-    group.add_argument("--dtype", default="auto", choices=DTYPES)
-    group.add_argument("--load_in_4bit", action="store_true", help="weights in 4 bits (needs bitsandbytes)")
-    group.add_argument("--batch_size", type=int, default=8, metavar="N", help="answers scored together (default: 8)")
-    group = parser.add_argument_group("diversity and coherence")
-    group.add_argument("--metrics", action="store_true", help="repetition, diversity, length")
-    group.add_argument("--embedder", metavar="MODEL", help="coherence by this sentence encoder")
-    group = parser.add_argument_group("judge (compares with --baseline)")
-    group.add_argument(
-        "--judge_model", metavar="MODEL", help="a model of --judge_host, a GGUF file, a folder or hub id"
-    )
-    for name in ("judge_host", "judge_api_key_env"):
-        group.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **JUDGE_OPTIONS[name])
-    group.add_argument(
-        "--engine",
-        choices=ENGINE_CHOICES,
-        default="auto",
-        help="of a judge that this process loads (see run_api.py --help)",
-    )
-    group.add_argument("--judge_criterion", choices=CRITERIA, default="overall")
-    group.add_argument(
-        "--judge_log", type=expanded, metavar="FILE", help="keeps its replies; what is in it is not asked again"
-    )
-    group.add_argument("--n", type=int, metavar="N", help="at most N prompts, drawn by --seed (default: all)")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--num_threads", type=int, default=8)
-    group.add_argument("--request_timeout", type=float, default=600.0)
-    group.add_argument("--max_retries", type=int, default=8)
-    group.add_argument("--max_outage", type=float, default=JudgeSettings.max_outage)
-    group = parser.add_argument_group("results")
-    group.add_argument(
-        "--npout", type=expanded, default="", metavar="FILE", help="scores as a NumPy array, NaN for skipped rows"
-    )
-    group.add_argument("--save", type=expanded, metavar="FILE", help="all figures and scores as JSON")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,128 +51,130 @@ def main(argv: list[str] | None = None) -> int:
     return COMMAND.run(work)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raise OptionError if the options cannot work."""
-    if not options.out_file:
-        raise OptionError("--out_file is needed: the answers to measure")
-    if not (options.rm or options.metrics or options.embedder or options.judge_model):
-        raise OptionError("nothing to measure: name a reward model by --rm, or --metrics, --embedder, --judge_model")
-    if options.judge_model and not options.baseline:
-        raise OptionError("--judge_model compares with --baseline, which is missing")
-    judge = judge_settings(options)
-    judge.check_engine()
-    if options.judge_model:
-        judge.check_connection(options.judge_model)
-    for name in ("batch_size", "n"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")
-    for name in ("npout", "save"):
-        if (path := getattr(options, name)) and (Path(path).is_dir() or not _makes_folder(Path(path).parent)):
-            raise OptionError(f"--{name} {path} cannot be written: name a file in a folder of one's own")
-    if options.end_index < options.start_index:
-        raise OptionError(f"--end_index {options.end_index} is below --start_index {options.start_index}")
-
-
-def _makes_folder(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
-
-
 def run(options: argparse.Namespace) -> int:
-    """Measure every file; returns the exit code.
+    """Measure every file by every reward model; returns the exit code.
 
     Raises:
-        OptionError, DataError, ModelError, ResultsError: it cannot be done.
+        OptionError, DataError, ModelError, ResultsError: it cannot be done. What was measured before is printed and written.
     """
-    numbers = range(options.start_index, options.end_index + 1) if "{}" in options.out_file else [None]
-    names = [options.out_file if number is None else options.out_file.replace("{}", str(number)) for number in numbers]
-    # All files are read before a model is loaded.
-    files = {name: read_file(name, options) for name in names}
-    baseline = read_file(options.baseline, options)[0] if options.baseline else None
-    for name, (answers, _) in files.items():
-        if baseline is not None:
-            check_same_questions(answers, baseline, f"--baseline {options.baseline} and {name}")
-    score = scorer(options) if options.rm else None
-    pattern = "{}" in options.out_file
-    baseline_scores = score(baseline, pattern).scores if score and baseline is not None else None
-    reports, arrays, unanswered = [], [], 0
-    for name, (answers, rows) in files.items():
-        report: dict = {"file": name, "skipped": rows - len(answers)}
-        if score:
-            scored = score(answers, pattern)
-            scores = scored.scores
-            report["skipped"] += scored.too_long
-            if options.format != "native":
-                report["published"] = published_figures(scored.counted, scored.too_long, pattern)
-            report |= {"rm": options.rm, "dimension": options.dimension, "format": options.format}
-            report |= mean_and_error(list(scores.values()))
-            if options.npout:
-                arrays.append(np.full(max(rows, *(i + 1 for i in scores)), np.nan))
-                arrays[-1][list(scores)] = list(scores.values())
-            if baseline_scores is not None:
-                report["baseline"] = {"file": options.baseline} | mean_and_error(list(baseline_scores.values()))
-                report["paired"] = paired(scores, baseline_scores)
-        report |= text_figures(options, list(answers.values()))
-        if options.judge_model:
-            report["judged"] = judged(options, answers, baseline)
-            unanswered += tell_unscored(report["judged"])
-        show(report)
-        reports.append(report | ({"scores": {str(i): value for i, value in scores.items()}} if score else {}))
-    save(options, reports, arrays)
+    names = list(dict.fromkeys(file_names(options)))
+    # All files are read, and the reward models looked at, before a model is loaded.
+    files = [read_file(name, options, note) for name in names]
+    baseline = None
+    if options.baseline:
+        baseline = next((file for file in files if same_file(file.name, options.baseline)), None)
+        baseline = baseline or read_file(options.baseline, options, note)
+        check_baseline(files, baseline)
+    if options.judge_model and any(file.several for file in [*files, baseline]):
+        raise OptionError("--judge_model compares one answer to a prompt with another, and there are several to each")
+    wanted = wanted_scorers(options)
+    if wanted:
+        from language_models.local.loading import require_torch
+
+        require_torch()
+        from pad.scorers import check_scorer
+
+        for one in wanted:
+            check_scorer(one.model, one.dimension)
+    pattern = len(options.out_file) == 1 and "{}" in options.out_file[0]
+    reports, measured, unanswered = [], [], 0
+    try:
+        first = True
+        for one in scorers(options, wanted) if wanted else [None]:
+            theirs = None
+            if one is not None and baseline is not None:
+                theirs = one[1].score(list(baseline.answers.values()), options.batch_size, pattern=pattern)
+            for file in files:
+                report: dict = {"file": file.name, **file.about, "skipped": file.rows - len(file.answers)}
+                if one is not None:
+                    found = measure(options, *one, file, theirs, file is baseline, pattern)
+                    report = found.report(options, pattern, baseline)
+                    measured.append(found)
+                if first:  # what needs no reward model is found once
+                    report |= text_figures(options, list(file.answers.values()))
+                    if options.judge_model:
+                        report["judged"] = judged(options, by_prompt(file.answers), by_prompt(baseline.answers))
+                        unanswered += tell_unscored(report["judged"])
+                show(report)
+                if one is not None:
+                    report |= {"scores": {str(i): value for i, value in found.scores.items()}}
+                reports.append(report)
+            first, one = False, None  # which would keep the model in memory beside the next
+    finally:
+        if reports:
+            if len(measured) > 1:
+                print(f"\n{shown_table([one.row() for one in measured])}")
+            save(options, reports, measured, note)
+            if options.plot and measured:
+                from reporting.reward_plot import save_reward_plot
+
+                save_reward_plot(Path(options.plot), measured)
     return 1 if unanswered else 0
 
 
-def read_file(name: str, options: argparse.Namespace) -> tuple[dict[int, Answered], int]:
-    """The answers of a file by index, and how many rows it has.
-
-    Raises:
-        DataError: it cannot be read, has no answers, or two of one index.
-    """
-    rows = read_rows(Path(name), note)
-    answers: dict[int, Answered] = {}
-    published = options.format != "native"
-    for number, row in enumerate(rows):
-        how = {"experiment": options.experiment, "field": options.field, "any_response": published}
-        answered = read_answer(row, number, name, **how)
-        if answered is None:
-            continue
-        if answered.index in answers:
-            raise DataError(f"{name}: two rows have the index {answered.index}")
-        answers[answered.index] = answered
-    if not answers:
-        raise DataError(f"{name} holds no answers")
-    return answers, len(rows)
+def file_names(options: argparse.Namespace) -> Iterator[str]:
+    """The files of --out_file, {} filled in."""
+    for name in options.out_file:
+        numbers = range(options.start_index, options.end_index + 1) if "{}" in name else [None]
+        yield from (name if number is None else name.replace("{}", str(number)) for number in numbers)
 
 
-def scorer(options: argparse.Namespace):
-    """A function from answers by index, and whether they are of one of several files, to their scores."""
-    from language_models.local.loading import pick_dtype, require_torch
+def same_file(one: str, other: str) -> bool:
+    """Whether two names are of one file."""
+    with contextlib.suppress(OSError):
+        return Path(one).samefile(other)
+    return one == other
+
+
+def measure(
+    options: argparse.Namespace,
+    wanted: Wanted,
+    scorer: "Scorer",
+    file: AnswersFile,
+    baseline,
+    is_baseline: bool,
+    pattern: bool,
+) -> Measured:
+    """What a reward model says of a file; `baseline`: what it says of that, or None."""
+    if is_baseline:
+        scored = baseline
+    else:
+        with tqdm(total=len(file.answers), desc="scoring", unit="answer") as bar:
+            answers = list(file.answers.values())
+            scored = scorer.score(answers, options.batch_size, pattern=pattern, done=bar.update)
+    compared = None if baseline is None or is_baseline else means(baseline.scores)
+    return Measured(file, wanted, scored, compared, is_baseline)
+
+
+def scorers(options: argparse.Namespace, wanted: list[Wanted]) -> "Iterator[tuple[Wanted, Scorer]]":
+    """The reward models one after the other, each loaded once for all of its outputs that are asked for, and freed before the next."""
+    import torch
+
+    from language_models.local.loading import pick_dtype
     from pad.plan import device_or_fallback
     from pad.scorers import Scorer
 
-    require_torch()
     device = device_or_fallback(options.rm_gpu, "--rm_gpu", note)
-    model = Scorer(
-        options.rm,
-        device=device,
-        dtype=pick_dtype(options.dtype, device),
-        tokenizer=options.tokenizer,
-        dimension=options.dimension,
-        text_format=options.format,
-        experiment=options.experiment,
-        text_field=options.field,
-        load_in_4bit=options.load_in_4bit,
-        say=note,
-    )
-
-    def score(answers: dict[int, Answered], pattern: bool) -> "Scored":
-        with tqdm(total=len(answers), desc="scoring", unit="answer") as bar:
-            return model.score(list(answers.values()), options.batch_size, pattern=pattern, done=bar.update)
-
-    return score
+    for name, group in groupby(wanted, key=lambda one: one.model):
+        outputs = list(group)
+        model = Scorer(
+            name,
+            device=device,
+            dtype=pick_dtype(options.dtype, device),
+            tokenizer=options.tokenizer,
+            dimension=outputs[0].dimension,
+            text_format=options.format,
+            experiment=options.experiment,
+            text_field=options.field,
+            load_in_4bit=options.load_in_4bit,
+            say=note,
+        )
+        for one in outputs:
+            yield one, model if len(outputs) == 1 else model.by(one.dimension)
+        del model
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:
@@ -322,12 +249,6 @@ def tell_unscored(judged: dict) -> int:
     return judged["failed"] + judged["unreadable"] + judged["left"]
 
 
-def judge_settings(options: argparse.Namespace) -> JudgeSettings:
-    """What the options say of the judge (OptionError: it cannot be)."""
-    names = {field.name for field in dataclasses.fields(JudgeSettings)} & vars(options).keys()
-    return JudgeSettings(**{name: getattr(options, name) for name in names})
-
-
 def show(report: dict) -> None:
     """The published lines, a table, and one line of JSON."""
     print(f"\n{report['file']}")
@@ -338,22 +259,6 @@ def show(report: dict) -> None:
         if name in report:
             print(f"{name}: {json.dumps(report[name])}")
     print(json.dumps(report))
-
-
-def save(options: argparse.Namespace, reports: list[dict], arrays: list[np.ndarray]) -> None:
-    """Write --npout and --save (ResultsError: they cannot be written)."""
-    content = json.dumps(reports, indent=2) + "\n"
-    try:
-        if options.save:
-            Path(options.save).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(options.save), content)
-        if options.npout and arrays:
-            Path(options.npout).parent.mkdir(parents=True, exist_ok=True)
-            with open(options.npout, "wb") as file:
-                np.save(file, np.concatenate(arrays))
-    except OSError as error:
-        place = saved_elsewhere(Path(options.save or "scores.json"), content, "all of them, with the scores,")
-        raise ResultsError(f"the figures cannot be written ({error}); {place}") from None
 
 
 if __name__ == "__main__":

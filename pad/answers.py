@@ -25,7 +25,8 @@ _SPEAKER = re.compile(r"\s*\b(Human|Assistant):\s*")
 class Answered:
     """A question and its answer. `prompt` has the preference text before the question; `elapsed` is in seconds.
 
-    `texts` are the row's own, by field: what the published programs score.
+    `texts` are the row's own, by field: what the published programs score. `sample` is the number of the answer, of several to one
+    question.
     """
 
     index: int
@@ -34,6 +35,12 @@ class Answered:
     prompt: str
     elapsed: float | None = None
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    sample: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from others in one file."""
+        return self.index, self.sample
 
 
 def read_answer(
@@ -70,7 +77,8 @@ def read_answer(
     index = row["index"] if isinstance(row.get("index"), int) and row["index"] >= 0 else number
     elapsed = row.get("elapsed") if isinstance(row.get("elapsed"), int | float) else None
     texts = {name: without_surrogates(text) for name, text in row.items() if isinstance(text, str)}
-    return Answered(index, question, answer.strip(), prompt, elapsed, texts)
+    sample = row["sample"] if isinstance(row.get("sample"), int) and row["sample"] >= 0 else 0
+    return Answered(index, question, answer.strip(), prompt, elapsed, texts, sample)
 
 
 def is_dialogue(question: str) -> bool:

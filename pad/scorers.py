@@ -3,8 +3,11 @@
 The kind is told by the model's configuration, never by its name.
 """
 
+import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,17 +21,33 @@ from pad.armorm import load_armorm
 from pad.dimension import described, is_armorm, is_classifier, output_of
 from pad.published_text import HUMOR_LENGTH, PUBLISHED_FORMATS, armorm_turns, row_text, transcript
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 HUMAN = "\n\nHuman: {}\n\nAssistant:"
 FORMATS = {"upstream": "the text of PAD's published program", "args": "the text of ARGS's published program"}
 
 
 @dataclass
 class Scored:
-    """Scores of rows by index, and what a published program has: the values that it takes the mean of, and rows it skips."""
+    """Scores of answers by prompt and sample, and what a published program has: the values that it takes the mean of, and rows it
+    skips.
+    """
 
-    scores: dict[int, float]
+    scores: dict[tuple[int, int], float]
     counted: list[float] = field(default_factory=list)
     too_long: int = 0
+
+
+def check_scorer(name: str, dimension: str | None) -> "PretrainedConfig":
+    """The configuration of a reward model (OptionError, ModelError: it is not there, gives no scores, or has no such output)."""
+    config = load_config(name)
+    if not (is_armorm(config) or is_classifier(config)):
+        raise OptionError(
+            f"{name} is {' '.join(config.architectures or ['a model'])}, which gives no scores; name a classifier"
+        )
+    output_of(config, dimension, name)
+    return config
 
 
 class Scorer:
@@ -60,14 +79,10 @@ class Scorer:
         load_in_4bit: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ):
-        config = load_config(name)
+        config = check_scorer(name, dimension)
         loading = {"device": device, "dtype": dtype, "load_in_4bit": load_in_4bit}
         self.device, self.text_format = device, text_format
         self.experiment, self.text_field = experiment, text_field
-        if not (is_armorm(config) or is_classifier(config)):
-            raise OptionError(
-                f"{name} is {' '.join(config.architectures or ['a model'])}, which gives no scores; name a classifier"
-            )
         self.output = output_of(config, dimension, name)
         self.tokenizer = load_tokenizer(tokenizer or name)
         self.armorm = is_armorm(config)
@@ -85,9 +100,29 @@ class Scorer:
             self._backbone, self._head = self._classifier.base_model, getattr(self._classifier, "score", None)
         self.vocabulary = config.get_text_config().vocab_size
         self.longest = min(config_length(config), self.tokenizer.model_max_length)
+        self._known: dict[tuple[int, ...], list[float]] | None = None
+        self._config, self._told, self.name = config, say, name
         self._cut = HUMOR_LENGTH if config.num_labels > 1 and not self.armorm else None
+        self._tell()
+
+    def _tell(self) -> None:
         texts = {"answer": "the answer alone", "chat": "the chat template", "pair": "Human: ... Assistant: ..."}
-        say(f"{name}: {described(config, self.output)}, given {FORMATS.get(text_format, texts[self.kind])}")
+        given = FORMATS.get(self.text_format, texts[self.kind])
+        self._told(f"{self.name}: {described(self._config, self.output)}, given {given}")
+
+    def by(self, dimension: str | None) -> "Scorer":
+        """The same model by another of its outputs; what it has read for one, it has read for all.
+
+        Raises:
+            OptionError: there is no such output.
+        """
+        if self._known is None:
+            self._known = {}
+        other = copy.copy(self)
+        other.output = output_of(self._config, dimension, self.name)
+        if other.output != self.output:
+            other._tell()
+        return other
 
     def scores(self, answers: list[Answered], batch_size: int = 8) -> Iterator[list[float]]:
         """The scores of answers, batch by batch, in order; nothing is counted twice or left out."""
@@ -101,10 +136,10 @@ class Scorer:
         pattern: bool = False,
         done: Callable[[int], None] = lambda _: None,
     ) -> Scored:
-        """The scores of answers by index, in a published program's format counted as there.
+        """The scores of answers by `Answered.key`, in a published program's format counted as there.
 
         There an empty text counts 0.0, and in most cases is scored as well, so that it counts twice; a text of too many tokens
-        is skipped. By index an empty text has the score 0.0.
+        is skipped. By key an empty text has the score 0.0.
 
         Args:
             pattern: whether the answers are of one of several files, which PAD's program counts in another way.
@@ -113,12 +148,12 @@ class Scorer:
         Raises:
             OptionError, ModelError: a text cannot be read by the model, or memory is short.
         """
-        encoded = {answer.index: self.encode(answer) for answer in answers}
+        encoded = {answer.key: self.encode(answer) for answer in answers}
         if self.text_format == "native":
             values = self._each(list(encoded.values()), batch_size, done)
             return Scored(dict(zip(encoded, values, strict=True)), values)
         rules = PUBLISHED_FORMATS[self.text_format]
-        empty = {answer.index for answer in answers if not self.published_text(answer)}
+        empty = {answer.key for answer in answers if not self.published_text(answer)}
         # ArmoRM's rows are never skipped, and a tokenizer without a token in front gives nothing that could be scored.
         too_long = set() if self.armorm else {i for i, ids in encoded.items() if len(ids) >= rules.too_long}
         twice = rules.empty_twice_in_patterns or not pattern
@@ -129,7 +164,7 @@ class Scorer:
         }
         if longer := [i for i, ids in todo.items() if len(ids) > self.longest and not self.armorm]:
             raise ModelError(
-                f"the text of row {longer[0]} has {len(todo[longer[0]])} tokens, and the model reads {self.longest}: "
+                f"the text of row {longer[0][0]} has {len(todo[longer[0]])} tokens, and the model reads {self.longest}: "
                 "the published program stops there; leave out --format"
             )
         values = dict(zip(todo, self._each(list(todo.values()), batch_size, done), strict=True))
@@ -158,7 +193,18 @@ class Scorer:
 
     def _scores(self, texts: list[list[int]], batch_size: int) -> Iterator[list[float]]:
         for start in range(0, len(texts), batch_size):
-            yield self._batch(texts[start : start + batch_size])
+            yield self._outputs(texts[start : start + batch_size])
+
+    def _outputs(self, texts: list[list[int]]) -> list[float]:
+        if self._known is None:
+            found = self._batch(texts)[:, self.output].tolist()
+        else:
+            if any(tuple(text) not in self._known for text in texts):
+                self._known |= zip(map(tuple, texts), self._batch(texts).tolist(), strict=True)
+            found = [self._known[tuple(text)][self.output] for text in texts]
+        if not all(map(math.isfinite, found)):
+            raise ModelError("a score is not a number; try --dtype bfloat16 or float32")
+        return found
 
     def encode(self, answered: Answered) -> list[int]:
         """Token ids of what the model reads.
@@ -193,7 +239,7 @@ class Scorer:
         return self.tokenizer(question, answer, truncation="only_first", max_length=self.longest)["input_ids"]
 
     @torch.inference_mode()
-    def _batch(self, texts: list[list[int]]) -> list[float]:
+    def _batch(self, texts: list[list[int]]) -> Tensor:
         largest, known = max(map(max, filter(None, texts)), default=0), self.vocabulary
         if largest >= known:
             raise OptionError(f"the tokenizer gives the id {largest}, and the model knows {known}; see --tokenizer")
@@ -204,13 +250,11 @@ class Scorer:
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, : max(1, len(text))] = 1
         try:
-            values = self._values(ids.to(self.device), mask.to(self.device))[:, self.output].float()
+            values = self._values(ids.to(self.device), mask.to(self.device)).float()
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"out of GPU memory ({reason}); lower --batch_size, or try --load_in_4bit") from None
-        if not values.isfinite().all():
-            raise ModelError("a score is not a number; try --dtype bfloat16 or float32")
-        return values.tolist()
+        return values
 
     def _values(self, ids: Tensor, mask: Tensor) -> Tensor:
         if self._head is None:

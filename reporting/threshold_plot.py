@@ -97,7 +97,7 @@ def _svg(draw: Callable, group: list[Run], name: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_style(PAGE) | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(style(PAGE) | {"svg.hashsalt": name}):
         figure = Figure(figsize=(4.4, 2.9), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
@@ -119,7 +119,7 @@ def _svg(draw: Callable, group: list[Run], name: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _style(colours: Colours) -> dict:
+def style(colours: Colours) -> dict:
     return {
         "svg.fonttype": "none",
         "font.size": 10,
@@ -170,7 +170,7 @@ def save_plot(
     from matplotlib.figure import Figure
 
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
-    with matplotlib.rc_context(_style(PAPER) | {"svg.hashsalt": path.name}), warnings.catch_warnings():
+    with matplotlib.rc_context(style(PAPER) | {"svg.hashsalt": path.name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font does not have
         width = 5.2 * max(len(groups), 1.3)
         figure = Figure(figsize=(width, 6.8), layout="constrained")

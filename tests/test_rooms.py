@@ -12,7 +12,7 @@ from runs import REPOSITORY
 
 # From the top down: a room may import from those below it. The files of one entry know nothing of one another.
 FLOORS = (
-    ("scripts",),
+    ("scripts", "examples"),
     ("run_api", "eval_utils", "collect_model_outs", "measure_reward", "serve_nudged"),
     ("serving",),
     ("nudged_pair",),

@@ -115,13 +115,13 @@ class TestPublishedCommands:
         assert len(lines) >= 5
         for line in lines:
             _, program, *words = shlex.split(line)
-            parser = build_parser() if program == "collect_model_outs.py" else measure_reward.build_parser()
+            parser = build_parser() if program == "collect_model_outs.py" else measure_build_parser()
             options = parser.parse_args(words)
             if program == "collect_model_outs.py":
                 settings = CollectSettings(**vars(options))
-                assert (REPOSITORY / settings.config).is_file() or settings.config == "example.config"
+                assert settings.config in (None, "example.config") or (REPOSITORY / settings.config).is_file()
             else:
-                measure_reward.check(options)
+                measure_check(options)
 
     def test_a_scalar_reward_model_without_a_tokenizer(self, tiny, pad_folder, capsys):
         """As ARGS's: the base LM's tokens are its own, which is said; with another size of vocabulary it is refused."""
