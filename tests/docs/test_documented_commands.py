@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import pytest
 from documented import NO_COMMANDS, SHELLS, Commands, fenced_commands, inline_commands, languages
 from documented_programs import COVERED, PROGRAMS, link_system_programs
 from documented_server import write_client
-from documented_standins import PYTHON
+from documented_standins import PYTHON, given
 from runs import REPOSITORY, gsm8k_rows, write_rows
 from waiting import HANG, wait_until
 
+pytestmark = pytest.mark.slow
 SCRIPT = """
 command_not_found_handle() { echo "no stand-in for $1" >&2; return 127; }
 set -o pipefail
@@ -44,7 +46,7 @@ STATUS = {
     "serve_models.py": {0, 143},
     "fake_vllm.py": {0, 143},
 }
-# What sets up whole environments, by other repositories' help: only read by bash.
+# What sets up whole environments of the real packages: only read by bash.
 SHELL_ONLY = ("scripts/from_nothing.sh", "scripts/renew_constraints.sh")
 ENDS_OTHERWISE = ("wait $servers",)  # with the status of a server that is stopped
 
@@ -58,7 +60,8 @@ class Workshop:
         self._results: dict[str, Path] = {}
         self.bin.mkdir()
         self.venv.mkdir(parents=True)
-        address = folder / "socket"
+        self.sockets = tempfile.mkdtemp()  # whose path is short, as that of a socket has to be
+        address = Path(self.sockets) / "s"
         for path in (*(self.bin / name for name in ("python", "python3", *PROGRAMS)), self.venv / "python"):
             write_client(path, address)
         link_system_programs(self.bin)
@@ -85,6 +88,7 @@ class Workshop:
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        shutil.rmtree(self.sockets)
 
     def results(self, data_set: str, more: str) -> Path:
         """The folder of a finished run of the nudging model alone, which is made once."""
@@ -138,6 +142,11 @@ class Ran:
     def __init__(self, folder: Path, done: subprocess.CompletedProcess, log: list, failed: list[str]):
         self.folder, self.done, self.log = folder, done, log
         self.failed = [line for line in failed if not line.endswith(ENDS_OTHERWISE) and not self._allowed(line)]
+
+    def ran(self, script: str) -> list[list[str]]:
+        """The words of each command of a script that was to do its work."""
+        named = [words for _, words, _ in self.log if words and Path(words[0]).name == script]
+        return [words for words in named if not {"--help", "--help_all", "--version", "--dry_run"} & set(words)]
 
     @staticmethod
     def _allowed(line: str) -> bool:
@@ -228,6 +237,16 @@ BEFORE: dict[str, Callable[[Path, Workshop], None]] = {
     r"results/psoups_vanilla": _rewarded,
 }
 
+# What commands leave behind.
+WRITES = {
+    "run_api.py": "outputs/**/all_info/*_samples*.json",
+    "find_threshold.py": "outputs/find_threshold/**/*.md",
+    "analyse.py": "outputs/analysis/**/*",
+    "report.py": "**/report.html",
+    "merge_shards.py": "outputs/gsm8k/all_info/*_samples.json",
+    "fit_scorer.py": "models/*/config.json",
+}
+
 
 @pytest.fixture(scope="module")
 def workshop(server, tmp_path_factory) -> Iterator[Workshop]:
@@ -251,7 +270,15 @@ def test_the_table_names_what_is_there():
 
 @pytest.mark.parametrize("commands", fenced_commands(), ids=str)
 def test_block(workshop: Workshop, commands: Commands):
-    workshop.run(commands.text).check()
+    ran = workshop.run(commands.text)
+    ran.check()
+    for script, written in WRITES.items():
+        if ran.ran(script):
+            assert list(ran.folder.glob(written)), f"{script} wrote nothing: {ran.done.stderr[-2000:]}"
+    for words in ran.ran("collect_model_outs.py"):
+        out_file = given(words, "out_file")
+        # Without a file, the answers are printed.
+        assert list(ran.folder.glob(f"{out_file}_0.jsonl")) if out_file else ran.done.stdout.strip()
 
 
 @pytest.mark.parametrize("commands", inline_commands(), ids=lambda commands: commands.text)
