@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import gc
 import json
@@ -26,9 +27,10 @@ from tqdm import tqdm
 
 from command.console import Command
 from command.errors import OptionError
+from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.interface import ChatModel
 from pad.answers import Answered
-from pad.measure_options import Wanted, build_parser, check, judge_settings, wanted_scorers
+from pad.measure_options import Wanted, build_parser, check, wanted_scorers
 from pad.pairwise_judge import REPLY_SCHEMA, ReplyLog, compare, instructions
 from pad.reports import AnswersFile, Measured, by_prompt, check_baseline, means, read_file, save, shown_table
 from pad.summary import headline, table
@@ -42,13 +44,33 @@ note = COMMAND.note
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; returns the exit code: 0, 1 (a judge did not answer everything), 2 (cannot be done), 130 (interrupted)."""
-    options = build_parser().parse_args(argv)
+    options = build_parser(judge_options()).parse_args(argv)
 
     def work() -> int:
         check(options)
+        judge = judge_settings(options)
+        judge.check_engine()
+        if options.judge_model:
+            judge.check_connection(options.judge_model)
         return run(options)
 
     return COMMAND.run(work)
+
+
+def judge_options() -> dict[str, dict]:
+    """How a judge is reached, as options."""
+    found = {
+        name: JUDGE_OPTIONS[name] | {"default": getattr(JudgeSettings, name)}
+        for name in ("judge_host", "judge_api_key_env")
+    }
+    outage = {"type": float, "default": JudgeSettings.max_outage, "help": "seconds to wait for a judge that is gone"}
+    return found | {"max_outage": outage}
+
+
+def judge_settings(options: argparse.Namespace) -> JudgeSettings:
+    """What the options say of the judge (OptionError: it cannot be)."""
+    names = {field.name for field in dataclasses.fields(JudgeSettings)} & vars(options).keys()
+    return JudgeSettings(**{name: getattr(options, name) for name in names})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -147,12 +169,10 @@ def measure(
 
 
 def scorers(options: argparse.Namespace, wanted: list[Wanted]) -> "Iterator[tuple[Wanted, Scorer]]":
-    """The reward models one after the other, each loaded once for all of its outputs that are asked for, and freed before the next."""
-    import torch
-
+    """The reward models one after the other, each loaded once for all of its outputs, and freed before the next."""
     from language_models.local.loading import pick_dtype
     from pad.plan import device_or_fallback
-    from pad.scorers import Scorer
+    from pad.scorers import Scorer, free_cached_memory
 
     device = device_or_fallback(options.rm_gpu, "--rm_gpu", note)
     for name, group in groupby(wanted, key=lambda one: one.model):
@@ -173,8 +193,7 @@ def scorers(options: argparse.Namespace, wanted: list[Wanted]) -> "Iterator[tupl
             yield one, model if len(outputs) == 1 else model.by(one.dimension)
         del model
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cached_memory(device)
 
 
 def text_figures(options: argparse.Namespace, answers: list[Answered]) -> dict:

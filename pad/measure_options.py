@@ -1,15 +1,14 @@
 """The command line of measure_reward.py, and what of it can be checked before anything is read."""
 
 import argparse
-import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from command.errors import OptionError
 from command.options import Parser
 from command.paths import expanded, is_folder
-from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.local.devices import ENGINE_CHOICES
 from language_models.local.loading import DTYPES
 from pad.answers import EXPERIMENTS
@@ -82,8 +81,12 @@ def _wanted(text: str) -> Wanted:
     return Wanted(model, dimension)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of measure_reward.py."""
+def build_parser(judge_options: Mapping[str, Mapping]) -> argparse.ArgumentParser:
+    """The command line of measure_reward.py.
+
+    Args:
+        judge_options: how a judge is reached, which other commands have too: names of options and argparse's words for them.
+    """
     parser = Parser(
         prog="measure_reward.py",
         description=_DESCRIPTION,
@@ -147,8 +150,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--judge_model", metavar="MODEL", help="a model of --judge_host, a GGUF file, a folder or hub id"
     )
-    for name in ("judge_host", "judge_api_key_env"):
-        group.add_argument(f"--{name}", default=getattr(JudgeSettings, name), **JUDGE_OPTIONS[name] | rare)
+    for name, how in judge_options.items():
+        group.add_argument(f"--{name}", **how | rare)
     group.add_argument(
         "--engine",
         choices=ENGINE_CHOICES,
@@ -169,13 +172,6 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--num_threads", type=int, default=8, help="requests at a time", **rare)
     group.add_argument("--request_timeout", type=float, default=600.0, help="in seconds", **rare)
     group.add_argument("--max_retries", type=int, default=8, help="of a request that failed", **rare)
-    group.add_argument(
-        "--max_outage",
-        type=float,
-        default=JudgeSettings.max_outage,
-        help="seconds to wait for a judge that is gone",
-        **rare,
-    )
     group = parser.add_argument_group("results")
     group.add_argument("--save", type=expanded, metavar="FILE", help="all figures and scores as JSON")
     group.add_argument(
@@ -202,10 +198,6 @@ def check(options: argparse.Namespace) -> None:
         raise OptionError("nothing to measure: name a reward model by --rm, or --metrics, --embedder, --judge_model")
     if options.judge_model and not options.baseline:
         raise OptionError("--judge_model compares with --baseline, which is missing")
-    judge = judge_settings(options)
-    judge.check_engine()
-    if options.judge_model:
-        judge.check_connection(options.judge_model)
     for name in ("batch_size", "n"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise OptionError(f"--{name} must be at least 1; it is {getattr(options, name)}")
@@ -233,9 +225,3 @@ def _check_writable(option: str, path: Path, endings: tuple[str, ...] | None) ->
         why = "there is no permission"
     if why:
         raise OptionError(f"{option} {path} cannot be written: {why}; name a file in a folder of one's own")
-
-
-def judge_settings(options: argparse.Namespace) -> JudgeSettings:
-    """What the options say of the judge (OptionError: it cannot be)."""
-    names = {field.name for field in dataclasses.fields(JudgeSettings)} & vars(options).keys()
-    return JudgeSettings(**{name: getattr(options, name) for name in names})

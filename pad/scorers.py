@@ -263,3 +263,9 @@ class Scorer:
         hidden = self._backbone(input_ids=ids, attention_mask=mask)[0]
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return self._head(last)
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give the memory of models that are gone back to the GPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

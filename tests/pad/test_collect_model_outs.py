@@ -105,6 +105,7 @@ class TestPublishedCommands:
     def test_the_documented_commands_can_be_read(self):
         """Options and files of this repository that the page's commands name are there."""
         import measure_reward
+        from pad import measure_options
         from pad.collect_options import build_parser
         from pad.settings import CollectSettings
 
@@ -115,13 +116,17 @@ class TestPublishedCommands:
         assert len(lines) >= 5
         for line in lines:
             _, program, *words = shlex.split(line)
-            parser = build_parser() if program == "collect_model_outs.py" else measure_build_parser()
+            parser = (
+                build_parser()
+                if program == "collect_model_outs.py"
+                else measure_options.build_parser(measure_reward.judge_options())
+            )
             options = parser.parse_args(words)
             if program == "collect_model_outs.py":
                 settings = CollectSettings(**vars(options))
                 assert settings.config in (None, "example.config") or (REPOSITORY / settings.config).is_file()
             else:
-                measure_check(options)
+                measure_options.check(options)
 
     def test_a_scalar_reward_model_without_a_tokenizer(self, tiny, pad_folder, capsys):
         """As ARGS's: the base LM's tokens are its own, which is said; with another size of vocabulary it is refused."""

@@ -8,7 +8,7 @@ from runs import REPOSITORY
 import measure_reward
 from datasets_loader import DataError
 from pad.answers import Answered
-from pad.pairwise_judge import ReplyLog, compare, instructions, read_marks, sample_indices
+from pad.pairwise_judge import CRITERIA, ReplyLog, compare, instructions, read_marks, sample_indices
 
 MARK = {"good": 9, "fair": 6, "poor": 2}
 
@@ -148,7 +148,7 @@ def test_marks(text, marks):
 
 
 def test_each_criterion_has_instructions():
-    assert len({instructions(c) for c in measure_reward.CRITERIA}) == 4 and "how funny it is" in instructions("humor")
+    assert len({instructions(c) for c in CRITERIA}) == 4 and "how funny it is" in instructions("humor")
 
 
 class TestCommand:
