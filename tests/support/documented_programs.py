@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,7 +105,7 @@ PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "git-clone": _git,
     "curl": _curl,
     **{program: _with_known_options(program) for program in OPTIONS},
-    "sleep": lambda _: 0,
+    "sleep": lambda _: time.sleep(0.2) or 0,
     # What scripts/test.sh --all looks for, or would install.
     **dict.fromkeys(("chromedriver", "slurmctld", "apt-get"), lambda _: 0),
     "id": lambda _: print(0) or 0,
