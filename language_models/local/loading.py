@@ -266,7 +266,7 @@ def load_with_adapter(
 
 @contextlib.contextmanager
 def _own_report() -> Iterator[None]:
-    """Keep back transformers' table of weights that are missing or left over: `wrong_weights` judges the same ones.
+    """Keep back transformers' table of weights that are missing or left over: `wrong_weights` judges the same.
 
     The table calls weights that a caller leaves out on purpose UNEXPECTED, such as ArmoRM's head. Conversion errors are let through.
     """
