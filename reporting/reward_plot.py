@@ -54,7 +54,7 @@ def save_reward_plot(path: Path, measured: Sequence[Measured]) -> None:
             axes.set_visible(False)
         compared = any(one.baseline is not None for one in measured)
         bars = "paired difference from the baseline" if compared else "mean"
-        figure.supylabel(f"mean reward (bars: 95 % interval of the {bars})", fontsize=9)
+        figure.suptitle(f"Mean reward\nbars: 95 % interval of the {bars}", fontsize=9, x=0.01, ha="left")
         figure.legend(marks.values(), marks, frameon=False, ncols=2, fontsize=9, loc="outside lower left")
         svg = {"Date": None} if path.suffix.lower() == ".svg" else None
         figure.savefig(path, dpi=150, metadata=svg, format=path.suffix.lower().removeprefix("."))

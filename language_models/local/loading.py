@@ -268,7 +268,7 @@ def load_with_adapter(
 def _own_report() -> Iterator[None]:
     """Keep back transformers' table of weights that are missing or left over: `wrong_weights` judges the same.
 
-    The table calls weights that a caller leaves out on purpose UNEXPECTED, such as ArmoRM's head. Conversion errors are let through.
+    The table calls weights that a caller leaves out on purpose UNEXPECTED, such as ArmoRM's head. Conversion errors go through.
     """
 
     def wanted(record: logging.LogRecord) -> bool:
