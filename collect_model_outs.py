@@ -24,7 +24,7 @@ from tqdm import tqdm
 from command.console import Command
 from command.errors import OptionError
 from command.files import ResultsError
-from command.provenance import git_commit, now, versions
+from command.provenance import git_commit, now, version, versions
 from pad.collect_options import build_parser
 from pad.config import DecodingConfig
 from pad.outputs import Key, OutputFile, answered_row, skipped_row
@@ -251,7 +251,13 @@ def answer_all(settings: CollectSettings, plan: Plan, models, job: Job) -> None:
     packages = {"torch", "transformers", "tokenizers", "safetensors"}
     packages |= {"bitsandbytes", "accelerate"} if settings.load_in_4bit else set()
     packages |= {"datasets", "peft"} & sys.modules.keys()  # imported by what needs them alone
-    session = {"start": now(), "versions": versions(packages), "git_commit": git_commit(), "command": sys.argv}
+    session = {
+        "start": now(),
+        "versions": versions(packages),
+        "git_commit": git_commit(),
+        "version": version(),
+        "command": sys.argv,
+    }
     meta["sessions"].append(session)
     job.output.write_meta(meta)
     todo, tokens, started, before = job.todo, 0, time.monotonic(), models.counts()

@@ -99,19 +99,22 @@ def run(options: argparse.Namespace) -> int:
         for one in wanted:
             check_scorer(one.model, one.dimension)
     pattern = len(options.out_file) == 1 and "{}" in options.out_file[0]
-    reports, measured, unanswered = [], [], 0
+    reports, measured, compared, unanswered = [], [], [], 0
     try:
         first = True
         for one in scorers(options, wanted) if wanted else [None]:
             theirs = None
             if one is not None and baseline is not None:
                 theirs = one[1].score(list(baseline.answers.values()), options.batch_size, pattern=pattern)
+                if baseline not in files:  # in the table and the plot it stands all the same
+                    compared.append(Measured(baseline, one[0], theirs, None, is_baseline=True))
             for file in files:
                 report: dict = {"file": file.name, **file.about, "skipped": file.rows - len(file.answers)}
                 if one is not None:
                     found = measure(options, *one, file, theirs, file is baseline, pattern)
                     report = found.report(options, pattern, baseline)
                     measured.append(found)
+                    compared.append(found)
                 if first:  # what needs no reward model is found once
                     report |= text_figures(options, list(file.answers.values()))
                     if options.judge_model:
@@ -125,12 +128,12 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if reports:
             if len(measured) > 1:
-                print(f"\n{shown_table([one.row() for one in measured])}")
-            save(options, reports, measured, note)
+                print(f"\n{shown_table([one.row() for one in compared])}")
+            save(options, reports, measured, [one.row() for one in compared], note)
             if options.plot and measured:
                 from reporting.reward_plot import save_reward_plot
 
-                save_reward_plot(Path(options.plot), measured)
+                save_reward_plot(Path(options.plot), compared)
     return 1 if unanswered else 0
 
 

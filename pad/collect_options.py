@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("prompt", "a prompt, answered on the screen; may be repeated", action="append", metavar="TEXT")
     option("dataset", ", ".join(PROMPT_SETS) + ", or a .json, .jsonl, .csv, .tsv or .txt file", metavar="NAME|FILE")
     option("prompt_field", "of a file's rows, which holds the prompt", metavar="NAME")
-    option("limit", "at most N prompts", type=int, metavar="N")
+    option("limit", "at most N prompts", type=int, metavar="N", **rare)
     option("run_percent", "the first P per cent of the prompts", type=float, metavar="P", **rare)
     option("split", "the data set's split (default: its own)", **rare)
     option("data_dir", "read DIR/NAME/SPLIT.jsonl[.gz] in the hub's schema instead of the hub", metavar="DIR", **rare)
@@ -87,18 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
     option("principles", 'what answers should be, such as "polite, brief"', metavar="TEXT")
     option("principles_file", "several preferences, one in each line: polite, brief", metavar="FILE")
     option("sys_prompt", "a preference as a whole text, put before each prompt as it is", metavar="TEXT")
-    group.add_argument(
-        "--frame",
-        default=defaults["frame"],
-        metavar="TEXT",
-        help=f"the text around the principles, with {PLACE} in it (default: PAD's, [Guidelines] ... [Instruction])",
-        **rare,
-    )
+    option("frame", f"the text around the principles, with {PLACE} in it, instead of PAD's", metavar="TEXT", **rare)
     option("preference_as", "prompt: before the user's words; system: the system turn of the chat template", **rare)
     option(
         "baseline",
-        "also answers by the base LM without any preference: on, off, or auto, which is on for several preferences or a list of "
-        "weights",
+        "also the base LM without any preference: on, off, or auto: with several preferences or weights",
     )
     group = parser.add_argument_group("decoding")
     option(

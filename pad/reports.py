@@ -217,16 +217,19 @@ def _interval(row: dict) -> str:
 
 
 def save(
-    options: "argparse.Namespace", reports: list[dict], measured: list[Measured], say: Callable[[str], None]
+    options: "argparse.Namespace",
+    reports: list[dict],
+    measured: list[Measured],
+    rows: list[dict],
+    say: Callable[[str], None],
 ) -> None:
-    """Write --save, --table and --npout (ResultsError: they cannot be written)."""
+    """Write --save, --table (its rows) and --npout (ResultsError: they cannot be written)."""
     content = json.dumps(reports, indent=2) + "\n"
     try:
         if options.save:
             Path(options.save).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(Path(options.save), content)
         if options.table and measured:
-            rows = [one.row() for one in measured]
             write_atomically(Path(options.table), _table_file(rows, options.table))
         if options.npout and measured:
             _save_arrays(Path(options.npout), measured, say)

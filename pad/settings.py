@@ -40,7 +40,7 @@ class CollectSettings:
     sys_prompt: str = ""
     principles: str | None = None
     principles_file: str | None = None
-    frame: str = FRAME
+    frame: str | None = None  # FRAME once it is checked
     preference_as: str = "prompt"
     baseline: str = "auto"
     chat_template: str = "auto"
@@ -105,6 +105,8 @@ class CollectSettings:
         named = [name for name in ("sys_prompt", "principles", "principles_file") if getattr(self, name)]
         if len(named) > 1:
             raise OptionError(f"--{named[0]} and --{named[1]} both name a preference: choose one")
+        if self.frame is None:
+            object.__setattr__(self, "frame", FRAME)
         check_frame(self.frame)
         if self.principles is not None:
             self.preference()

@@ -3,11 +3,14 @@
 Shared by the in-process engine of nudging and by reward-guided decoding (pad/). Importing this file imports no torch.
 """
 
+import contextlib
 import importlib.util
 import inspect
 import json
+import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,7 +239,8 @@ def load_with_adapter(
         options["device_map"], where = device_map, gpus() or [device]
     free = memory_words(where)
     try:
-        model, info = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
+        with _own_report():
+            model, info = _from_pretrained(getattr(transformers, auto_class), base or name, "model", **options)
     except DoesNotFitError:
         if "device_map" not in options:  # weights come into the machine's memory first
             where = [torch.device("cpu")]
@@ -258,6 +262,25 @@ def load_with_adapter(
     if not load_in_4bit and not device_map:
         model = _moved(model, name, device, free)
     return model.eval().requires_grad_(False), adapter
+
+
+@contextlib.contextmanager
+def _own_report() -> Iterator[None]:
+    """Keep back transformers' table of weights that are missing or left over: `wrong_weights` judges the same.
+
+    The table calls weights that a caller leaves out on purpose UNEXPECTED, such as ArmoRM's head. Conversion errors are let through.
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "LOAD REPORT" not in text or "CONVERSION" in text
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _with_adapter(model: "PreTrainedModel", name: str) -> "tuple[PeftModel, set[str]]":

@@ -84,7 +84,8 @@ def test_every_command_is_looked_at():
     elsewhere = {  # the parser of a command whose main is another file
         Path("experiment/command_line.py"): "run_api",
         Path("serving/settings.py"): "serve_nudged",
-        Path("pad/settings.py"): "collect_model_outs",
+        Path("pad/collect_options.py"): "collect_model_outs",
+        Path("pad/measure_options.py"): "measure_reward",
         Path("analysis/settings.py"): "analysis.command",
     }
     assert len(made) > 12

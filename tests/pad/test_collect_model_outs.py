@@ -116,11 +116,8 @@ class TestPublishedCommands:
         assert len(lines) >= 5
         for line in lines:
             _, program, *words = shlex.split(line)
-            parser = (
-                build_parser()
-                if program == "collect_model_outs.py"
-                else measure_options.build_parser(measure_reward.judge_options())
-            )
+            measuring = measure_options.build_parser(measure_reward.judge_options())
+            parser = build_parser() if program == "collect_model_outs.py" else measuring
             options = parser.parse_args(words)
             if program == "collect_model_outs.py":
                 settings = CollectSettings(**vars(options))

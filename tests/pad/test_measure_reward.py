@@ -211,6 +211,12 @@ class TestScores:
         with pytest.raises(ModelError, match=r"regression_layer\.weight of .* is \(18, 64\), not \(19, 64\)"):
             Scorer(str(folder), dimension="3", **CPU)
 
+    def test_armorms_own_head_raises_no_alarm(self, scorers, tmp_path, capsys, caplog):
+        mine = write(tmp_path / "x.jsonl", rows("Yes."))
+        assert measure("--out_file", mine, "--rm", scorers / "armorm", "--dimension", 10, "--rm_gpu", "cpu") == 0
+        said = capsys.readouterr().err + caplog.text
+        assert "output 10 of 19" in said and "UNEXPECTED" not in said and "REPORT" not in said
+
     def test_models_that_give_no_scores(self, tiny):
         with pytest.raises(OptionError, match="LlamaForCausalLM, which gives no scores; name a classifier"):
             Scorer(str(tiny / "lm"), **CPU)
