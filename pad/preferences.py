@@ -77,10 +77,20 @@ def from_principles(principles: str | Sequence[str], frame: str = FRAME, name: s
     return Preference(_apart(frame.replace(PLACE, joined)), without_surrogates(name) or joined, joined)
 
 
-def from_text(text: str, name: str = "") -> Preference:
-    """The preference of a text that is put before the user's words, with a space between them."""
+def from_text(text: str, *, apart: bool = True) -> Preference:
+    """The preference of a text that is put before the user's words; `apart`: with a space between them, in any case.
+
+    It is called by its principles where these stand between [Principles] and [Instruction], else by the whole text.
+    """
     text = without_surrogates(text)
-    return Preference(_apart(text), without_surrogates(name) or " ".join(text.split()))
+    principles = principles_in(text)
+    return Preference(_apart(text) if apart else text, principles or " ".join(text.split()), principles)
+
+
+def principles_in(text: str) -> str | None:
+    """The principles of a text in PAD's frame; None where there are none."""
+    found = _PRINCIPLES.search(text)
+    return " ".join(found[2].split()) or None if found else None
 
 
 def _apart(text: str) -> str:

@@ -18,6 +18,7 @@ from command.intervals import mean_interval
 from command.paired import compare
 from datasets_loader import DataError
 from pad.answers import Answered, read_answer
+from pad.preferences import from_text
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, published_figures
 
@@ -84,6 +85,8 @@ def _said(row: dict) -> dict:
     weight = found["rm_weight"]
     plain = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
     texts = {key: value if isinstance(value := found[key], str) else None for key in ("name", "preference")}
+    if texts["preference"] is None and isinstance(text := row.get("sys_prompt"), str):  # of earlier versions
+        texts["preference"] = from_text(text).name
     return {"name": texts["name"], "rm_weight": weight if plain else None, "preference": texts["preference"]}
 
 

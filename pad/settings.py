@@ -7,7 +7,7 @@ from command.errors import OptionError
 from command.paths import expanded, is_folder
 from language_models.local.loading import DTYPES
 from pad.config import DecodingConfig
-from pad.preferences import FRAME, PREFERENCE_AS, Preference, check_frame, from_principles
+from pad.preferences import FRAME, PREFERENCE_AS, Preference, check_frame, from_principles, from_text
 from pad.prompts import CHAT_TEMPLATES
 
 RM_TYPES = ("auto", "implicit", "scalar")
@@ -129,7 +129,7 @@ class CollectSettings:
     def preference(self) -> Preference:
         """The preference of --sys_prompt or --principles (OptionError: it is none)."""
         if self.principles is None:
-            return Preference(self.sys_prompt, " ".join(self.sys_prompt.split()))
+            return from_text(self.sys_prompt, apart=False)
         try:
             return from_principles(self.principles, self.frame)
         except ValueError as error:

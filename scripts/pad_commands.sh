@@ -38,14 +38,12 @@ run_all() { # run_all DATA_SET: the base LM alone, then every combination of pre
     done
 }
 
-score_all() { # score_all DATA_SET: all outputs by the reward models of the paper, against the base LM alone
-    local name scorer
+score_all() { # score_all DATA_SET: all outputs by the reward models of the paper, against the base LM alone, in one command
+    local name files=()
     for name in harmless helpfulness humor harmlesshelpfulness harmlesshumor helpfulnesshumor hhh; do
-        for scorer in "helpful:$HELPFUL:" "harmless:$HARMLESS:" "humor:$HUMOR:" "armorm0:$ARMORM:0" "armorm10:$ARMORM:10"; do
-            local model=${scorer#*:} dimension=${scorer##*:} # label:model:dimension
-            model=${model%:*}
-            "$PYTHON" measure_reward.py --out_file "$OUT/$1_${name}_0.jsonl" --baseline "$OUT/$1_vanilla_0.jsonl" \
-                --rm "$model" ${dimension:+--dimension "$dimension"} --save "$OUT/scores/$1_$name.${scorer%%:*}.json"
-        done
+        files+=("$OUT/$1_${name}_0.jsonl")
     done
+    "$PYTHON" measure_reward.py --out_file "${files[@]}" --baseline "$OUT/$1_vanilla_0.jsonl" \
+        --rm "$HELPFUL" "$HARMLESS" "$HUMOR" "$ARMORM=0" "$ARMORM=10" \
+        --save "$OUT/scores/$1.json" --table "$OUT/scores/$1.md"
 }

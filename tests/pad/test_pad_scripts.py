@@ -32,8 +32,8 @@ def rows_of(path) -> list[dict]:
 
 
 @pytest.mark.parametrize("data_set", ["psoups", "steers"])
-def test_the_experiments_of_a_data_set(data_set, tiny, tmp_path, monkeypatch):
-    """The base LM and all seven presets, then five scores of each; the scripts' commands are run in this process."""
+def test_the_experiments_of_a_data_set(data_set, tiny, scorers, tmp_path, monkeypatch):
+    """The base LM and all seven presets, then five scores of each in one command; the scripts' commands are run in this process."""
     split = {"psoups": "koala_eval_50", "steers": "validation"}[data_set]
     (tmp_path / "d" / data_set).mkdir(parents=True)
     rows = [{"prompt": prompt} for prompt in ("Who?", "Who?", "Why so?", "Why so?")]
@@ -42,9 +42,9 @@ def test_the_experiments_of_a_data_set(data_set, tiny, tmp_path, monkeypatch):
     recorder.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >>{tmp_path}/words; printf "\\n\\0" >>{tmp_path}/words\n')
     recorder.chmod(0o755)
     more = f"--data_dir {tmp_path}/d --max_new_token 6 --limit 2"
-    models = {"LLM": "lm", "RM": "rm", "HELPFUL": "gpt2_classifier", "HARMLESS": "classifier", "ARMORM": "classifier"}
-    models["HUMOR"] = "gpt2_classifier"
-    settings = {name: str(tiny / folder) for name, folder in models.items()}
+    models = {"LLM": tiny / "lm", "RM": tiny / "rm", "HELPFUL": scorers / "gpt2", "HARMLESS": scorers / "long_gpt2"}
+    models |= {"HUMOR": scorers / "humor", "ARMORM": scorers / "armorm"}
+    settings = {name: str(folder) for name, folder in models.items()}
     script = REPOSITORY / f"scripts/pad_{data_set}.sh"
     finished = run(script, **settings, OUT=str(tmp_path / "out"), MORE=more, PYTHON=str(recorder))
     assert finished.returncode == 0, finished.stderr
@@ -54,9 +54,7 @@ def test_the_experiments_of_a_data_set(data_set, tiny, tmp_path, monkeypatch):
         if program == "collect_model_outs.py":
             assert collect_model_outs.main(words) == 0
             continue
-        # ArmoRM's stand-in has one output, so there is no dimension 10.
-        wanted = words[words.index("--dimension") + 1] if "--dimension" in words else "0"
-        assert measure_reward.main(words) == (2 if wanted == "10" else 0)
+        assert measure_reward.main(words) == 0
     outputs = sorted(path.name for path in (tmp_path / "out").glob("*_0.jsonl"))
     assert len(outputs) == 8 and f"{data_set}_vanilla_0.jsonl" in outputs
     for name in outputs:
@@ -69,7 +67,9 @@ def test_the_experiments_of_a_data_set(data_set, tiny, tmp_path, monkeypatch):
             assert first["sys_prompt"].split("[Principles] ")[1].split(" [")[0].replace(" and ", "") == dimensions
         expected = ("Who?", "Who?") if data_set == "psoups" else ("Who?", "Why so?")
         assert (first["instruction"], second["instruction"]) == expected
-    assert len(list((tmp_path / "out/scores").glob("*.json"))) == 7 * 4
+    scored = json.loads((tmp_path / f"out/scores/{data_set}.json").read_text())
+    assert len({(one["rm"], one["dimension"]) for one in scored}) == 5 and len(scored) == 35
+    assert {one["preference"] for one in scored} >= {"humor", "harmless and helpfulness and humor"}
     assert run(script, "scores").returncode == 2
 
 
@@ -81,7 +81,7 @@ def test_skipped_prompts_do_not_end_the_experiments_and_errors_do(code, goes_on,
     finished = run(REPOSITORY / "scripts/pad_psoups.sh", PYTHON=str(python))
     words = (tmp_path / "words").read_text().split()
     assert (finished.returncode == 0) == goes_on
-    assert words == ["collect_model_outs.py"] * 8 + ["measure_reward.py"] * 35 if goes_on else words == words[:1]
+    assert words == ["collect_model_outs.py"] * 8 + ["measure_reward.py"] if goes_on else words == words[:1]
 
 
 @pytest.fixture(scope="module")
