@@ -18,7 +18,7 @@ _EXAMPLES = """\
 examples:
   an answer to your own preference, by the bundled models:
     python collect_model_outs.py --llm demo-aligned --rm demo-aligned --ref self \\
-        --principles "brief, cheerful" --prompt "How do I learn to swim?"
+        --principles "brief, cheerful" --frame "Answer in a {principles} way. " --prompt "How do I learn to swim?"
   PAD, several preferences and weights, and the base LM alone:
     python collect_model_outs.py --llm princeton-nlp/Llama-3-Base-8B-SFT --rm RuizheChen/PAD \\
         --dataset mine.jsonl --principles_file preferences.txt --rm_weight 0.4 0.8 1.2 --out_file results/mine
@@ -30,7 +30,7 @@ examples:
 _WITHOUT_OPTIONS = """\
 collect_model_outs.py answers prompts with a base LM that a reward model guides. To begin with:
   python collect_model_outs.py --llm demo-aligned --rm demo-aligned --ref self \\
-      --principles "brief, cheerful" --prompt "How do I learn to swim?"
+      --principles "brief, cheerful" --frame "Answer in a {principles} way. " --prompt "How do I learn to swim?"
   (the bundled model needs: python scripts/get_demo_models.py --transformers)
   python collect_model_outs.py --help
 """
@@ -65,7 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
         "none, or a MODEL",
         metavar="REF",
     )
-    option("dimension", "which output of a classifier with several is the reward: number or label", metavar="N|NAME")
+    option(
+        "dimension",
+        "which output of a classifier with several is the reward: number or label",
+        metavar="N|NAME",
+        **rare,
+    )
     option(
         "rm_type",
         "implicit (PAD, a causal LM), scalar (ARGS, a sequence classifier), or auto by the model's kind",

@@ -7,7 +7,8 @@ from pathlib import Path
 from command.paths import read_text, user_path
 from command.schema import shown
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
-from pad.preferences import FRAME, Preference, from_text, row_preference
+from pad.preference_files import row_preference
+from pad.preferences import FRAME, Preference, from_text
 from pad.prompts import Asked
 from pad.rows import read_rows
 from questions.files import Row, rows_of

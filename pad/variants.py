@@ -6,7 +6,8 @@ from pathlib import Path
 
 from command.errors import OptionError
 from pad.config import DecodingConfig, read_configs
-from pad.preferences import NO_PREFERENCE, Preference, read_preferences
+from pad.preference_files import read_preferences
+from pad.preferences import NO_PREFERENCE, Preference
 from pad.prompts import Asked
 from pad.settings import CollectSettings
 

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from command.errors import OptionError
 from datasets_loader import DataError
+from pad.preference_files import read_preferences, row_preference
 from pad.preferences import (
     FRAME,
     NO_PREFERENCE,
     check_frame,
     from_principles,
     from_text,
-    read_preferences,
-    row_preference,
 )
 from pad.prompt_sets import load_prompts
 from pad.prompts import Asked
