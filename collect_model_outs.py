@@ -117,6 +117,8 @@ def answer_jobs(settings: CollectSettings, prefix: str) -> int:
 def prompts_of(settings: CollectSettings) -> list[Asked]:
     """What is to be answered (DataError: it cannot be read)."""
     if settings.prompt:
+        if settings.dataset != CollectSettings.dataset:
+            note("--prompt is answered, and nothing of --dataset")
         return [whole(Asked(text)) for text in settings.prompt]
     return load_prompts(
         settings.dataset,

@@ -11,7 +11,7 @@ from command.paths import read_text
 from command.schema import shown
 from datasets_loader import DataError
 from pad.preferences import Preference, from_principles, from_text
-from pad.rows import read_rows
+from pad.rows import lines_of, read_rows
 from utils import without_surrogates
 
 _NAMED = re.compile(r"\s*([^:]*[^:\s])\s*:\s+(.*\S)\s*", re.DOTALL)
@@ -24,10 +24,9 @@ def row_preference(row: dict, frame: str, where: str) -> Preference | None:
         DataError: it has both, or they are something else.
     """
     principles, text = row.get("principles"), row.get("sys_prompt")
-    # The rows that collect_model_outs.py writes have both, the text made of the principles.
+    if text and is_output(row) and (principles is None or _one_line(principles) in _one_line(text)):
+        return _preference_of_output(row)
     if principles not in (None, "", []) and text:
-        if isinstance(principles, str) and isinstance(text, str) and principles in text:
-            return Preference(without_surrogates(text), principles, principles)
         raise DataError(f"{where}: it has principles and a sys_prompt; leave one of them out")
     if text:
         if not isinstance(text, str):
@@ -45,11 +44,32 @@ def row_preference(row: dict, frame: str, where: str) -> Preference | None:
         raise DataError(f"{where}: {error}") from None
 
 
+def is_output(row: dict) -> bool:
+    """Whether collect_model_outs.py has written a row: its prompt has the text of the preference in front of the user's words."""
+    parts = [row.get(name) for name in ("sys_prompt", "instruction", "prompt")]
+    return all(isinstance(part, str) for part in parts) and parts[0] + parts[1] == parts[2]
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _preference_of_output(row: dict) -> Preference:
+    """The preference by which a row was answered, as it was called then."""
+    found = from_text(row["sys_prompt"], apart=False)
+    name, principles = row.get("preference"), row.get("principles")
+    return replace(
+        found,
+        name=without_surrogates(name) if isinstance(name, str) and name else found.name,
+        principles=without_surrogates(principles) if isinstance(principles, str) else found.principles,
+    )
+
+
 def read_preferences(path: Path, frame: str, say: Callable[[str], None]) -> list[Preference]:
     """The preferences of a --principles_file, in order.
 
     In a .json or .jsonl file they are texts (principles), or objects with "principles" or "sys_prompt", and perhaps a "name". In
-    any other file each line is one: `polite, brief` or `short: polite, brief`; `#` begins a comment.
+    any other file each line is one: `polite, brief` or `short: polite, brief`; one that begins with `#` is a comment.
 
     Raises:
         OptionError: it cannot be read, holds none, or one that stands there twice.
@@ -58,7 +78,7 @@ def read_preferences(path: Path, frame: str, say: Callable[[str], None]) -> list
         if path.suffix in (".json", ".jsonl"):
             found = [_entry(row, frame, f"{path}, row {n}") for n, row in enumerate(read_rows(path, say), 1)]
         else:
-            lines = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1)]
+            lines = [(n, line.strip()) for n, line in enumerate(lines_of(read_text(path)), 1)]
             lines = [(n, line) for n, line in lines if line and not line.startswith("#")]
             found = [_line(line, frame, f"{path}, line {n}") for n, line in lines]
     except DataError as error:

@@ -7,10 +7,10 @@ from pathlib import Path
 from command.paths import read_text, user_path
 from command.schema import shown
 from datasets_loader import DataError, DataSet, hub_rows, local_rows
-from pad.preference_files import row_preference
+from pad.preference_files import is_output, row_preference
 from pad.preferences import FRAME, Preference, from_text
 from pad.prompts import Asked
-from pad.rows import read_rows
+from pad.rows import lines_of, read_rows
 from questions.files import Row, rows_of
 from questions.rows import turns_of
 from utils import has_surrogate, without_surrogates
@@ -110,7 +110,7 @@ def whole(asked: Asked) -> Asked:
 def _own_file(path: Path, field: str, frame: str, say: Callable[[str], None]) -> list[Asked]:
     if path.suffix == ".txt":
         try:
-            return [Asked(line) for line in read_text(path).splitlines() if line.strip()]
+            return [Asked(line) for line in lines_of(read_text(path)) if line.strip()]
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error})") from None
     if path.suffix in TABLES:
@@ -127,10 +127,12 @@ def _asked(row: object, field: str, frame: str, where: str) -> Asked:
         if not isinstance(row[field], str):
             raise DataError(f'{where}: neither a text nor an object with a "{field}"')
     preference = row_preference(row, frame, where)
-    text = row.get(field)
-    if row.get("messages") is not None and text is None:
+    text = row["instruction"] if field == "prompt" and is_output(row) else row.get(field)
+    # The cells of a table that say nothing are empty.
+    has_messages = row.get("messages") not in (None, "", [])
+    if has_messages and text in (None, ""):
         return _conversation(Row(where, row), preference)
-    if row.get("messages") is not None and "result" not in row:
+    if has_messages and "result" not in row:
         raise DataError(f'{where}: it has both "messages" and "{field}"; leave one of them out')
     if text is None:
         raise DataError(
@@ -138,12 +140,6 @@ def _asked(row: object, field: str, frame: str, where: str) -> Asked:
         )
     if not isinstance(text, str):
         raise DataError(f'{where}: "{field}" must be a text; it is {shown(text)}')
-    if preference is not None:
-        # An output of this program or a published one, whose prompt has the preference in front of the words.
-        for before in (preference.text, row.get("sys_prompt")):
-            if before and text.startswith(before):
-                text = text[len(before) :]
-                break
     if not text.strip():
         raise DataError(f"{where}: its prompt is empty")
     return Asked(text, (), preference)

@@ -10,6 +10,11 @@ from command.paths import decoded, is_file, read_text
 from datasets_loader import DataError
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, however its system ends them; the other marks that Python's splitlines knows stand within a line."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def read_rows(path: Path, say: Callable[[str], None]) -> list:
     """The values of a JSON array, or of JSON lines; blank lines are passed over, and a torn last line is left out with a note.
 

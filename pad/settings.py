@@ -90,6 +90,8 @@ class CollectSettings:
         _check(self.seed >= 0, "seed", "must be 0 or more", self.seed)
         percent = self.run_percent
         _check(math.isfinite(percent) and 0 < percent <= 100, "run_percent", "is above 0 and at most 100", percent)
+        for option in ("config", "principles_file"):
+            _check(getattr(self, option) != "", option, "names a file", "")
         self._check_preferences()
         self._check_decoding()
         for option in ("config", "out_file", "data_dir", "principles_file"):

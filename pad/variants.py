@@ -7,7 +7,7 @@ from pathlib import Path
 from command.errors import OptionError
 from pad.config import DecodingConfig, read_configs
 from pad.preference_files import read_preferences
-from pad.preferences import NO_PREFERENCE, Preference
+from pad.preferences import FRAME, NO_PREFERENCE, Preference
 from pad.prompts import Asked
 from pad.settings import CollectSettings
 
@@ -45,6 +45,11 @@ def make_variants(settings: CollectSettings, say: Callable[[str], None]) -> list
     """
     configs = read_configs(Path(settings.config), say) if settings.config else settings.configs()
     settings.check_configs(configs)
+    if settings.principles_file and any(config.perspective is not None for config in configs):
+        raise OptionError(
+            "a configuration's perspective takes the place of the principles, and --principles_file gives several: all of them would "
+            "be one; leave out one of the two"
+        )
     if settings.principles_file:
         preferences = read_preferences(Path(settings.principles_file), settings.frame, say)
     else:
@@ -68,10 +73,10 @@ def _is_sweep(preferences: list[Preference], configs: list[DecodingConfig]) -> b
 
 
 def _baselines(configs: list[DecodingConfig]) -> list[Variant]:
-    """The base LM alone for each way to choose tokens; of greedy ones the number of candidates does not matter."""
+    """The base LM alone for each way to choose tokens; of greedy ones neither the number of candidates nor the seed matters."""
     found: dict[DecodingConfig, None] = {}
     for config in configs:
-        topk = {} if config.samples else {"topk": 1, "sample_temp": None, "mode": "greedy"}
+        topk = {} if config.samples else {"topk": 1, "sample_temp": None, "mode": "greedy", "seed": None}
         found[replace(config, rm_weight=0, perspective=None, chunk_size=None, name=None, **topk)] = None
     return [
         Variant(f"baseline_{number}" if number else "baseline", config, bare=True)
@@ -87,6 +92,8 @@ def check_rows(
     Raises:
         OptionError: they would be called something else than they are.
     """
+    if settings.frame != FRAME and not _has_principles(settings, asked):
+        say("--frame is not used: neither the command nor a prompt names principles")
     own = [number for number, one in enumerate(asked, 1) if one.preference is not None]
     if not own:
         return
@@ -97,3 +104,8 @@ def check_rows(
         raise OptionError(f"{where}, and {of} gives several; leave out one of the two")
     if next(iter(several)) != NO_PREFERENCE:
         say(f"{where}, which stands in the place of the command's")
+
+
+def _has_principles(settings: CollectSettings, asked: list[Asked]) -> bool:
+    told = settings.principles is not None or settings.principles_file
+    return bool(told) or any(one.preference and one.preference.principles is not None for one in asked)

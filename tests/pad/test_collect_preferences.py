@@ -7,7 +7,7 @@ import pytest
 
 needs.module("torch")
 
-from collect_runs import collect, options, rows_of, without_times  # noqa: E402
+from collect_runs import GREEDY, collect, options, rows_of, without_times  # noqa: E402
 from tiny_models import CHAT_TEMPLATE, make_model, make_tokenizer, save  # noqa: E402
 
 from language_models.local.loading import load_tokenizer  # noqa: E402
@@ -82,6 +82,26 @@ class TestSweep:
             ("topk", 2),
             ("greedy", None),
         ]
+
+    def test_greedy_ones_have_one_whatever_their_seeds(self, tiny, pad_folder):
+        write_rows(pad_folder / "x.config", [GREEDY | {"rm_weight": [1, 2], "seed": 1}, GREEDY | {"seed": 2}])
+        assert collect(*options(tiny, "--limit", 1)) == 0
+        assert sorted(path.name for path in (pad_folder / "out").glob("x_b*l")) == ["x_baseline.jsonl"]
+
+    def test_a_perspective_and_several_preferences_are_refused(self, tiny, pad_folder, capsys):
+        """Each would be answered by the perspective alone, and be called so."""
+        write_rows(pad_folder / "x.config", [GREEDY | {"perspective": "funny"}])
+        (pad_folder / "p.txt").write_text("kind\nbrief\n")
+        assert collect(*options(tiny, "--principles_file", "p.txt")) == 2
+        assert "perspective takes the place of the principles, and --principles_file gives several" in (
+            capsys.readouterr().err
+        )
+
+    def test_options_that_do_nothing_are_said(self, tiny, pad_folder, capsys):
+        asked = ["--prompt", "Who?", "--dataset", "other.json", "--max_new_token", 2, "--frame", "Be {principles}."]
+        assert collect(*words(tiny, "--sys_prompt", "Be brief. ", *asked)) == 0
+        said = capsys.readouterr().err
+        assert "--prompt is answered, and nothing of --dataset" in said and "--frame is not used" in said
 
 
 class TestRows:
@@ -195,6 +215,8 @@ class TestPrompts:
             (["--principles_file", "no.txt"], "--principles_file no.txt cannot be read"),
             (["--principles", "a", "--frame", "Be it"], "--frame needs {principles}"),
             (["--config", "x.config", "--topk", 5], "--rm_weight and --topk stand for a --config file"),
+            (["--principles_file", ""], "--principles_file names a file"),
+            (["--config", ""], "--config names a file"),
             (["--rm_weight", "nan"], "--rm_weight is a number"),
             (["--topk", 0], "--topk must be at least 1"),
             (["--stop", ""], "--stop is a text that ends an answer"),

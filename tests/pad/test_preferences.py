@@ -13,6 +13,7 @@ from pad.preference_files import read_preferences, row_preference
 from pad.preferences import (
     FRAME,
     NO_PREFERENCE,
+    Preference,
     check_frame,
     from_principles,
     from_text,
@@ -138,6 +139,37 @@ class TestRows:
         row = {"prompt": made.text + text, "instruction": text, "sys_prompt": made.text, "principles": made.principles}
         (one,) = self.asked(tmp_path_factory.mktemp("rows"), row | {"result": "x"})
         assert (one.words, one.preference.text) == (text, made.text)
+
+    def test_an_output_is_called_as_it_was_and_its_text_stays(self, tmp_path):
+        text = "Be so. [Principles]  kind,\n brief [Instruction]"
+        row = {"prompt": f"{text}Q?", "instruction": "Q?", "sys_prompt": text, "principles": "kind, brief"}
+        (one,) = self.asked(tmp_path, row | {"preference": "mine", "result": "x"})
+        assert (one.words, one.preference) == ("Q?", Preference(text, "mine", "kind, brief"))
+        (one,) = self.asked(tmp_path, row | {"prompt": "Q?", "sys_prompt": "", "principles": "polite"})
+        assert one.preference == from_principles("polite")
+        with pytest.raises(DataError, match="it has principles and a sys_prompt"):
+            self.asked(tmp_path, row | {"principles": "polite"})
+
+    @pytest.mark.parametrize("preference", [{"sys_prompt": "You"}, {"sys_prompt": "You are"}])
+    def test_words_that_begin_as_the_preference_does_are_kept(self, preference, tmp_path):
+        (one,) = self.asked(tmp_path, {"prompt": "You are a cat?"} | preference)
+        assert one.words == "You are a cat?"
+        with pytest.raises(DataError, match="it has principles and a sys_prompt"):
+            self.asked(tmp_path, {"prompt": "Who?", "principles": "you", "sys_prompt": "Be you."})
+
+    def test_empty_cells_beside_messages(self, tmp_path):
+        turns = json.dumps([{"role": "user", "content": "B?"}]).replace('"', '""')
+        (tmp_path / "mine.csv").write_text(f'prompt,messages\nA?,\n,"{turns}"\n')
+        assert [one.words for one in load_prompts(str(tmp_path / "mine.csv"), say=ignore)] == ["A?", "B?"]
+        rows = ({"prompt": "A?", "messages": []}, {"prompt": "", "messages": [{"role": "user", "content": "B?"}]})
+        assert [one.words for one in self.asked(tmp_path, *rows)] == ["A?", "B?"]
+
+    def test_lines_of_texts_end_where_editors_end_them(self, tmp_path):
+        (tmp_path / "a.txt").write_bytes("A\u2028B?\r\nC\x0cD\rE\x85\n".encode())
+        found = load_prompts(str(tmp_path / "a.txt"), say=ignore)
+        assert [one.words for one in found] == ["A\u2028B?", "C\x0cD", "E\x85"]
+        found = read_preferences(tmp_path / "a.txt", FRAME, ignore)
+        assert [one.principles for one in found] == ["A\u2028B?", "C\x0cD", "E"]
 
     @given(st.lists(st.tuples(PRINCIPLE, PRINCIPLE)), PRINCIPLE, st.none() | PRINCIPLE)
     def test_conversations(self, tmp_path_factory, pairs, last, system):
