@@ -27,7 +27,7 @@ from command.files import ResultsError
 from command.provenance import git_commit, now, version, versions
 from pad.collect_options import build_parser
 from pad.config import DecodingConfig
-from pad.outputs import Key, OutputFile, answered_row, skipped_row
+from pad.outputs import Key, OutputFile, answered_row, left_by_others, skipped_row
 from pad.plan import Plan, make_plan
 from pad.prompt_sets import load_prompts, whole
 from pad.prompts import Asked, Prompt, decode_answer
@@ -93,6 +93,9 @@ def answer_jobs(settings: CollectSettings, prefix: str) -> int:
         jobs = [job_of(settings, plan, variant, prefix, asked, locks) for variant in variants]
         refuse_if_all_are_too_long(plan, jobs)
         tell_of_short_room(settings, plan, jobs)
+        if settings.out_file and (left := left_by_others(prefix, [job.variant.number for job in jobs])):
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            note(f"{left[0]}{more} {'are' if more else 'is'} of another command: this one writes {len(jobs)} files")
         # Nothing is written or moved before everything is checked.
         for job in jobs:
             start_output(settings, job)
@@ -145,11 +148,12 @@ def job_of(
     prompts = plan.prompts(settings, variant, asked)
     seed = settings.seed if variant.config.seed is None else variant.config.seed
     locks.enter_context(output.locked())
-    texts = {prompt.key: prompt.text for prompt in prompts}
-    rows = {} if settings.overwrite else output.earlier_rows(texts, seed, decisive(settings, plan), note)
-    # What could not be asked then, and can be now (a template was mended), has no answer yet.
     by_key = {prompt.key: prompt for prompt in prompts}
+    rows = {} if settings.overwrite else output.earlier_rows(by_key, seed, decisive(settings, plan), note)
+    # What could not be asked then, and can be now (a template was mended), has no answer yet.
     rows = {key: row for key, row in rows.items() if not (row.get("skipped") and plan.room(by_key[key]) > 0)}
+    # A preference of the same text may have got another name: in one file it has one.
+    rows = {key: row | {"preference": by_key[key].preference.name} for key, row in rows.items()}
     shown = output.method if settings.out_file else variant.in_words()
     return Job(variant, output, prompts, rows, seed, shown)
 

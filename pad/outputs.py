@@ -2,7 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,17 @@ class _Row:
     response: TextOrNull
 
 
+def left_by_others(prefix: str, numbers: Collection[int | str]) -> list[Path]:
+    """Files of answers of a prefix that are none of these: other commands' with more preferences, weights or configurations."""
+    folder, name = os.path.split(prefix)
+    mine = re.compile(rf"{re.escape(name)}_(\d+|baseline(?:_\d+)?)\.jsonl")
+    try:
+        found = {path: mine.fullmatch(path.name) for path in sorted(Path(folder).iterdir())}
+    except OSError:  # that is said where they are written
+        return []
+    return [path for path, match in found.items() if match and match[1] not in {str(number) for number in numbers}]
+
+
 class OutputFile:
     """The rows of one configuration. A row is in the file when `append` returns; `finish` puts them in the prompts' order."""
 
@@ -51,12 +64,12 @@ class OutputFile:
             yield
 
     def earlier_rows(
-        self, prompts: Mapping[Key, str], seed: int, decisive: dict, say: Callable[[str], None]
+        self, prompts: Mapping[Key, Prompt], seed: int, decisive: dict, say: Callable[[str], None]
     ) -> dict[Key, dict]:
         """The finished rows of an earlier run of the same settings, by prompt and sample.
 
         Args:
-            prompts: preference text and instruction of each.
+            prompts: as they are now; of an answered one also the tokens must be as many as then.
             decisive: the settings that have to be the earlier run's.
 
         Raises:
@@ -80,8 +93,14 @@ class OutputFile:
             key = (index, sample) if isinstance(index, int) and isinstance(sample, int) else None
             if key and (index, 0) in prompts and sample > 0 and key not in prompts:
                 raise self._other_run(f"line {line} is answer {sample + 1} to a prompt, more than --answers has now")
-            if key not in prompts or row.get("prompt") != prompts[key]:
+            if key not in prompts or row.get("prompt") != prompts[key].text:
                 raise self._other_run(f"line {line} answers another prompt")
+            then_read, now_read = row.get("n_prompt_tokens"), len(prompts[key].ids)
+            if isinstance(then_read, int) and now_read and not row.get("skipped") and then_read != now_read:
+                raise self._other_run(
+                    f"line {line} answers a prompt of {then_read} tokens, which are {now_read} now (another chat template, or a "
+                    "preference or turns put in another way)"
+                )
             if row.get("config") != self.config.written():
                 raise self._other_run(f"line {line} has the configuration {json.dumps(row.get('config'))}")
             if row.get("seed") != seed:

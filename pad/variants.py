@@ -47,8 +47,8 @@ def make_variants(settings: CollectSettings, say: Callable[[str], None]) -> list
     settings.check_configs(configs)
     if settings.principles_file and any(config.perspective is not None for config in configs):
         raise OptionError(
-            "a configuration's perspective takes the place of the principles, and --principles_file gives several: all of them would "
-            "be one; leave out one of the two"
+            "a configuration's perspective takes the place of the principles, and --principles_file gives several: all of them "
+            "would be one; leave out one of the two"
         )
     if settings.principles_file:
         preferences = read_preferences(Path(settings.principles_file), settings.frame, say)

@@ -21,6 +21,7 @@ from experiment.shards import find_sharded_runs, merge
 from pad.config import DecodingConfig
 from pad.outputs import OutputFile
 from pad.pairwise_judge import ReplyLog
+from pad.prompts import Prompt
 from reporting.html_report import report_data
 from reporting.run_table import find_runs, readable_table, results_table
 
@@ -163,7 +164,7 @@ def test_rows_of_guided_decoding(tmp_path_factory, found):
     output = OutputFile(str(folder / "run"), 0, DecodingConfig(1.0, 10))
     output.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     try:
-        told = output.earlier_rows({(0, 0): "Q?"}, 0, {}, print)
+        told = output.earlier_rows({(0, 0): Prompt(0, "Q?", "", ())}, 0, {}, print)
         assert not rows or (told[0, 0]["prompt"], told[0, 0].keys()) == ("Q?", rows[0].keys())
     except ResultsError as error:
         assert "run_0.jsonl" in str(error) and "line 1" in str(error)

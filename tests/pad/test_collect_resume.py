@@ -66,6 +66,34 @@ def test_more_prompts_later(tiny, pad_folder):
     assert rows_of(pad_folder / "out/x_0.jsonl")[:2] == first and len(rows_of(pad_folder / "out/x_0.jsonl")) == 6
 
 
+def test_the_same_text_that_is_put_in_another_way_is_another_prompt(tiny, pad_folder, capsys):
+    turns = [{"role": "system", "content": "Be a poet."}, {"role": "user", "content": "Who?"}]
+    (pad_folder / "p.json").write_text(json.dumps([{"messages": turns}]))
+    assert collect(*options(tiny)) == 0
+    (pad_folder / "p.json").write_text(json.dumps([{"sys_prompt": "Be a poet.", "prompt": "Who?"}]))
+    assert collect(*options(tiny)) == 2
+    assert "line 1 answers a prompt of 36 tokens, which are 27 now" in capsys.readouterr().err
+
+
+def test_a_preference_has_one_name_in_a_file(tiny, pad_folder):
+    for name, prompts in (("", 2), ("nice: ", 3)):
+        (pad_folder / "p.txt").write_text(f"{name}kind\n")
+        assert collect(*options(tiny, "--principles_file", "p.txt", "--limit", prompts)) == 0
+    assert [row["preference"] for row in rows_of(pad_folder / "out/x_0.jsonl")] == ["nice"] * 3
+
+
+def test_files_of_a_command_with_more_weights_are_said(tiny, pad_folder, capsys):
+    """A name with * takes them in beside those of this command."""
+    (pad_folder / "x.config").write_text(json.dumps(GREEDY | {"rm_weight": [1, 2, 3]}))
+    assert collect(*options(tiny, "--limit", 1)) == 0
+    assert "of another command" not in capsys.readouterr().err
+    (pad_folder / "x.config").write_text(json.dumps(GREEDY))
+    assert collect(*options(tiny, "--limit", 1, "--overwrite")) == 0
+    assert "out/x_1.jsonl and 2 more are of another command: this one writes 1 files" in capsys.readouterr().err
+    assert collect(*options(tiny, "--limit", 1, out="out/x_0")) == 0
+    assert "of another command" not in capsys.readouterr().err
+
+
 # collect_model_outs.py, which stands still in the middle of an answer once a file has some lines.
 STANDS_STILL = """
 import sys, time
