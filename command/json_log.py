@@ -13,8 +13,8 @@ from command.json_text import parsed
 from command.paths import read_text
 from command.schema import read_as
 
-# Python and JavaScript take some of them for the end of a line, and halves of characters are no UTF-8.
-_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_OTHER_LETTERS = re.compile("[^\x00-\x7e]")
+_JOINERS = "\u200c\u200d"  # which letters of some alphabets need between them
 
 
 def json_lines(entries: Iterable[dict], *, readable: bool = False) -> str:
@@ -24,7 +24,13 @@ def json_lines(entries: Iterable[dict], *, readable: bool = False) -> str:
     one apart.
     """
     text = "".join(json.dumps(entry, ensure_ascii=not readable) + "\n" for entry in entries)
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) if readable else text
+    return _OTHER_LETTERS.sub(_readable, text) if readable else text
+
+
+def _readable(found: re.Match) -> str:
+    """A character as it is, or escaped: ends of lines, marks that turn a text around, halves of characters."""
+    character = found[0]
+    return character if character.isprintable() or character in _JOINERS else json.dumps(character)[1:-1]
 
 
 def whole_lines(text: str) -> Iterator[tuple[int, Any]]:

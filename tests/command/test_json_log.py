@@ -209,3 +209,15 @@ def test_what_is_no_file(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
     (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(tmp_path / "x.json", "mend it") == {"a": 1}
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text() | st.none() | st.integers()), min_size=1))
+def test_readable_lines(entries):
+    text = json_lines(entries, readable=True)
+    assert [json.loads(line) for line in text.splitlines()] == entries
+    assert all(character.isprintable() or character in "\n\u200c\u200d" for character in text)
+    assert text.encode()  # no halves of characters
+
+
+def test_letters_are_readable():
+    assert json_lines([{"a": "höflich 誰 😀 \u202e\ud83d"}], readable=True) == '{"a": "höflich 誰 😀 \\u202e\\ud83d"}\n'

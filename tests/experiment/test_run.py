@@ -232,7 +232,7 @@ def test_figures_that_cannot_be_written_are_saved_elsewhere(tmp_path, monkeypatc
     def full(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("measure_reward.write_atomically", full)
+    monkeypatch.setattr("pad.reports.write_atomically", full)
     assert measure(["--out_file", str(tmp_path / "a.json"), "--metrics", "--save", str(tmp_path / "new/s.json")]) == 2
     (saved,) = (tmp_path / "temporary").iterdir()
     assert f"is saved in {saved}" in capsys.readouterr().err and json.loads(saved.read_text())[0]["metrics"]
