@@ -282,6 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no_checks", action="store_true", help="ruff does not run")
     parser.add_argument("--installing_vllm", type=int, help="the process that installs vLLM's CPU build (test.sh)")
     options, more = parser.parse_known_args(argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Behind a shell's & it is ignored, and by all processes begun here: a session could not be ended by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     outcome = Outcome()
     servers = RealServers(more, options.installing_vllm) if options.all else None

@@ -1,6 +1,7 @@
 """scripts/run_tests.py: one verdict over real sessions of pytest, and what it says of every kind of end."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -255,7 +256,17 @@ class TestRealServers:
         assert said.index("1 passed") < said.index("1 failed") < said.index("verdict")
         assert said.splitlines()[-2] == "1 passed, 1 failed, 0 skipped"
 
-    def test_they_are_ended_where_the_others_were_stopped(self, beside, project, capfd):
+    @pytest.mark.parametrize("ignored", [False, True])
+    def test_they_are_ended_where_the_others_were_stopped(self, ignored, beside, project, capfd):
+        """Also where an interrupt was ignored at first, as behind a shell's &."""
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+            self.ended_where_the_others_were_stopped(beside, project, capfd)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def ended_where_the_others_were_stopped(self, beside, project, capfd):
         beside("False", "wait_for('begun'); pytest.exit('enough')")
         assert run_tests.main(["--all", "--no_checks"]) == 1
         assert (project / "closed").exists()  # as tidily as at their end
