@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         from pad.scorers import check_scorer
 
         for one in wanted:
-            check_scorer(one.model, one.dimension)
+            check_scorer(one.model, one.dimension, options.format)
     pattern = len(options.out_file) == 1 and "{}" in options.out_file[0]
     reports, measured, compared, unanswered = [], [], [], 0
     try:

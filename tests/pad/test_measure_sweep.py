@@ -136,6 +136,10 @@ def test_a_model_that_is_not_there_is_said_before_any_is_loaded(sweep, scorers, 
         assert measure("--out_file", *sweep[0], "--rm", scorers / "gpt2", wrong, "--rm_gpu", "cpu") == 2
         shown = capsys.readouterr()
         assert said in shown.err and "mean reward" not in shown.out
+    words = ["--rm", scorers / "gpt2", f"{scorers / 'armorm'}=1", "--format", "args"]
+    assert measure("--out_file", *sweep[0], *words) == 2
+    shown = capsys.readouterr()
+    assert "--format args is for sequence classifiers" in shown.err and "np.mean" not in shown.out
 
 
 @pytest.mark.parametrize(
