@@ -208,7 +208,8 @@ def skip_too_long(settings: CollectSettings, plan: Plan, job: Job) -> int:
     """Record prompts that leave no room for an answer as skipped; returns how many there are."""
     too_long = [prompt for prompt in job.prompts if plan.room(prompt) < 1]
     for prompt in too_long:
-        note(f"error: prompt {prompt.index} is skipped: {plan.why_no_room(prompt)}")
+        if not prompt.sample:
+            note(f"error: {job.shown}: prompt {prompt.index} is skipped: {plan.why_no_room(prompt)}")
         if prompt.key not in job.rows:
             row = skipped_row(prompt, plan.why_no_room(prompt), **about(settings, job, prompt))
             job.output.append(row)

@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
         baseline = next((file for file in files if same_file(file.name, options.baseline)), None)
         baseline = baseline or read_file(options.baseline, options, note)
         check_baseline(files, baseline)
+        tell_of_unlike_prompts(files, baseline)
     if options.judge_model and any(file.several for file in [*files, baseline]):
         raise OptionError("--judge_model compares one answer to a prompt with another, and there are several to each")
     wanted = wanted_scorers(options)
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         from pad.scorers import check_scorer
 
         for one in wanted:
-            check_scorer(one.model, one.dimension)
+            check_scorer(one.model, one.dimension, options.format)
     pattern = len(options.out_file) == 1 and "{}" in options.out_file[0]
     reports, measured, compared, unanswered = [], [], [], 0
     try:
@@ -135,6 +136,17 @@ def run(options: argparse.Namespace) -> int:
 
                 save_reward_plot(Path(options.plot), compared)
     return 1 if unanswered else 0
+
+
+def tell_of_unlike_prompts(files: list[AnswersFile], baseline: AnswersFile) -> None:
+    """Say which files are compared with the baseline on fewer prompts than their means are of."""
+    theirs = by_prompt(baseline.answers).keys()
+    for file in files:
+        if (mine := by_prompt(file.answers).keys()) != theirs:
+            note(
+                f"{file.name} answers {len(mine)} prompts and the baseline {len(theirs)}: differences are of the "
+                f"{len(mine & theirs)} that both answer, means of all"
+            )
 
 
 def file_names(options: argparse.Namespace) -> Iterator[str]:

@@ -74,11 +74,16 @@ def read_answer(
     answer = _answer(row, prompt, number, where, field, any_response)
     if cut := EXPERIMENTS[experiment].search(answer):
         answer = answer[: cut.start()]
-    index = row["index"] if isinstance(row.get("index"), int) and row["index"] >= 0 else number
+    index = row_number(row, number)
     elapsed = row.get("elapsed") if isinstance(row.get("elapsed"), int | float) else None
     texts = {name: without_surrogates(text) for name, text in row.items() if isinstance(text, str)}
     sample = row["sample"] if isinstance(row.get("sample"), int) and row["sample"] >= 0 else 0
     return Answered(index, question, answer.strip(), prompt, elapsed, texts, sample)
+
+
+def row_number(row: dict, number: int) -> int:
+    """The number of a row's prompt: its `index`, or where it has none that of the row in its file."""
+    return row["index"] if isinstance(row.get("index"), int) and row["index"] >= 0 else number
 
 
 def is_dialogue(question: str) -> bool:

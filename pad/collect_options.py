@@ -104,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"weights of the reward, instead of --config (default: {DEFAULT_WEIGHT})",
         type=float,
         nargs="+",
+        action="extend",
         metavar="W",
     )
     option(

@@ -101,6 +101,7 @@ def build_parser(judge_options: Mapping[str, Mapping]) -> argparse.ArgumentParse
         "--out_file",
         type=expanded,
         nargs="+",
+        action="extend",
         metavar="FILE",
         help="answers, one file or several: JSON array or lines; {} in a name stands for each number below",
     )
@@ -124,6 +125,7 @@ def build_parser(judge_options: Mapping[str, Mapping]) -> argparse.ArgumentParse
         "--rm",
         "--rm_path",
         nargs="+",
+        action="extend",
         metavar="MODEL[=N]",
         help="a reward model or several, folder or hub id: sequence classifiers, or ArmoRM; =N or =NAME takes one of its outputs",
     )

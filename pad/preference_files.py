@@ -23,7 +23,7 @@ def row_preference(row: dict, frame: str, where: str) -> Preference | None:
     Raises:
         DataError: it has both, or they are something else.
     """
-    principles, text = row.get("principles"), row.get("sys_prompt")
+    principles, text = (_unless_blank(row.get(name)) for name in ("principles", "sys_prompt"))
     if text and is_output(row) and (principles is None or _one_line(principles) in _one_line(text)):
         return _preference_of_output(row)
     if principles not in (None, "", []) and text:
@@ -48,6 +48,11 @@ def is_output(row: dict) -> bool:
     """Whether collect_model_outs.py has written a row: its prompt has the text of the preference in front of the user's words."""
     parts = [row.get(name) for name in ("sys_prompt", "instruction", "prompt")]
     return all(isinstance(part, str) for part in parts) and parts[0] + parts[1] == parts[2]
+
+
+def _unless_blank(value: object) -> object:
+    """A value; None for a cell of a table that says nothing."""
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _one_line(text: object) -> str:

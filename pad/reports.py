@@ -17,7 +17,7 @@ from command.files import ResultsError, saved_elsewhere, write_atomically
 from command.intervals import mean_interval
 from command.paired import compare
 from datasets_loader import DataError
-from pad.answers import Answered, read_answer
+from pad.answers import Answered, read_answer, row_number
 from pad.preferences import from_text
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, published_figures
@@ -36,12 +36,14 @@ _ABOUT = ("name", "rm_weight", "preference")
 class AnswersFile:
     """A file of answers by prompt and sample, how many rows it has, and what they all say of themselves.
 
-    `about` has "name", "rm_weight" and "preference"; None where rows say nothing, "per row" where they differ.
+    `prompts` is the highest number of one and 1, skipped rows too. `about` has "name", "rm_weight" and "preference"; None where
+    rows say nothing, "per row" where they differ.
     """
 
     name: str
     answers: dict[tuple[int, int], Answered]
     rows: int
+    prompts: int
     about: dict
 
     @property
@@ -74,7 +76,11 @@ def read_file(name: str, options: "argparse.Namespace", say: Callable[[str], Non
     if not answers:
         raise DataError(f"{name} holds no answers")
     return AnswersFile(
-        name, answers, len(rows), {key: found[0] if len(found) == 1 else PER_ROW for key, found in about.items()}
+        name,
+        answers,
+        len(rows),
+        1 + max(row_number(row, number) for number, row in enumerate(rows)),
+        {key: found[0] if len(found) == 1 else PER_ROW for key, found in about.items()},
     )
 
 
@@ -153,9 +159,8 @@ class Measured:
     def array(self) -> np.ndarray:
         """Scores by prompt, or by prompt and sample where there are several; NaN where a row was skipped."""
         keys = self.scored.scores
-        prompts = max(self.file.rows if not self.file.several else 0, *(index + 1 for index, _ in keys), 0)
         samples = 1 + max((sample for _, sample in keys), default=0)
-        found = np.full((prompts, samples), np.nan)
+        found = np.full((self.file.prompts, samples), np.nan)
         for key, score in keys.items():
             found[key] = score
         return found if self.file.several else found[:, 0]
@@ -167,7 +172,9 @@ class Measured:
         found = {"file": self.file.name} | self.file.about | {"scorer": self.wanted.label}
         found |= {"n": figures["n"], "mean": figures["mean"], "se": figures["se"]}
         found |= {"low_95": _finite(interval[0]), "high_95": _finite(interval[1])}
-        empty = dict.fromkeys(("difference", "difference_low_95", "difference_high_95", "p", "won", "tied", "lost"))
+        empty = dict.fromkeys(
+            ("difference", "difference_low_95", "difference_high_95", "p", "won", "tied", "lost", "pairs")
+        )
         if self.is_baseline:
             found["preference"] = found["preference"] or "(the baseline)"
         if self.baseline is None:
@@ -175,7 +182,8 @@ class Measured:
         pairs = self.paired()
         low, high = pairs["difference_interval_95"] or (None, None)
         found |= {"difference": pairs["difference"]["mean"], "difference_low_95": low, "difference_high_95": high}
-        return found | {"p": pairs["p"], "won": pairs["wins"], "tied": pairs["ties"], "lost": pairs["losses"]}
+        found |= {"p": pairs["p"], "won": pairs["wins"], "tied": pairs["ties"], "lost": pairs["losses"]}
+        return found | {"pairs": pairs["difference"]["n"]}
 
 
 def _finite(value: float) -> float | None:
@@ -205,7 +213,15 @@ def shown_table(rows: list[dict], form: str = "simple") -> str:
 
 def _cell(value: object) -> str:
     text = "" if value is None else f"{value:g}" if isinstance(value, int | float) else " ".join(str(value).split())
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return shortened(text, 40)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most that many characters: the middle is left out, as long names often begin alike."""
+    if len(text) <= longest:
+        return text
+    begin = (longest - 3) // 2
+    return f"{text[:begin]}...{text[begin + 3 - longest :]}"
 
 
 def _with(mean: float | None, error: float | None) -> str:

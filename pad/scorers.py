@@ -39,13 +39,19 @@ class Scored:
     too_long: int = 0
 
 
-def check_scorer(name: str, dimension: str | None) -> "PretrainedConfig":
-    """The configuration of a reward model (OptionError, ModelError: it is not there, gives no scores, or has no such output)."""
+def check_scorer(name: str, dimension: str | None, text_format: str = "native") -> "PretrainedConfig":
+    """The configuration of a reward model.
+
+    Raises:
+        OptionError, ModelError: it is not there, gives no scores, has no such output, or reads no text of that format.
+    """
     config = load_config(name)
     if not (is_armorm(config) or is_classifier(config)):
         raise OptionError(
             f"{name} is {' '.join(config.architectures or ['a model'])}, which gives no scores; name a classifier"
         )
+    if is_armorm(config) and text_format == "args":
+        raise OptionError(f"--format args is for sequence classifiers, and {name} is an ArmoRM, which reads chats")
     output_of(config, dimension, name)
     return config
 
@@ -79,7 +85,7 @@ class Scorer:
         load_in_4bit: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ):
-        config = check_scorer(name, dimension)
+        config = check_scorer(name, dimension, text_format)
         loading = {"device": device, "dtype": dtype, "load_in_4bit": load_in_4bit}
         self.device, self.text_format = device, text_format
         self.experiment, self.text_field = experiment, text_field
@@ -87,10 +93,6 @@ class Scorer:
         self.tokenizer = load_tokenizer(tokenizer or name)
         self.armorm = is_armorm(config)
         if self.armorm:
-            if text_format == "args":
-                raise OptionError(
-                    f"--format args is for sequence classifiers, and {name} is an ArmoRM, which reads chats"
-                )
             self.kind = "chat"
             self._backbone, self._head = load_armorm(name, **loading)
             self._classifier = None

@@ -121,6 +121,7 @@ class CollectSettings:
             raise OptionError("--rm_weight and --topk stand for a --config file: name one of the two")
         for weight in self.rm_weight or ():
             _check(math.isfinite(weight), "rm_weight", "is a number", weight)
+            _check(self.rm_weight.count(weight) == 1, "rm_weight", "names each weight once", self.rm_weight)
         _check(self.topk is None or self.topk >= 1, "topk", "must be at least 1", self.topk)
         _check("" not in (self.stop or ()), "stop", "is a text that ends an answer, not an empty one", "")
         if self.device_map == "auto" and self.engine == "graphs":

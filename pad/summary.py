@@ -70,7 +70,9 @@ def headline(report: dict) -> list[str]:
 
 def table(figures: dict) -> str:
     """The figures of `mean_and_error`, with "skipped" and perhaps "paired", as a table of two columns."""
-    rows = [["answers", figures["n"]], ["skipped", figures["skipped"]]]
+    rows = [["answers", figures.get("answers", figures["n"])], ["skipped", figures["skipped"]]]
+    if "answers" in figures:
+        rows.insert(0, ["prompts (each counts once)", figures["n"]])
     if figures["mean"] is not None:
         rows.append(["mean", _plus_minus(figures)])
     if figures["sd"] is not None:
@@ -78,7 +80,9 @@ def table(figures: dict) -> str:
     if pairs := figures.get("paired"):
         low, high = pairs["win_rate_interval_95"]
         rows.append(["mean of the baseline", _plus_minus(figures["baseline"])])
-        rows.append(["mean difference", _plus_minus(pairs["difference"])])
+        pairs_of = pairs["difference"]["n"]
+        fewer = "" if pairs_of == figures["n"] == figures["baseline"]["n"] else f" on {pairs_of} common prompts"
+        rows.append([f"mean difference{fewer}", _plus_minus(pairs["difference"])])
         rows.append(["won / tied / lost", f"{pairs['wins']} / {pairs['ties']} / {pairs['losses']}"])
         rows.append(["won", f"{100 * pairs['win_rate']:.0f} % (95 %: {100 * low:.0f} to {100 * high:.0f})"])
     return tabulate(rows, tablefmt="simple", disable_numparse=True)

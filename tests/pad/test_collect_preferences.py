@@ -218,6 +218,7 @@ class TestPrompts:
             (["--principles_file", ""], "--principles_file names a file"),
             (["--config", ""], "--config names a file"),
             (["--rm_weight", "nan"], "--rm_weight is a number"),
+            (["--rm_weight", 1, "--rm_weight", 2, "1.0"], "--rm_weight names each weight once; it is [1.0, 2.0, 1.0]"),
             (["--topk", 0], "--topk must be at least 1"),
             (["--stop", ""], "--stop is a text that ends an answer"),
             (["--answers", 2], "--answers 2 is for configurations that draw"),

@@ -136,6 +136,10 @@ def test_a_model_that_is_not_there_is_said_before_any_is_loaded(sweep, scorers, 
         assert measure("--out_file", *sweep[0], "--rm", scorers / "gpt2", wrong, "--rm_gpu", "cpu") == 2
         shown = capsys.readouterr()
         assert said in shown.err and "mean reward" not in shown.out
+    words = ["--rm", scorers / "gpt2", f"{scorers / 'armorm'}=1", "--format", "args"]
+    assert measure("--out_file", *sweep[0], *words) == 2
+    shown = capsys.readouterr()
+    assert "--format args is for sequence classifiers" in shown.err and "np.mean" not in shown.out
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,90 @@ def test_arrays_one_behind_the_other_are_told(sweep, scorers, tmp_path, capsys):
     assert measure("--out_file", *files[:2], "--rm", scorers / "gpt2", "--npout", tmp_path / "s.npy") == 0
     said = capsys.readouterr().err
     assert np.load(tmp_path / "s.npy").shape == (12,) and "2 arrays one behind the other" in said and ".npz" in said
+
+
+def test_options_that_are_given_again_add_to_what_is_there(sweep, scorers, capsys):
+    files, _ = sweep
+    words = ["--out_file", files[0], "--out_file", files[1], "--rm", scorers / "gpt2", "--rm", scorers / "humor"]
+    assert measure(*words, "--rm_gpu", "cpu") == 0
+    assert [(r["file"], r["rm"]) for r in reports(capsys)] == [
+        (str(file), str(scorers / model)) for model in ("gpt2", "humor") for file in files[:2]
+    ]
+
+
+def test_what_is_compared_on_fewer_prompts_is_said(scorers, tmp_path, capsys):
+    """A mean may be above the baseline's, and the difference on common prompts below 0."""
+    mine, base = write(tmp_path / "mine.jsonl", "kind", 1, prompts=4), write(tmp_path / "base.jsonl", "", 0, prompts=4)
+    for path, without in ((mine, 0), (base, 3)):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["index"] != without))
+    words = ["--baseline", base, "--rm", scorers / "gpt2", "--rm_gpu", "cpu"]
+    assert measure("--out_file", mine, *words, "--table", tmp_path / "t.csv") == 0
+    shown = capsys.readouterr()
+    assert "answers 3 prompts and the baseline 3: differences are of the 2 that both answer, means of all" in shown.err
+    assert re.search(r"prompts \(each counts once\) +3\nanswers +6\nskipped", shown.out)
+    assert "mean difference on 2 common prompts" in shown.out
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["n"], row["pairs"]) for row in rows] == [("3", ""), ("3", "2")]
+
+
+def test_arrays_have_rows_for_skipped_prompts_at_the_end(scorers, tmp_path):
+    path = write(tmp_path / "a.jsonl", "kind", 1, prompts=3)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[4:] = [row | {"result": None, "skipped": "too long"} for row in rows[4:]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert measure("--out_file", path, "--rm", scorers / "gpt2", "--npout", tmp_path / "s.npz") == 0
+    (found,) = np.load(tmp_path / "s.npz").values()
+    assert found.shape == (3, 2) and np.isnan(found[2]).all() and np.isfinite(found[:2]).all()
+
+
+def test_names_of_all_kinds_and_many_lines(scorers, tmp_path):
+    """A plot has a legend entry and a look for each preference, whatever it is called."""
+    same = "Answer as somebody who has all the time in the world and "
+    names = [
+        "$\\frac{$",
+        "costs $5 or $10",
+        "_",
+        "_a_b",
+        "baseline",
+        "a & <b>",
+        "誰",
+        f"{same}hurries",
+        f"{same}dawdles",
+        "per row",
+    ]
+    names += [f"p{number}" for number in range(5)]
+    files = [write(tmp_path / f"{i}_{w}.jsonl", n, w, 1, name=None) for i, n in enumerate(names) for w in (-1, 0, 0.01)]
+    files.append(write(tmp_path / "n.jsonl", "no weight", None, 1, name=None))
+    words = ["--baseline", write(tmp_path / "base.jsonl", "", 0, 1), "--rm", scorers / "gpt2", "--rm_gpu", "cpu"]
+    assert measure("--out_file", *files, *words, "--plot", tmp_path / "p.svg", "--table", tmp_path / "t.md") == 0
+    drawn = (tmp_path / "p.svg").read_text(encoding="utf-8")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    expected = [
+        "$\\frac{$",
+        "costs $5 or $10",
+        "a_b",
+        "baseline",
+        "baseline (2)",
+        "a &amp; &lt;b&gt;",
+        "誰",
+        "p4",
+        "none",
+    ]
+    assert all(texts.count(text) == 1 for text in expected), texts
+    assert len({text for text in texts if text.startswith("Answer as")}) == 2
+    table = (tmp_path / "t.md").read_text(encoding="utf-8")
+    assert "hurries |" in table and "dawdles |" in table
+
+
+def test_no_two_lines_look_alike():
+    from reporting.reward_plot import _labels, looks
+
+    assert len({looks(place) for place in range(28)}) == 28
+    found = _labels(
+        [("x" * 50, None), ("x" * 60, None), ("baseline", None), (None, None), ("", None), ("a, b", None), ("a", "b")]
+    )
+    assert len(set(found.values()) | {"baseline"}) == 8
 
 
 def test_the_output_of_each_model(scorers):

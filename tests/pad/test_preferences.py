@@ -229,7 +229,7 @@ class TestRows:
         with pytest.raises(DataError, match="row 1: a system turn is the first"):
             self.asked(tmp_path, {"messages": late})
 
-    @given(st.dictionaries(st.sampled_from(["principles", "sys_prompt"]), st.sampled_from([None, "", []])))
+    @given(st.dictionaries(st.sampled_from(["principles", "sys_prompt"]), st.sampled_from([None, "", " ", []])))
     def test_nothing_is_no_preference(self, row):
         assert row_preference({"prompt": "A?"} | row, FRAME, "here") is None
         assert NO_PREFERENCE.text == NO_PREFERENCE.name == ""
