@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from command.console import Command
+from command.console import Command, visible
 from command.errors import OptionError
 from command.files import ResultsError
 from command.provenance import git_commit, now, version, versions
@@ -113,7 +113,7 @@ def answer_jobs(settings: CollectSettings, prefix: str) -> int:
             if settings.prompt:
                 print(answers_in_words(job))
             if settings.out_file:
-                print(f"{job.output.path}: {len(job.rows)} rows ({job.variant.in_words()})")
+                print(f"{job.output.path}: {len(job.rows)} rows ({visible(job.variant.in_words())})")
     return 1 if skipped else 0
 
 
@@ -154,7 +154,7 @@ def job_of(
     rows = {key: row for key, row in rows.items() if not (row.get("skipped") and plan.room(by_key[key]) > 0)}
     # A preference of the same text may have got another name: in one file it has one.
     rows = {key: row | {"preference": by_key[key].preference.name} for key, row in rows.items()}
-    shown = output.method if settings.out_file else variant.in_words()
+    shown = output.method if settings.out_file else visible(variant.in_words())
     return Job(variant, output, prompts, rows, seed, shown)
 
 
@@ -166,7 +166,7 @@ def answers_in_words(job: Job) -> str:
         sample = f", answer {prompt.sample + 1}" if len(job.prompts) > 1 and prompt.sample else ""
         answer = row["result"].strip() if row.get("result") is not None else f"(skipped: {row.get('skipped')})"
         parts.append(f"\n[{job.variant.in_words()}{sample}] {prompt.instruction.strip()}\n{answer}\n")
-    return "".join(parts)
+    return visible("".join(parts))
 
 
 def decisive(settings: CollectSettings, plan: Plan) -> dict:

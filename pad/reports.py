@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tabulate import tabulate
 
+from command.console import visible
 from command.files import ResultsError, saved_elsewhere, write_atomically
 from command.intervals import mean_interval
 from command.paired import compare
@@ -97,9 +98,13 @@ def _said(row: dict) -> dict:
 
 
 def check_baseline(files: list[AnswersFile], baseline: AnswersFile) -> None:
-    """Raise DataError where the baseline answers other questions than a file."""
+    """Raise DataError where the baseline answers other questions than a file, or none of a file's."""
     theirs = by_prompt(baseline.answers)
     for file in files:
+        if not by_prompt(file.answers).keys() & theirs.keys():
+            raise DataError(
+                f"--baseline {baseline.name} and {file.name} have no answered prompt in common; compare outputs of the same prompts"
+            )
         check_same_questions(by_prompt(file.answers), theirs, f"--baseline {baseline.name} and {file.name}")
 
 
@@ -206,9 +211,16 @@ def shown_table(rows: list[dict], form: str = "simple") -> str:
     }
     written = {name: [write(row) for row in rows] for name, write in columns.items()}
     written = {name: cells for name, cells in written.items() if any(cells)}
+    written = {name: [visible(" ".join(cell.split())) for cell in cells] for name, cells in written.items()}
     if form == "pipe":
-        written = {name: [cell.replace("|", r"\|") for cell in cells] for name, cells in written.items()}
+        written = {name: [_without_markup(cell) for cell in cells] for name, cells in written.items()}
     return tabulate(written, headers="keys", tablefmt=form, disable_numparse=True)
+
+
+def _without_markup(text: str) -> str:
+    for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        text = text.replace(sign, written)
+    return text
 
 
 def _cell(value: object) -> str:

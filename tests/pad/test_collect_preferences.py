@@ -10,6 +10,7 @@ needs.module("torch")
 from collect_runs import GREEDY, collect, options, rows_of, without_times  # noqa: E402
 from tiny_models import CHAT_TEMPLATE, make_model, make_tokenizer, save  # noqa: E402
 
+from command.console import visible  # noqa: E402
 from language_models.local.loading import load_tokenizer  # noqa: E402
 from pad.preferences import from_principles  # noqa: E402
 from pad.prompts import Asked, encode  # noqa: E402
@@ -197,8 +198,14 @@ class TestPrompts:
         assert collect(*asked[:at], *asked[at + 2 :]) == 0
         said = capsys.readouterr().out
         for row in rows:
-            assert f"[kind, weight 1] {row['instruction']}\n{row['result'].strip()}\n" in said
+            assert f"[kind, weight 1] {row['instruction']}\n{visible(row['result'].strip())}\n" in said
         assert before == sorted(path.name for path in pad_folder.iterdir()) and "/answers" not in said
+
+    def test_answers_send_no_signals_to_the_screen(self, tiny, pad_folder, capsys):
+        asked = ["--prompt", "\x1b[31mWho?", "--principles", "kind\x1b[2J", "--baseline", "on"]
+        at = words(tiny).index("--out_file")
+        assert collect(*words(tiny, *asked)[:at], *words(tiny, *asked)[at + 2 :]) == 0
+        assert "\x1b" not in capsys.readouterr().out
 
     def test_without_any_option(self, capsys):
         with pytest.raises(SystemExit) as ended:

@@ -169,7 +169,10 @@ def test_a_prompt_that_the_chat_template_fails_on_is_skipped_until_the_template_
     works = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     fails = "{% if 'cat' in messages[0]['content'] %}{{ raise_exception('no cats here') }}{% endif %}" + works
     assert command(fails) == 1
-    assert "error: out/x_0: prompt 1 is skipped: the chat template cannot be used (no cats here)" in capsys.readouterr().err
+    assert (
+        "error: out/x_0: prompt 1 is skipped: the chat template cannot be used (no cats here)"
+        in capsys.readouterr().err
+    )
     rows = rows_of(pad_folder / "out/x_0.jsonl")
     assert [bool(row["result"]) for row in rows] == [index != 1 for index in range(6)]
     assert "no cats here" in rows[1]["skipped"]

@@ -189,6 +189,22 @@ def test_what_is_compared_on_fewer_prompts_is_said(scorers, tmp_path, capsys):
     assert [(row["n"], row["pairs"]) for row in rows] == [("3", ""), ("3", "2")]
 
 
+def test_names_are_no_markup_and_no_signals(scorers, tmp_path, capsys):
+    files = [write(tmp_path / f"{w}.jsonl", "<b>a|b\x1b[31m</b>", w, 1) for w in (1, 2)]
+    assert measure("--out_file", *files, "--rm", scorers / "gpt2", "--rm_gpu", "cpu", "--table", tmp_path / "t.md") == 0
+    assert (tmp_path / "t.md").read_text().count("| &lt;b&gt;a\\|b\\x1b[31m&lt;/b&gt;") == 2
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_a_baseline_of_other_prompts_is_refused_before_a_model_is_loaded(scorers, tmp_path, capsys):
+    mine, base = (write(tmp_path / f"{name}.jsonl", "kind", 1, 1) for name in ("mine", "base"))
+    rows = [json.loads(line) for line in base.read_text().splitlines()]
+    base.write_text("".join(json.dumps(row | {"index": row["index"] + 3}) + "\n" for row in rows))
+    assert measure("--out_file", mine, "--baseline", base, "--rm", scorers / "gpt2", "--rm_gpu", "cpu") == 2
+    shown = capsys.readouterr()
+    assert "have no answered prompt in common" in shown.err and "output 0 of 1" not in shown.err
+
+
 def test_arrays_have_rows_for_skipped_prompts_at_the_end(scorers, tmp_path):
     path = write(tmp_path / "a.jsonl", "kind", 1, prompts=3)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
