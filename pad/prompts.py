@@ -132,6 +132,9 @@ def decode_answer(tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[int], a
 
 
 def same_vocabulary(lm: "PreTrainedTokenizerBase", rm: "PreTrainedTokenizerBase") -> bool:
-    """Whether each token of the base LM, special ones included, is the reward model's token of the same id."""
+    """Whether each token of the base LM, special ones included, is the reward model's token of the same id.
+
+    That model may know more tokens. A draft of language_models.local is made in either direction, and needs equal vocabularies.
+    """
     theirs = rm.get_vocab()
     return all(theirs.get(token) == i for token, i in lm.get_vocab().items())
