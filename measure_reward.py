@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from command.console import Command
 from command.errors import OptionError
+from command.files import ResultsError
 from experiment.judge_settings import JUDGE_OPTIONS, JudgeSettings
 from language_models.interface import ChatModel
 from pad.answers import Answered
@@ -132,9 +133,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"\n{shown_table([one.row() for one in compared])}")
             save(options, reports, measured, [one.row() for one in compared], note)
             if options.plot and measured:
-                from reporting.reward_plot import save_reward_plot
-
-                save_reward_plot(Path(options.plot), compared)
+                draw(options.plot, compared)
     return 1 if unanswered else 0
 
 
@@ -147,6 +146,16 @@ def tell_of_unlike_prompts(files: list[AnswersFile], baseline: AnswersFile) -> N
                 f"{file.name} answers {len(mine)} prompts and the baseline {len(theirs)}: differences are of the "
                 f"{len(mine & theirs)} that both answer, means of all"
             )
+
+
+def draw(path: str, measured: list[Measured]) -> None:
+    """Write --plot (ResultsError: it cannot be written)."""
+    from reporting.reward_plot import save_reward_plot
+
+    try:
+        save_reward_plot(Path(path), measured)
+    except OSError as error:
+        raise ResultsError(f"--plot {path} cannot be written ({error}); --table and --save have its figures") from None
 
 
 def file_names(options: argparse.Namespace) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pad.answers import Answered, read_answer, row_number
 from pad.preferences import from_text
 from pad.rows import read_rows
 from pad.summary import check_same_questions, mean_and_error, paired, published_figures
+from utils import without_surrogates
 
 if TYPE_CHECKING:
     import argparse
@@ -271,12 +272,12 @@ def save(
 
 def _table_file(rows: list[dict], path: str) -> str:
     if path.lower().endswith(".md"):
-        return shown_table(rows, "pipe") + "\n"
+        return without_surrogates(shown_table(rows, "pipe")) + "\n"
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return file.getvalue()
+    return without_surrogates(file.getvalue())
 
 
 def _save_arrays(path: Path, measured: list[Measured], say: Callable[[str], None]) -> None:
@@ -284,7 +285,7 @@ def _save_arrays(path: Path, measured: list[Measured], say: Callable[[str], None
     arrays = {f"{one.file.name} by {one.wanted.label}": one.array() for one in measured}
     with open(path, "wb") as file:
         if path.suffix.lower() == ".npz":
-            np.savez(file, **{name.lstrip("/"): array for name, array in arrays.items()})
+            np.savez(file, **{visible(name.lstrip("/")): array for name, array in arrays.items()})
             return
         np.save(file, np.concatenate([array.ravel() for array in arrays.values()]))
     if len(arrays) > 1:

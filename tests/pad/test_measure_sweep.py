@@ -196,6 +196,26 @@ def test_names_are_no_markup_and_no_signals(scorers, tmp_path, capsys):
     assert "\x1b[31m" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ending", [".csv", ".md"])
+def test_halves_of_characters_in_names(ending, scorers, tmp_path):
+    files = [write(tmp_path / f"{w}\udcff.jsonl", "\ud83d", w, 1) for w in (1, 2)]
+    out = [tmp_path / f"o{name}" for name in (ending, ".svg", ".npz")]
+    words = ["--rm", scorers / "gpt2", "--rm_gpu", "cpu", "--table", out[0], "--plot", out[1], "--npout", out[2]]
+    assert measure("--out_file", *files, *words) == 0
+    assert len(out[0].read_text(encoding="utf-8").splitlines()) >= 3 and len(np.load(out[2])) == 2
+
+
+def test_a_plot_that_cannot_be_written_leaves_the_rest(sweep, scorers, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reporting.reward_plot.save_reward_plot", full)
+    words = ["--rm", scorers / "gpt2", "--rm_gpu", "cpu", "--table", tmp_path / "t.csv", "--plot", tmp_path / "p.svg"]
+    assert measure("--out_file", *sweep[0], *words) == 2
+    assert "p.svg cannot be written ([Errno 28] No space left" in capsys.readouterr().err
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 7
+
+
 def test_a_baseline_of_other_prompts_is_refused_before_a_model_is_loaded(scorers, tmp_path, capsys):
     mine, base = (write(tmp_path / f"{name}.jsonl", "kind", 1, 1) for name in ("mine", "base"))
     rows = [json.loads(line) for line in base.read_text().splitlines()]
