@@ -88,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
         baseline = next((file for file in files if same_file(file.name, options.baseline)), None)
         baseline = baseline or read_file(options.baseline, options, note)
         check_baseline(files, baseline)
-        tell_of_unlike_prompts(files, baseline)
+        if options.rm:
+            tell_of_unlike_prompts(files, baseline)
     if options.judge_model and any(file.several for file in [*files, baseline]):
         raise OptionError("--judge_model compares one answer to a prompt with another, and there are several to each")
     wanted = wanted_scorers(options)

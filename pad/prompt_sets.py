@@ -117,7 +117,14 @@ def _own_file(path: Path, field: str, frame: str, say: Callable[[str], None]) ->
         rows = rows_of(path)[0]
     else:
         rows = [Row(f"{path}, row {number}", row) for number, row in enumerate(read_rows(path, say), 1)]
-    return [_asked(row.values, field, frame, row.where) for row in rows]
+    first = [row for row in rows if not _is_further_answer(row.values)]
+    if further := len(rows) - len(first):
+        say(f"{path}: {further} rows are further answers to prompts that stand there already, and are left out")
+    return [_asked(row.values, field, frame, row.where) for row in first]
+
+
+def _is_further_answer(row: object) -> bool:
+    return isinstance(row, dict) and is_output(row) and isinstance(row.get("sample"), int) and row["sample"] > 0
 
 
 def _asked(row: object, field: str, frame: str, where: str) -> Asked:

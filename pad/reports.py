@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from tabulate import tabulate
 
 from command.console import visible
 from command.files import ResultsError, saved_elsewhere, write_atomically
-from command.intervals import mean_interval
 from command.paired import compare
 from datasets_loader import DataError
 from pad.answers import Answered, read_answer, row_number
@@ -173,11 +172,11 @@ class Measured:
 
     def row(self) -> dict:
         """Its row in the table of a sweep."""
-        interval = mean_interval(list(self.scores.values()))
+        low, high = t_interval(list(self.scores.values())) or (None, None)
         figures = mean_and_error(list(self.scores.values()))
         found = {"file": self.file.name} | self.file.about | {"scorer": self.wanted.label}
         found |= {"n": figures["n"], "mean": figures["mean"], "se": figures["se"]}
-        found |= {"low_95": _finite(interval[0]), "high_95": _finite(interval[1])}
+        found |= {"low_95": low, "high_95": high}
         empty = dict.fromkeys(
             ("difference", "difference_low_95", "difference_high_95", "p", "won", "tied", "lost", "pairs")
         )
@@ -192,8 +191,15 @@ class Measured:
         return found | {"pairs": pairs["difference"]["n"]}
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean, as the difference's is; None where nothing tells how far values spread."""
+    figures = mean_and_error(list(values))
+    if not figures["se"]:
+        return None
+    from scipy.stats import t  # slow to import
+
+    half = float(t.ppf(0.975, figures["n"] - 1)) * figures["se"]
+    return figures["mean"] - half, figures["mean"] + half
 
 
 def shown_table(rows: list[dict], form: str = "simple") -> str:

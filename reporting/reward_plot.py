@@ -7,8 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from command.console import visible
-from command.intervals import mean_interval
-from pad.reports import PER_ROW, Measured, shortened
+from pad.reports import PER_ROW, Measured, shortened, t_interval
 from reporting.threshold_plot import PAPER, style
 
 # Okabe and Ito's colours, which all eyes can tell apart (2008), and marks; what comes after seven has other dashes and other marks.
@@ -154,8 +153,8 @@ def _mean_and_bars(one: Measured) -> tuple[float, float, float]:
         found = one.paired()
         centre, interval = found["difference"]["mean"], found["difference_interval_95"] or (None, None)
     else:
-        centre, interval = mean, mean_interval(values)
+        centre, interval = mean, t_interval(values) or (None, None)
     low, high = interval
-    if low is None or not math.isfinite(low):
+    if low is None:
         return mean, 0.0, 0.0
     return mean, max(0.0, centre - low), max(0.0, high - centre)

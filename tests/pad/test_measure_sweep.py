@@ -82,6 +82,8 @@ def test_every_figure_of_a_sweep(among, sweep, scorers, tmp_path, capsys):
     assert len(table) == 3 * (len(files) + 1)
     row = next(r for r in table if r["file"] == one["file"] and r["scorer"] == f"{armorm}=10")
     assert float(row["mean"]) == one["mean"] and float(row["difference_low_95"]) == low
+    half = 4.302652729911275 * one["se"]
+    assert [float(row[end]) for end in ("low_95", "high_95")] == pytest.approx([one["mean"] - half, one["mean"] + half])
     assert (row["preference"], float(row["rm_weight"]), row["name"], row["n"]) == ("brief", 2, "g", "3")
     assert {r["difference"] for r in table if r["file"] == str(base)} == {""}
     saved = json.loads(out[".json"].read_text())

@@ -150,6 +150,19 @@ class TestRows:
         with pytest.raises(DataError, match="it has principles and a sys_prompt"):
             self.asked(tmp_path, row | {"principles": "polite"})
 
+    def test_of_several_answers_to_a_prompt_it_is_asked_once(self, tmp_path):
+        rows = [
+            {"prompt": f"{q}?", "instruction": f"{q}?", "sys_prompt": "", "sample": k, "result": "x"}
+            for q in "AB"
+            for k in range(3)
+        ]
+        said = []
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert [one.words for one in load_prompts(str(tmp_path / "a.jsonl"), say=said.append)] == ["A?", "B?"]
+        assert said == [
+            f"{tmp_path / 'a.jsonl'}: 4 rows are further answers to prompts that stand there already, and are left out"
+        ]
+
     @pytest.mark.parametrize("preference", [{"sys_prompt": "You"}, {"sys_prompt": "You are"}])
     def test_words_that_begin_as_the_preference_does_are_kept(self, preference, tmp_path):
         (one,) = self.asked(tmp_path, {"prompt": "You are a cat?"} | preference)
