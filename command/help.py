@@ -104,7 +104,11 @@ class HelpfulParser(_Options, argparse.ArgumentParser):
         loose = [
             one.option_strings[0] for one in groups.get(self._optionals, [])
         ]  # of no group with a title of its own
-        named = [group.title for group, rare in groups.items() if rare and group is not self._optionals]
+        named = [
+            (group.title or "").partition(" (")[0]
+            for group, rare in groups.items()
+            if rare and group is not self._optionals
+        ]
         formatter = argparse.HelpFormatter(self.prog)
         formatter.add_text(
             f"{number} more option{'s' * (number > 1)}: {self.prog} --help_all ({', '.join(loose + named)})"

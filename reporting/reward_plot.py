@@ -22,9 +22,9 @@ _Line = tuple[str | None, str | None]  # preference and name
 def save_reward_plot(path: Path, measured: Sequence[Measured]) -> None:
     """Draw mean rewards over weights as an SVG or PNG file, one panel for each reward model.
 
-    Files of the same preference and name are one line. The bars are 95 % intervals: with a baseline those of the paired difference
-    from it, around the mean; without one those of the mean. A file without a weight is a mark at the right edge. A bar is
-    around the mean of all prompts of a file, also where the baseline lacks some of them.
+    Files of the same preference and name are one line, or only marks where several have one weight. The bars are 95 % intervals:
+    with a baseline those of the paired difference from it, around the mean of all prompts of a file, also where the baseline
+    lacks some of them; without one those of the mean. A file without a weight is a mark at the right edge.
 
     Args:
         path: its ending says which kind of file.
@@ -113,6 +113,8 @@ def _draw(axes, measured: list[Measured], names: dict[_Line, str]) -> None:
             if not part:
                 continue
             values = [_mean_and_bars(one) for one in part]
+            if len({one.file.about["rm_weight"] for one in part}) < len(part):
+                joined = "none"  # a line through several files of one weight, of other candidates perhaps, would zigzag
             axes.errorbar(
                 [(one.file.about["rm_weight"] if _weighted(one) else edge) + aside for one in part],
                 [mean for mean, _, _ in values],

@@ -276,6 +276,17 @@ def test_names_of_all_kinds_and_many_lines(scorers, tmp_path):
     assert "hurries |" in table and "dawdles |" in table
 
 
+@pytest.mark.parametrize("weights, lines", [((1, 2), 1), ((1, 1, 2), 0)])
+def test_files_of_one_weight_are_no_line(weights, lines, scorers, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    styles, whole = [], Axes.errorbar
+    monkeypatch.setattr(Axes, "errorbar", lambda *args, **how: styles.append(how["linestyle"]) or whole(*args, **how))
+    files = [write(tmp_path / f"{i}.jsonl", "kind", weight, 1) for i, weight in enumerate(weights)]
+    assert measure("--out_file", *files, "--rm", scorers / "gpt2", "--rm_gpu", "cpu", "--plot", tmp_path / "p.svg") == 0
+    assert styles == (["-"] if lines else ["none"])
+
+
 def test_no_two_lines_look_alike():
     from reporting.reward_plot import _labels, looks
 
