@@ -233,6 +233,7 @@ def about(settings: CollectSettings, job: Job, prompt: Prompt) -> dict:
         "method": job.output.method if settings.out_file else job.shown,
         "preference": preference.name,
         **({} if preference.principles is None else {"principles": preference.principles}),
+        **({"messages": prompt.messages} if prompt.messages else {}),
         "rm_weight": config.rm_weight,
         **({"name": config.name} if config.name is not None else {}),
         **({"sample": prompt.sample} if settings.answers > 1 else {}),

@@ -70,6 +70,9 @@ class Plan:
             return encode(self.rm_tokenizer, written, template)
 
         text, told = preference.text, {"preference": preference}
+        own_turn = asked.system and not variant.bare
+        if asked.before or own_turn:
+            told["messages"] = asked.turns(text if own_turn else "", own_turn)
         try:
             plain = ids("") if both else ()
             theirs = rm_ids(text) if self.rm_tokenizer else ()

@@ -137,6 +137,8 @@ def _asked(row: object, field: str, frame: str, where: str) -> Asked:
     text = row["instruction"] if field == "prompt" and is_output(row) else row.get(field)
     # The cells of a table that say nothing are empty.
     has_messages = row.get("messages") not in (None, "", [])
+    if has_messages and is_output(row):
+        return _conversation_again(Row(where, row), preference)
     if has_messages and text in (None, ""):
         return _conversation(Row(where, row), preference)
     if has_messages and "result" not in row:
@@ -150,6 +152,14 @@ def _asked(row: object, field: str, frame: str, where: str) -> Asked:
     if not text.strip():
         raise DataError(f"{where}: its prompt is empty")
     return Asked(text, (), preference)
+
+
+def _conversation_again(row: Row, preference: Preference | None) -> Asked:
+    """The conversation of an output, by the preference by which it was answered, called as it was then."""
+    if turns_of(row)[0][0] != "system":
+        return _conversation(row, preference)
+    asked = _conversation(row, None)
+    return replace(asked, preference=preference or asked.preference)
 
 
 def _conversation(row: Row, preference: Preference | None) -> Asked:

@@ -1,7 +1,7 @@
 """Prompts as the models read them: preference, earlier turns, the user's words and chat template, as token ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from command.errors import OptionError
@@ -59,7 +59,7 @@ class Prompt:
 
     `ids` is what the base LM reads and, where it has the same tokenizer, the reward model. `plain_ids` lacks the preference text.
     `rm_ids` is what a reward model with another tokenizer reads. `unwritable`: why there are no ids. Of several answers to one
-    prompt each has a `sample`, from 0.
+    prompt each has a `sample`, from 0. `messages` are the turns of a conversation, with its own system turn.
     """
 
     index: int
@@ -71,6 +71,7 @@ class Prompt:
     unwritable: str = ""
     preference: Preference = NO_PREFERENCE
     sample: int = 0
+    messages: Turns | None = field(default=None, compare=False)
 
     @property
     def text(self) -> str:

@@ -150,6 +150,30 @@ class TestRows:
         (row,) = rows_of(pad_folder / "out/y_0.jsonl")
         assert row["n_prompt_tokens"] == len(tokenizer(row["prompt"])["input_ids"])
 
+    def test_outputs_of_conversations_are_conversations_again(self, tiny, pad_folder):
+        user, answered = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A cat."}
+        system = {"role": "system", "content": "Be a poet."}
+        write_rows(
+            pad_folder / "mine.jsonl",
+            [
+                {"messages": [system, user, answered, user]},
+                {"messages": [system, user]},
+                {"messages": [answered, user]},
+                "Ha",
+            ],
+        )
+        said = ["--rm_weight", 1, "--baseline", "on"]
+        assert collect(*words(tiny, "--dataset", "mine.jsonl", "--principles", "kind", *said)) == 0
+        for name in ("0", "baseline"):
+            first = rows_of(pad_folder / f"out/x_{name}.jsonl")
+            assert collect(*words(tiny, "--dataset", f"out/x_{name}.jsonl", *said, out=f"out/{name}")) == 0
+            again = rows_of(pad_folder / f"out/{name}_{name}.jsonl")
+            kept = ("prompt", "result", "preference", "messages", "n_prompt_tokens")
+            assert [[row.get(key) for key in kept] for row in again] == [
+                [row.get(key) for key in kept] for row in first
+            ]
+        assert [bool(row.get("messages")) for row in first] == [True, False, True, False]
+
     def test_a_template_that_leaves_system_turns_out(self, tiny, pad_folder, capsys):
         template = CHAT_TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
         assert template != CHAT_TEMPLATE
