@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("preference_as", "prompt: before the user's words; system: the system turn of the chat template", **rare)
     option(
         "baseline",
-        "also the base LM without any preference: on, off, or auto: with several preferences or weights",
+        "also the base LM without any preference: on, off, or auto: with several preferences or a list of weights",
     )
     group = parser.add_argument_group("decoding")
     option(

@@ -65,10 +65,15 @@ class DecodingConfig:
 
 
 def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]:
-    """The configurations of a file, in order: JSON lines, one object over several lines, or an array; `#` begins a comment.
+    """The configurations of a file, in order; see `read_config_groups`."""
+    return [config for group in read_config_groups(path, say) for config in group]
 
-    A list of numbers as `rm_weight` stands for a configuration with each of them. Keys that lack quotes, as in the echo of the
-    published README, are mended; `say` gets a line about each.
+
+def read_config_groups(path: Path, say: Callable[[str], None]) -> list[list[DecodingConfig]]:
+    """What a file's entries stand for, in order: JSON lines, one object over several lines, or an array; `#` begins a comment.
+
+    An entry whose `rm_weight` is a list of numbers stands for a configuration with each of them, others for one. Keys that lack
+    quotes, as in the echo of the published README, are mended; `say` gets a line about each.
 
     Raises:
         OptionError: the file cannot be read, or a configuration in it is none; the line is named.
@@ -79,7 +84,7 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
         raise OptionError(f"--config {path} cannot be read ({error})") from None
     # Comment lines inside an object would stop the JSON reader; their line numbers are kept.
     text = re.sub(r"^[ \t]*#[^\n]*", "", text, flags=re.MULTILINE)
-    configs, at = [], _BETWEEN_VALUES.match(text).end()
+    groups, at = [], _BETWEEN_VALUES.match(text).end()
     while at < len(text):
         line = text.count("\n", 0, at) + 1
         try:
@@ -90,11 +95,11 @@ def read_configs(path: Path, say: Callable[[str], None]) -> list[DecodingConfig]
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
             raise OptionError(f"{path}, line {line}: cannot be read ({error})") from None
         for entry in value if isinstance(value, list) else [value]:
-            configs += [_config(one, f"{path}, line {line}") for one in _each_weight(entry, f"{path}, line {line}")]
+            groups.append([_config(one, f"{path}, line {line}") for one in _each_weight(entry, f"{path}, line {line}")])
         at = _BETWEEN_VALUES.match(text, end).end()
-    if not configs:
+    if not groups:
         raise OptionError(f'{path} holds no configuration; one is {{"rm_weight": 1.0, "topk": 10, "mode": "greedy"}}')
-    return configs
+    return groups
 
 
 def _mended(text: str, error: json.JSONDecodeError, path: Path, say: Callable[[str], None]) -> str:

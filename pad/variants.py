@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from command.errors import OptionError
-from pad.config import DecodingConfig, read_configs
+from pad.config import DecodingConfig, read_config_groups
 from pad.preference_files import read_preferences
 from pad.preferences import FRAME, NO_PREFERENCE, Preference
 from pad.prompts import Asked
@@ -43,7 +43,8 @@ def make_variants(settings: CollectSettings, say: Callable[[str], None]) -> list
     Raises:
         OptionError: preferences or configurations cannot be read, or cannot go together.
     """
-    configs = read_configs(Path(settings.config), say) if settings.config else settings.configs()
+    groups = read_config_groups(Path(settings.config), say) if settings.config else [settings.configs()]
+    configs = [config for group in groups for config in group]
     settings.check_configs(configs)
     if settings.principles_file and any(config.perspective is not None for config in configs):
         raise OptionError(
@@ -61,15 +62,11 @@ def make_variants(settings: CollectSettings, say: Callable[[str], None]) -> list
         Variant(number, config, preference.with_perspective(config.perspective))
         for number, (preference, config) in enumerate(pairs)
     ]
-    if settings.baseline == "off" or (settings.baseline == "auto" and not _is_sweep(preferences, configs)):
+    # The lines of a published file are answered as they are: who wrote several has written what they are compared with.
+    sweep = len(preferences) > 1 or any(len(group) > 1 for group in groups)
+    if settings.baseline == "off" or (settings.baseline == "auto" and not sweep):
         return variants
     return variants + _baselines(configs)
-
-
-def _is_sweep(preferences: list[Preference], configs: list[DecodingConfig]) -> bool:
-    """Whether there are several preferences, or configurations that differ in their weight alone."""
-    alike = {replace(config, rm_weight=0) for config in configs}
-    return len(preferences) > 1 or len(alike) < len(configs)
 
 
 def _baselines(configs: list[DecodingConfig]) -> list[Variant]:

@@ -73,6 +73,12 @@ class TestSweep:
         assert collect(*words(tiny, "--baseline", choice, "--limit", 1, "--rm_weight", *more)) == 0
         assert (pad_folder / "out/x_baseline.jsonl").exists() == there
 
+    def test_lines_of_several_weights_are_answered_as_they_are(self, tiny, pad_folder):
+        """As the published grid_search.config has them."""
+        write_rows(pad_folder / "x.config", [{"rm_weight": weight, "topk": 10} for weight in (0, 0.5)])
+        assert collect(*options(tiny, "--limit", 1)) == 0
+        assert sorted(path.name for path in (pad_folder / "out").glob("*.jsonl")) == ["x_0.jsonl", "x_1.jsonl"]
+
     def test_a_baseline_for_each_way_to_draw(self, tiny, pad_folder):
         lines = [SAMPLED, SAMPLED | {"rm_weight": 1, "sample_temp": 2.0}, {"rm_weight": 1, "topk": 4}]
         write_rows(pad_folder / "x.config", lines)
